@@ -1,0 +1,229 @@
+"""Image sets as uint8 tensors, and mini-batches made on the device (chapters 1 and 7)."""
+
+import hashlib
+import os
+import zipfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from sto_lite.errors import DataError
+from sto_lite.faces import EXPRESSIONS, generate
+
+FACES_TRAIN, FACES_TEST = 4000, 2000  # images of the synthetic set
+DATA_SETS = ("faces", "fer2013")
+
+
+@dataclass(frozen=True)
+class Split:
+    """images: (N, C, H, W) uint8. labels: (N,) int64."""
+
+    images: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def to(self, device: torch.device | str) -> "Split":
+        """The same images and labels on another device."""
+        return Split(self.images.to(device), self.labels.to(device))
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """A labelled image set, small enough to live in memory.
+
+    splits: "train" first, then the test splits; the last one gives the headline error.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    splits: Mapping[str, Split]
+
+    @property
+    def test_splits(self) -> dict[str, Split]:
+        """Every split but "train"."""
+        return {name: split for name, split in self.splits.items() if name != "train"}
+
+    @cached_property
+    def mean_std(self) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of the training pixels, (C,) each, for pixels scaled to [0, 1]."""
+        pixels = self.splits["train"].images.double() / 255
+        return pixels.mean(dim=(0, 2, 3)).float(), pixels.std(dim=(0, 2, 3)).float()
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """16 hexadecimal digits that change with any pixel, label or split."""
+        digest = hashlib.sha256()
+        for name, split in self.splits.items():
+            digest.update(f"{name} {tuple(split.images.shape)}".encode())
+            digest.update(split.images.cpu().contiguous().numpy())
+            digest.update(split.labels.cpu().numpy())
+        return digest.hexdigest()[:16]
+
+
+def root() -> Path:
+    """The folder of prepared sets: $STO_DATA, else data/ in the working folder or the nearest folder above it."""
+    if chosen := os.environ.get("STO_DATA"):
+        return Path(chosen)
+    here = Path.cwd()
+    return next(
+        (folder / "data" for folder in (here, *here.parents) if (folder / "data").is_dir()), here / "data"
+    )
+
+
+def load(
+    name: str,
+    size: int = 32,
+    limit: int | None = None,
+    difficulty: float = 1.0,
+    label_noise: float = 0.0,
+) -> ImageSet:
+    """An image set by its name, resized to size × size pixels.
+
+    Args:
+        name: "faces" (synthetic, made on the spot) or "fer2013" (after `python -m sto_lite prepare fer2013`).
+        size: pixels; the paper's value is 32. Photographs are resized by antialiased bilinear interpolation.
+        limit: keep so many training images, drawn at random but always alike; None keeps all.
+        difficulty, label_noise: of the synthetic faces; noise goes into the training labels alone.
+
+    Returns:
+        Gray sets have one channel here; `batches` repeats it to three, as the paper does.
+
+    Raises:
+        DataError: no such set; it is not prepared; its file is damaged; limit exceeds the training images.
+    """
+    if name == "faces":
+        splits = {
+            "train": Split(
+                *generate(FACES_TRAIN, size, seed=1, difficulty=difficulty, label_noise=label_noise)
+            ),
+            "test": Split(*generate(FACES_TEST, size, seed=2, difficulty=difficulty)),
+        }
+    elif name == "fer2013":
+        splits = {split: Split(resize(s.images, size), s.labels) for split, s in _fer2013(root()).items()}
+    else:
+        raise DataError(f"no image set is called {name!r}; there are {', '.join(DATA_SETS)}")
+    if limit is not None:
+        splits["train"] = _subset(splits["train"], limit)
+    return ImageSet(name, EXPRESSIONS, splits)
+
+
+def resize(images: Tensor, size: int) -> Tensor:
+    """(N, C, H, W) uint8 -> (N, C, size, size) uint8 by antialiased bilinear interpolation."""
+    if images.shape[-2:] == (size, size):
+        return images
+    return torch.cat(
+        [
+            F.interpolate(part.float(), (size, size), mode="bilinear", antialias=True).round().to(torch.uint8)
+            for part in images.split(4096)
+        ]
+    )
+
+
+def _subset(split: Split, limit: int) -> Split:
+    if not 1 <= limit <= len(split):
+        raise DataError(
+            f"limit is {limit}, but there are {len(split)} training images; take 1 to {len(split)}"
+        )
+    keep = torch.randperm(len(split), generator=torch.Generator().manual_seed(0))[:limit]
+    return Split(split.images[keep], split.labels[keep])
+
+
+def _fer2013(folder: Path) -> dict[str, Split]:
+    path = folder / "fer2013.npz"
+    if not path.exists():
+        raise DataError(
+            f"FER-2013 is not prepared: {path} does not exist. Get the set as data/README.md says, then run "
+            f"python -m sto_lite prepare fer2013 --from PATH (or point STO_DATA at the folder that holds it)"
+        )
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return {
+                split: Split(
+                    torch.from_numpy(file[f"{split}_images"])[:, None],
+                    torch.from_numpy(file[f"{split}_labels"]).long(),
+                )
+                for split in ("train", "public", "private")
+            }
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise DataError(f"{path} is damaged ({error}); delete it and prepare FER-2013 again") from error
+
+
+class Batches:
+    """Mini-batches of one split, normalised and, for training, shuffled, cropped and flipped, made on the device.
+
+    The whole split lives there as uint8. Augmentation is one indexing operation: with images padded by 4 black
+    pixels, a crop is a choice of rows and columns, and a flip reverses the columns (chapter 7).
+
+    Args:
+        split: images (N, C, H, W) uint8 and labels.
+        mean, std: (C,) of pixels in [0, 1].
+        batch_size: the last batch of an epoch may be smaller; it is kept.
+        augment: random crops of the padded images and horizontal flips.
+        pad: zero pixels on each side from which crops are taken.
+        device: where the batches are made.
+    """
+
+    def __init__(
+        self,
+        split: Split,
+        mean: Tensor,
+        std: Tensor,
+        batch_size: int = 128,
+        augment: bool = True,
+        pad: int = 4,
+        device: torch.device | str = "cpu",
+    ):
+        self.split = split.to(device)
+        self.batch_size, self.augment, self.pad = batch_size, augment, pad
+        self.scale = (1 / (255 * std)).to(device)
+        self.shift = (-mean / std).to(device)
+        self.padded = F.pad(self.split.images, (pad,) * 4) if augment else self.split.images
+
+    def __len__(self) -> int:
+        """Batches in an epoch."""
+        return -(-len(self.split) // self.batch_size)
+
+    def epoch(self, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
+        """One pass in random order: images (B, 3, H, W) float32 in channels_last memory, labels (B,).
+
+        Every random number of the epoch is drawn from the generator (on the CPU) at its start.
+        """
+        device, count = self.split.images.device, len(self.split)
+        order = torch.randperm(count, generator=generator)
+        corner = torch.randint(0, 2 * self.pad + 1, (count, 2), generator=generator)
+        flip = torch.rand(count, generator=generator) < 0.5
+        order, corner, flip = order.to(device), corner.to(device), flip.to(device)
+        height, width = self.split.images.shape[-2:]
+        y, x = torch.arange(height, device=device), torch.arange(width, device=device)
+        for start in range(0, count, self.batch_size):
+            batch = slice(start, start + self.batch_size)
+            i = order[batch]
+            if self.augment:
+                rows = corner[batch, 0, None] + y
+                columns = corner[batch, 1, None] + torch.where(flip[batch, None], width - 1 - x, x)
+                pixels = self.padded[i[:, None, None], :, rows[:, :, None], columns[:, None, :]].permute(
+                    0, 3, 1, 2
+                )
+            else:
+                pixels = self.padded[i]
+            yield self.normalise(pixels), self.split.labels[i]
+
+    def in_order(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """One pass in the split's own order, without augmentation; shapes as in epoch."""
+        for images, labels in zip(
+            self.split.images.split(self.batch_size), self.split.labels.split(self.batch_size), strict=True
+        ):
+            yield self.normalise(images), labels
+
+    def normalise(self, pixels: Tensor) -> Tensor:
+        """(B, C, H, W) uint8 -> (B, 3, H, W) float32 of mean 0 and deviation 1; gray is repeated to RGB."""
+        images = torch.addcmul(self.shift[:, None, None], pixels.float(), self.scale[:, None, None])
+        return images.expand(-1, 3, -1, -1).contiguous(memory_format=torch.channels_last)

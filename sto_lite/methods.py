@@ -1,0 +1,178 @@
+"""Ways to train one network (chapter 6): the baseline, stochastic depth, and Student-Teacher Oneness.
+
+A method is a frozen dataclass of its settings with three functions: build the model, give the loss of one training
+step, and hand over the plain network that is deployed. The trainer knows no more of it than that.
+"""
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from typing import ClassVar, NamedTuple, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sto_lite import resnet, survival
+from sto_lite.losses import sto_terms
+
+
+class Step(NamedTuple):
+    """What one training step gives the trainer.
+
+    loss: scalar to back-propagate. logits: (N, C), of the prediction whose training error is reported.
+    parts: the loss's terms by name, detached scalars.
+    """
+
+    loss: Tensor
+    logits: Tensor
+    parts: dict[str, Tensor]
+
+
+class Method(Protocol):
+    """What the trainer asks of a method: a frozen dataclass of settings with a name and these three functions."""
+
+    name: ClassVar[str]
+
+    def build(self, net: str, num_classes: int, generator: torch.Generator | None = None) -> nn.Module:
+        """A fresh model in training mode."""
+
+    def step(
+        self, model: nn.Module, images: Tensor, labels: Tensor, generator: torch.Generator, epoch: int = 0
+    ) -> Step:
+        """Loss on one mini-batch: images (N, C, H, W), labels (N,); gates come from the generator, on the CPU."""
+
+    def deploy(self, model: nn.Module) -> nn.Module:
+        """The plain network in eval mode that makes the predictions; the model is not changed."""
+
+
+@contextlib.contextmanager
+def fixed_running_stats(model: nn.Module, fixed: bool = True) -> Iterator[None]:
+    """Batch norm normalises with the batch's own statistics and leaves its running statistics alone."""
+    norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)] if fixed else []
+    try:
+        for norm in norms:
+            norm.track_running_stats = False
+        yield
+    finally:
+        for norm in norms:
+            norm.track_running_stats = True
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """Ordinary training: every gate is one (Eq. 3), the loss is cross-entropy (Eq. 2)."""
+
+    name: ClassVar[str] = "baseline"
+
+    def build(self, net: str, num_classes: int, generator: torch.Generator | None = None) -> nn.Module:
+        """A fresh network by its name (resnet.build)."""
+        return resnet.build(net, num_classes, generator=generator)
+
+    def step(
+        self, model: nn.Module, images: Tensor, labels: Tensor, generator: torch.Generator, epoch: int = 0
+    ) -> Step:
+        """Cross-entropy of the full network."""
+        logits = model(images)
+        loss = F.cross_entropy(logits, labels)
+        return Step(loss, logits, {"full": loss.detach()})
+
+    def deploy(self, model: nn.Module) -> nn.Module:
+        """The network itself, as a copy in eval mode."""
+        return resnet.fold(model, [1.0] * model.num_blocks)
+
+
+@dataclass(frozen=True)
+class StochasticDepth(Baseline):
+    """Huang et al. (2016): train a freshly sampled sub-network a step (Eq. 4), deploy the full one (Eq. 5).
+
+    p_last: survival probability p_L of the last block. schedule: "linear" decay to p_L, or "uniform" p_L.
+    """
+
+    name: ClassVar[str] = "stochastic-depth"
+    p_last: float = 0.5
+    schedule: str = "linear"
+
+    def survival(self, model: nn.Module) -> Tensor:
+        """(L,) survival probabilities for the model's blocks."""
+        return survival.SCHEDULES[self.schedule](model.num_blocks, self.p_last)
+
+    def step(
+        self, model: nn.Module, images: Tensor, labels: Tensor, generator: torch.Generator, epoch: int = 0
+    ) -> Step:
+        """Cross-entropy of one sampled sub-network."""
+        logits = model(images, survival.sample(self.survival(model), generator))
+        loss = F.cross_entropy(logits, labels)
+        return Step(loss, logits, {"student": loss.detach()})
+
+    def deploy(self, model: nn.Module) -> nn.Module:
+        """Eq. 5, folded into a plain network."""
+        return resnet.fold(model, self.survival(model))
+
+
+@dataclass(frozen=True)
+class STO(StochasticDepth):
+    """Student-Teacher Oneness, Algorithm 1: a sampled student and the full teacher share weights and a loss (Eq. 9).
+
+    The ablations of the paper's Table 3 are switches: lam=0 is "W/O Online Distillation", teacher_backward=False is
+    "W/O Backward Full network".
+
+    temperature: T of Eqs. 6 to 9. lam: λ of Eq. 9. detach: the teacher is a constant target in the KL term.
+    teacher_backward: False runs the teacher without gradients; its cross-entropy is then a constant.
+    running_stats: which passes update batch norm's running statistics, "teacher" (the one deployed) or "both".
+    students: sub-networks sampled a step; their losses are averaged.
+    """
+
+    name: ClassVar[str] = "sto"
+    temperature: float = 3.0
+    lam: float = 0.25
+    detach: bool = True
+    teacher_backward: bool = True
+    running_stats: str = "teacher"
+    students: int = 1
+
+    def __post_init__(self) -> None:
+        if self.running_stats not in ("teacher", "both"):
+            raise ValueError(f"running_stats is 'teacher' or 'both', not {self.running_stats!r}")
+        if self.students < 1:
+            raise ValueError(f"a step needs at least one student, not {self.students}")
+        if self.temperature <= 0:
+            raise ValueError(f"the temperature is positive; {self.temperature} is not")
+
+    def step(
+        self, model: nn.Module, images: Tensor, labels: Tensor, generator: torch.Generator, epoch: int = 0
+    ) -> Step:
+        """Eq. 9, from two forward passes: student(s), then teacher."""
+        p = self.survival(model)
+        with fixed_running_stats(model, self.running_stats == "teacher"):
+            students = [model(images, survival.sample(p, generator)) for _ in range(self.students)]
+        with torch.set_grad_enabled(self.teacher_backward):
+            teacher = model(images, p)
+        terms = sto_terms(
+            torch.cat(students),
+            teacher.repeat(self.students, 1),
+            labels.repeat(self.students),
+            self.temperature,
+            self.lam,
+            self.detach,
+        )
+        return Step(torch.stack(terms).sum(), teacher, {k: v.detach() for k, v in terms._asdict().items()})
+
+
+METHODS: dict[str, type] = {method.name: method for method in (Baseline, StochasticDepth, STO)}
+
+
+def make(name: str, **settings: object) -> Method:
+    """A method by its name, with its settings.
+
+    Raises:
+        ValueError: no such method, or a setting that it does not have.
+    """
+    if name not in METHODS:
+        raise ValueError(f"no method is called {name!r}; there are {', '.join(METHODS)}")
+    known = {field.name for field in fields(METHODS[name])}
+    if unknown := sorted(set(settings) - known):
+        raise ValueError(
+            f"method {name} has no setting {', '.join(unknown)}; it has {', '.join(sorted(known)) or 'none'}"
+        )
+    return METHODS[name](**settings)

@@ -1,0 +1,101 @@
+"""Records of measured runs: what was run, on what, and what came out, per image (chapters 6, 8 and 9)."""
+
+import json
+import os
+import platform
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import sto_lite
+from sto_lite.errors import RunError
+
+Record = dict[str, Any]
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a whole file or nothing: a reader, or a crash, sees the old file or the new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with open(part, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+
+
+def write_record(path: Path, record: Record) -> None:
+    """Write a record as JSON, one top-level entry a line."""
+    lines = ",\n".join(
+        f'"{key}": {json.dumps(value, separators=(",", ":"))}' for key, value in record.items()
+    )
+    write_atomically(path, f"{{\n{lines}\n}}\n".encode())
+
+
+def read_record(path: Path) -> Record:
+    """Read one record.
+
+    Raises:
+        RunError: the file is missing or is no record.
+    """
+    try:
+        record = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise RunError(f"{path} is no readable record: {error}") from error
+    if not isinstance(record, dict) or "config" not in record or "history" not in record:
+        raise RunError(f"{path} is JSON, but no record of a run: config or history is missing")
+    return record
+
+
+def read_records(collection: str) -> list[Record]:
+    """The committed records data/runs/<collection>/*.json, in the order of their file names.
+
+    Raises:
+        RunError: there are none.
+    """
+    here = Path.cwd()
+    folders = [folder / "data" / "runs" / collection for folder in (here, *here.parents)]
+    folders.append(Path(__file__).resolve().parent.parent / "data" / "runs" / collection)
+    paths = next((found for folder in folders if (found := sorted(folder.glob("*.json")))), [])
+    if not paths:
+        raise RunError(
+            f"no records in data/runs/{collection}; open the notebook from a clone of the repository"
+        )
+    return [read_record(path) for path in paths]
+
+
+def environment(device: torch.device) -> dict[str, str | int]:
+    """Device, software versions and code revision, for a record."""
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name(device)
+    else:
+        name = f"{platform.machine()} CPU"
+    return {
+        "device": name,
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "sto_lite": sto_lite.__version__,
+        "revision": revision(),
+    }
+
+
+def revision() -> str:
+    """The git commit of the code, with "+" when sto_lite differs from it; "" outside a checkout."""
+    folder = Path(__file__).resolve().parent
+
+    def git(*arguments: str) -> str:
+        run = subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, check=True)
+        return run.stdout.strip()
+
+    try:
+        git("ls-files", "--error-unmatch", Path(__file__).name)
+        return git("rev-parse", "--short=12", "HEAD") + ("+" if git("status", "--porcelain", ".") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return ""

@@ -1,0 +1,368 @@
+"""Training one network with any method: the loop, evaluation, checkpoints, resuming (chapters 6 and 7)."""
+
+import contextlib
+import dataclasses
+import io
+import json
+import os
+import pickle
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from sto_lite import records
+from sto_lite.data import Batches, ImageSet, Split
+from sto_lite.errors import RunError
+from sto_lite.methods import Method
+from sto_lite.records import Record
+from sto_lite.resnet import count_parameters
+
+
+@dataclass(frozen=True)
+class Config:
+    """How a network is trained; the defaults are the paper's (Section 4.1).
+
+    net: a name for resnet.build. epochs, batch_size: as said. lr: initial learning rate of SGD with Nesterov
+    momentum. drop_at: fractions of the epochs at which lr is multiplied by drop_by. weight_decay: on all parameters.
+    augment: crops and flips. seed: of weights, batches and gates. evaluate_every: epochs from one evaluation on the
+    test splits to the next; the last epoch is always evaluated.
+    """
+
+    net: str = "resnet32"
+    epochs: int = 300
+    batch_size: int = 128
+    lr: float = 0.1
+    momentum: float = 0.9
+    weight_decay: float = 1e-4
+    drop_at: tuple[float, ...] = (0.5, 0.75)
+    drop_by: float = 0.1
+    augment: bool = True
+    seed: int = 0
+    evaluate_every: int = 1
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "evaluate_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is at least 1; {getattr(self, name)} is not")
+        if self.lr <= 0:
+            raise ValueError(f"the learning rate is positive; {self.lr} is not")
+
+    def learning_rate(self, epoch: int) -> float:
+        """The learning rate of an epoch, counted from 0."""
+        return self.lr * self.drop_by ** sum(epoch >= fraction * self.epochs for fraction in self.drop_at)
+
+
+class Run(NamedTuple):
+    """A finished run: the deployed network in eval mode, on the device it was trained on, and its record."""
+
+    network: nn.Module
+    record: Record
+
+
+class Evaluation(NamedTuple):
+    """error: % of images whose most probable class is not the label. predictions: (N,) int64. confidence: (N,)."""
+
+    error: float
+    predictions: Tensor
+    confidence: Tensor
+
+
+@torch.no_grad()
+def evaluate(
+    network: nn.Module, split: Split, mean_std: tuple[Tensor, Tensor], batch_size: int = 512
+) -> Evaluation:
+    """Top-1 error of a network in eval mode, with the prediction and its probability for every image, in order."""
+    device = next(network.parameters()).device
+    batches = Batches(split, *mean_std, batch_size=batch_size, augment=False, device=device)
+    confidence, predictions = (
+        torch.cat([network(x).softmax(dim=1) for x, _ in batches.in_order()]).cpu().max(dim=1)
+    )
+    return Evaluation(
+        100 * (predictions != split.labels.cpu()).double().mean().item(), predictions, confidence
+    )
+
+
+def fit(
+    method: Method,
+    images: ImageSet,
+    config: Config,
+    out: Path | str | None = None,
+    device: torch.device | str | None = None,
+    progress: bool | None = None,
+) -> Run:
+    """Train a network by a method, as Algorithm 1 does; resume where an interrupted run stopped.
+
+    The last epoch's error is the headline; the best epoch's stands beside it in the record, marked as what it is,
+    since choosing it by the test images flatters. A resumed run ends with the same bits, on the CPU with the same
+    number of threads, as one that was never interrupted.
+
+    Args:
+        method: what is trained and deployed (methods.py).
+        images: the data.
+        config: the protocol.
+        out: folder for checkpoint.pt (each epoch), network.pt and record.json (at the end); None keeps nothing.
+        device: default is a CUDA GPU if there is one, else the CPU.
+        progress: show a bar; default is yes in a terminal or a notebook, no where nobody looks (CI).
+
+    Raises:
+        RunError: out holds a run of another configuration or data, or a damaged checkpoint; another process trains
+            into it; the loss is not finite.
+    """
+    if out is None:
+        return _Training(method, images, config, None, device).run(progress)
+    out = Path(out)
+    with locked(out):
+        return _Training(method, images, config, out, device).run(progress)
+
+
+class _Training:
+    """The state of one run: what a checkpoint saves and a resumed run restores."""
+
+    def __init__(
+        self,
+        method: Method,
+        images: ImageSet,
+        config: Config,
+        out: Path | None,
+        device: torch.device | str | None,
+    ):
+        self.method, self.images, self.config, self.out = method, images, config, out
+        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.identity = {
+            "config": plain(config),
+            "method": {"name": method.name, **plain(method)},
+            "data": {
+                "name": images.name,
+                "size": images.splits["train"].images.shape[-1],
+                "counts": {name: len(split) for name, split in images.splits.items()},
+                "fingerprint": images.fingerprint,
+            },
+        }
+        weights = torch.Generator().manual_seed(config.seed)
+        model = method.build(config.net, len(images.classes), weights)
+        self.model = model.to(self.device, memory_format=torch.channels_last)
+        self.optimizer = torch.optim.SGD(
+            self.model.parameters(),
+            lr=config.lr,
+            momentum=config.momentum,
+            weight_decay=config.weight_decay,
+            nesterov=config.momentum > 0,
+        )
+        # Two streams, so that methods with the same seed see the same batches however many gates they draw.
+        self.generators = {
+            "batches": torch.Generator().manual_seed(2 * config.seed + 1_000_003),
+            "gates": torch.Generator().manual_seed(2 * config.seed + 2_000_003),
+        }
+        self.epoch = 0
+        self.history: dict[str, list[float]] = {}
+
+    def run(self, progress: bool | None) -> Run:
+        if self.out is not None and (self.out / "record.json").exists():
+            return self.finished()
+        self.resume()
+        batches = Batches(
+            self.images.splits["train"],
+            *self.images.mean_std,
+            batch_size=self.config.batch_size,
+            augment=self.config.augment,
+            device=self.device,
+        )
+        network, tests = self.method.deploy(self.model), {}
+        with progress_bar(self.config.epochs * len(batches), self.epoch * len(batches), progress) as bar:
+            while self.epoch < self.config.epochs:
+                row = self.train_epoch(batches, bar)
+                if self.epoch % self.config.evaluate_every == 0 or self.epoch == self.config.epochs:
+                    network, tests = self.test()
+                    row |= {f"{name}_error": test.error for name, test in tests.items()}
+                    row["test_epoch"] = self.epoch
+                for name, value in row.items():
+                    self.history.setdefault(name, []).append(float(f"{value:.6g}"))
+                self.save()
+                bar.set_postfix_str(self.summary())
+        if not tests:  # killed after the last epoch's checkpoint and before the record
+            network, tests = self.test()
+        record = self.record(tests)
+        if self.out is not None:
+            buffer = io.BytesIO()
+            torch.save({"net": self.config.net, "weights": network.state_dict()}, buffer)
+            records.write_atomically(self.out / "network.pt", buffer.getvalue())
+            records.write_record(self.out / "record.json", record)
+        return Run(network, record)
+
+    def train_epoch(self, batches: Batches, bar: Any) -> dict[str, float]:
+        """One epoch: forward, backward, update. Sums stay on the device; they are read once, at the end."""
+        started = time.perf_counter()
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.config.learning_rate(self.epoch)
+        self.model.train()
+        sums: dict[str, Tensor] = {}
+        for images, labels in batches.epoch(self.generators["batches"]):
+            step = self.method.step(self.model, images, labels, self.generators["gates"], self.epoch)
+            self.optimizer.zero_grad(set_to_none=True)
+            step.loss.backward()
+            self.optimizer.step()
+            wrong = (step.logits.detach().argmax(dim=1) != labels).sum()
+            terms = {
+                "loss": step.loss.detach(),
+                **{f"loss_{name}": part for name, part in step.parts.items()},
+            }
+            for name, value in terms.items():
+                sums[name] = sums.get(name, torch.zeros((), device=self.device)) + value * len(labels)
+            sums["error"] = sums.get("error", torch.zeros((), device=self.device)) + 100 * wrong
+            bar.update()
+        self.epoch += 1
+        count = len(batches.split)
+        row = {f"train_{name}": value.item() / count for name, value in sums.items()}
+        if not torch.isfinite(torch.tensor(row["train_loss"])):
+            kept = f"; the checkpoint of epoch {self.epoch - 1} is kept in {self.out}" if self.out else ""
+            raise RunError(
+                f"the loss is {row['train_loss']} in epoch {self.epoch} of {self.config.epochs} at rate "
+                f"{self.config.learning_rate(self.epoch - 1):g}: take a smaller one{kept}"
+            )
+        row |= {"lr": self.config.learning_rate(self.epoch - 1), "seconds": time.perf_counter() - started}
+        return row
+
+    def test(self) -> tuple[nn.Module, dict[str, Evaluation]]:
+        """The deployed network and its evaluation on every test split."""
+        network = self.method.deploy(self.model)
+        splits = self.images.test_splits
+        return network, {
+            name: evaluate(network, split, self.images.mean_std) for name, split in splits.items()
+        }
+
+    def summary(self) -> str:
+        """The last errors, for the progress bar."""
+        errors = {k.removesuffix("_error"): v[-1] for k, v in self.history.items() if k.endswith("_error")}
+        return "error " + ", ".join(f"{name} {value:.1f}%" for name, value in errors.items())
+
+    def record(self, tests: dict[str, Evaluation]) -> Record:
+        result = {}
+        for name, test in tests.items():
+            errors = self.history[f"{name}_error"]
+            best = min(range(len(errors)), key=errors.__getitem__)
+            best_epoch = int(self.history["test_epoch"][best])
+            result[name] = {"error": test.error, "best_error": errors[best], "best_epoch": best_epoch}
+        return {
+            "format": 1,
+            **self.identity,
+            "parameters": count_parameters(self.model),
+            "environment": records.environment(self.device),
+            "finished": time.strftime("%Y-%m-%d"),
+            "result": result,
+            "history": self.history,
+            "labels": {name: split.labels.tolist() for name, split in self.images.test_splits.items()},
+            "predictions": {name: test.predictions.tolist() for name, test in tests.items()},
+            "confidence": {
+                name: [round(c, 4) for c in test.confidence.tolist()] for name, test in tests.items()
+            },
+        }
+
+    def save(self) -> None:
+        """Write the checkpoint of the epoch just done, whole or not at all."""
+        if self.out is None:
+            return
+        state = {
+            "identity": json.dumps(self.identity),
+            "epoch": self.epoch,
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "generators": {name: generator.get_state() for name, generator in self.generators.items()},
+            "history": self.history,
+        }
+        buffer = io.BytesIO()
+        torch.save(state, buffer)
+        records.write_atomically(self.out / "checkpoint.pt", buffer.getvalue())
+
+    def resume(self) -> None:
+        """Go on from the folder's checkpoint, if it has one of this very run."""
+        if self.out is None or not (self.out / "checkpoint.pt").exists():
+            return
+        path = self.out / "checkpoint.pt"
+        try:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+            self.check_identity(json.loads(state["identity"]), path)
+            self.model.load_state_dict(state["model"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            for name, generator in self.generators.items():
+                generator.set_state(state["generators"][name])
+            self.epoch, self.history = state["epoch"], state["history"]
+        except (
+            OSError,
+            EOFError,
+            KeyError,
+            TypeError,
+            ValueError,
+            RuntimeError,
+            pickle.UnpicklingError,
+        ) as error:
+            raise RunError(
+                f"{path} is no checkpoint that can be resumed ({error}); delete it to start afresh"
+            ) from error
+
+    def finished(self) -> Run:
+        """The run that the folder already holds."""
+        assert self.out is not None
+        record = records.read_record(self.out / "record.json")
+        self.check_identity(record, self.out / "record.json")
+        network = self.method.deploy(self.model)
+        state = torch.load(self.out / "network.pt", map_location=self.device, weights_only=True)
+        network.load_state_dict(state["weights"])
+        return Run(network, record)
+
+    def check_identity(self, other: dict[str, Any], path: Path) -> None:
+        differences = [
+            f"{part}.{key} is {theirs.get(key)!r} there and {ours.get(key)!r} here"
+            for part, ours in self.identity.items()
+            for theirs in [other.get(part, {})]
+            for key in {**theirs, **ours}
+            if theirs.get(key) != ours.get(key)
+        ]
+        if differences:
+            raise RunError(
+                f"{path} is of another run: {'; '.join(differences)}. Take another folder, or delete it"
+            )
+
+
+def plain(config: Any) -> dict[str, Any]:
+    """A dataclass as JSON has it."""
+    return json.loads(json.dumps(dataclasses.asdict(config)))
+
+
+@contextlib.contextmanager
+def locked(out: Path) -> Iterator[None]:
+    """Hold a folder for this process alone.
+
+    Raises:
+        RunError: another process holds it, or it cannot be made.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        file = open(out / ".lock", "w")  # noqa: SIM115
+    except OSError as error:
+        raise RunError(f"cannot write into {out}: {error}") from error
+    with file:
+        if sys.platform != "win32":
+            import fcntl
+
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise RunError(
+                    f"another process is training into {out}; wait for it or take another folder"
+                ) from error
+        yield
+
+
+def progress_bar(total: int, done: int, show: bool | None) -> Any:
+    """A bar over all steps of a run; by default where somebody looks: a terminal, or a notebook."""
+    if show is None:
+        watched = sys.stderr.isatty() or ("ipykernel" in sys.modules and not os.environ.get("STO_BOOK"))
+        show = watched and not os.environ.get("CI")
+    return tqdm(total=total, initial=done, disable=not show, unit="step", dynamic_ncols=True)
