@@ -145,6 +145,7 @@ class _Training:
                 "fingerprint": images.fingerprint,
             },
         }
+        self.environment = records.environment(self.device)
         weights = torch.Generator().manual_seed(config.seed)
         model = method.build(config.net, len(images.classes), weights)
         self.model = model.to(self.device, memory_format=torch.channels_last)
@@ -253,7 +254,7 @@ class _Training:
             "format": 1,
             **self.identity,
             "parameters": count_parameters(self.model),
-            "environment": records.environment(self.device),
+            "environment": self.environment,
             "finished": time.strftime("%Y-%m-%d"),
             "result": result,
             "history": self.history,
