@@ -57,7 +57,8 @@ def train(options: argparse.Namespace) -> None:
     for split, result in record["result"].items():
         print(
             f"{options.method} {options.net} {options.data} seed {options.seed}: {split} error "
-            f"{result['error']:.2f} % in the last epoch, {result['best_error']:.2f} % in the best ({result['best_epoch']})"
+            f"{result['error']:.2f} % in the last epoch, "
+            f"{result['best_error']:.2f} % in the best ({result['best_epoch']})"
         )
     if options.out:
         print(f"record: {Path(options.out) / 'record.json'}")
@@ -73,8 +74,8 @@ def parser() -> argparse.ArgumentParser:
     p = verbs.add_parser(
         "prepare",
         help="write one prepared file from a data set as people have it",
-        description="Reads fer2013.csv or icml_face_data.csv, the archive that holds it, or the train/ and test/ folders "
-        "of images, checks every row, and writes data/fer2013.npz (or into $STO_DATA).",
+        description="Reads fer2013.csv or icml_face_data.csv, the archive that holds it, or the train/ and "
+        "test/ folders of images, checks every row, and writes data/fer2013.npz (or into $STO_DATA).",
     )
     p.add_argument("name", choices=["fer2013"], help="the data set")
     p.add_argument(

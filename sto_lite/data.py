@@ -63,8 +63,8 @@ class ImageSet:
         digest = hashlib.sha256()
         for name, split in self.splits.items():
             digest.update(f"{name} {tuple(split.images.shape)}".encode())
-            digest.update(split.images.cpu().contiguous().numpy())
-            digest.update(split.labels.cpu().numpy())
+            digest.update(split.images.cpu().numpy().tobytes())
+            digest.update(split.labels.cpu().numpy().tobytes())
         return digest.hexdigest()[:16]
 
 
@@ -91,7 +91,8 @@ def load(
         name: "faces" (synthetic, made on the spot) or "fer2013" (after `python -m sto_lite prepare fer2013`).
         size: pixels; the paper's value is 32. Photographs are resized by antialiased bilinear interpolation.
         limit: keep so many training images, drawn at random but always alike; None keeps all.
-        difficulty, label_noise: of the synthetic faces; noise goes into the training labels alone.
+        difficulty: of the synthetic faces, 0 to 2.
+        label_noise: share of wrong labels among the synthetic training faces; their test labels stay right.
 
     Returns:
         Gray sets have one channel here; `batches` repeats it to three, as the paper does.

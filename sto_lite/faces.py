@@ -1,13 +1,14 @@
 """The book's embedded data: synthetic faces whose expression is drawn from facial action units (chapter 1).
 
-P. Ekman and W. V. Friesen's Facial Action Coding System (FACS, 1978; revised with J. C. Hager, 2002) describes what a
-face does as a sum of action units (AUs), each the visible work of one muscle or a few. Their EMFACS lists which units
-go together in an emotion; `PROTOTYPES` follows it. A face here is a stack of soft masks on a pixel grid: every unit
-moves a curve (a brow, a lid, a lip) or deepens a fold, and everything else (who, pose, light, noise) is a nuisance.
+Ekman and Friesen's Facial Action Coding System (FACS; 1978, revised with Hager in 2002) describes what a face
+does as a sum of action units (AUs), each the visible work of one muscle or a few; their EMFACS (1983) says
+which units go together in an emotion, and `PROTOTYPES` follows it. A face here is a stack of soft masks on a
+pixel grid: a unit moves a curve (a brow, a lid, a lip) or deepens a fold. Who it is, the pose, the light and
+the noise are nuisance.
 
-Head coordinates: x from -1 (left) to 1 (right), y from -1 (top) to 1 (bottom of the image); `side` is |x|, so that
-a feature is drawn once and appears on both sides. A tone is a grey value, 0 = black to 1 = white. In the drawing
-functions each entry of `au`, `look` and `scene` is a (B, 1, 1) tensor and each mask or canvas a (B, H, W) tensor.
+Head coordinates: x from -1 (left) to 1 (right), y from -1 (top) to 1 (bottom); side is |x|, so that a feature
+is drawn once and appears on both sides. A tone is a grey value, 0 = black to 1 = white. In the drawing
+functions the entries of `au`, `look` and `scene` are (B, 1, 1) tensors, masks and canvases (B, H, W).
 """
 
 from collections.abc import Mapping
@@ -48,7 +49,7 @@ ACTION_UNITS = {  # FACS number -> FACS name; the columns of an action-unit tens
 
 PROTOTYPES: dict[str, dict[int, float]] = {  # expression -> {action unit: intensity in [0, 1]}, after EMFACS
     "angry": {4: 1.0, 5: 0.5, 7: 0.8, 17: 0.3, 23: 1.0},
-    "disgust": {4: 0.4, 7: 0.4, 9: 1.0, 10: 1.0, 15: 0.4, 25: 0.4},
+    "disgust": {4: 0.4, 7: 0.4, 9: 1.0, 10: 1.0, 15: 0.4, 25: 0.3},
     "fear": {1: 1.0, 2: 0.6, 4: 0.6, 5: 1.0, 20: 1.0, 25: 0.8, 26: 0.3},
     "happy": {6: 0.9, 12: 1.0, 25: 0.7},
     "sad": {1: 1.0, 4: 0.6, 15: 1.0, 17: 0.6},
@@ -56,8 +57,8 @@ PROTOTYPES: dict[str, dict[int, float]] = {  # expression -> {action unit: inten
     "neutral": {},
 }
 
-LOOK = {  # who: name -> (lowest, highest); the middle is the average face; below 0 a glass or a beard is absent
-    "skin": (0.42, 0.86),  # tone
+LOOK = {  # who: name -> (lowest, highest); the middle is the average face
+    "skin": (0.45, 0.90),  # tone
     "head_width": (0.68, 0.80),
     "jaw": (-0.12, 0.16),  # relative width of the jaw
     "hair": (0.04, 0.50),  # tone
@@ -78,31 +79,33 @@ LOOK = {  # who: name -> (lowest, highest); the middle is the average face; belo
     "mouth_height": (0.47, 0.54),  # y
     "lips": (0.7, 1.35),  # relative thickness
     "age": (0.2, 1.0),  # depth of folds and wrinkles
-    "beard": (-1.6, 0.8),
+    "beard": (-1.6, 0.8),  # density; absent below 0, as are the
     "glasses": (-4.0, 1.0),
 }
 
 SCENE = {  # nuisance: name -> half-width of its range at difficulty 1; all 0 is the clean, frontal face
-    "rotation": 0.22,  # radians, in the image plane
-    "zoom": 0.14,
-    "shift_x": 0.12,
-    "shift_y": 0.10,
-    "yaw": 0.22,  # features move sideways by up to this much at the midline, and not at the head's outline
-    "pitch": 0.08,
+    "rotation": 0.15,  # radians, in the image plane
+    "zoom": 0.10,
+    "shift_x": 0.08,
+    "shift_y": 0.07,
+    "yaw": 0.15,  # features move sideways by up to this much at the midline, and not at the head's outline
+    "pitch": 0.06,
     "gaze": 0.035,  # sideways shift of the irises
-    "light_x": 0.75,  # where the light comes from: left or right,
-    "light_y": 0.45,  # above or below
-    "contrast": 0.30,
-    "brightness": 0.12,
+    "light_x": 0.60,  # where the light comes from: left or right,
+    "light_y": 0.40,  # above or below
+    "contrast": 0.25,
+    "brightness": 0.10,
     "backdrop": 0.35,
-    "blur": 0.8,  # 0..1; negative is sharp
+    "blur": 0.6,  # 0..1; negative is sharp
     "occluder_x": 0.9,
     "occluder_y": 0.9,
     "occluder_slope": 0.8,
 }
-OCCLUDED = 0.12  # share of images with an occluder at difficulty 1
-NOISE = 0.10  # largest half-width of the pixel noise at difficulty 1, in tones
-CHUNK = 16  # images drawn at a time; the result does not depend on it
+OCCLUDED = 0.08  # share of images with an occluder at difficulty 1
+NOISE = 0.08  # largest half-width of the pixel noise at difficulty 1, in tones
+# The most at difficulty 1: loss of intensity, share of a second expression, intensity of a stray unit
+WEAKER, MIXED, STRAY = 0.65, 0.3, 0.3
+CHUNK = 15_000  # pixels drawn at a time: little memory, and too few for PyTorch to spread over threads
 
 Values = dict[str, Tensor]
 Units = dict[int, Tensor]
@@ -110,7 +113,7 @@ Units = dict[int, Tensor]
 
 @dataclass(frozen=True)
 class Plane:
-    """Where each pixel lies on the face. x, side = |x|, y: (B, H, W) in head coordinates; pixel: its width there."""
+    """Where the pixels lie on the face: x, side = |x| and y, (B, H, W), and the width of a pixel."""
 
     x: Tensor
     side: Tensor
@@ -124,19 +127,19 @@ def paint(canvas: Tensor, mask: Tensor, tone: Tensor | float) -> Tensor:
 
 
 def between(value: Tensor, low: Tensor, high: Tensor, pixel: float) -> Tensor:
-    """Share of each pixel, 0..1, with low < value < high: the region between two curves, without jagged edges."""
+    """The region low < value < high between two curves, as the share of each pixel, 0..1, that it covers."""
     covered = torch.minimum(value + pixel / 2, high) - torch.maximum(value - pixel / 2, low)
     return (covered / pixel).clamp(0, 1)
 
 
 def ellipse(x: Tensor, y: Tensor, rx: Tensor | float, ry: Tensor | float, pixel: float) -> Tensor:
     """An ellipse about (0, 0) with an edge one pixel wide."""
-    radius = ((x / rx) ** 2 + (y / ry) ** 2).sqrt()
-    return ((1 - radius) * ((rx + ry) / 2 / pixel) + 0.5).clamp(0, 1)
+    inside = 1 - (x / rx) ** 2 - (y / ry) ** 2  # near the edge, twice the distance to it in mean radii
+    return (inside * ((rx + ry) / 4 / pixel) + 0.5).clamp(0, 1)
 
 
 def bump(x: Tensor, y: Tensor, rx: Tensor | float, ry: Tensor | float) -> Tensor:
-    """A soft round hill about (0, 0): 1 in the middle, 0 from the radii outwards. For shadows and highlights."""
+    """A soft hill about (0, 0) for shadows and highlights: 1 in the middle, 0 from the radii outwards."""
     return (1 - (x / rx) ** 2 - (y / ry) ** 2).clamp(min=0) ** 2
 
 
@@ -147,7 +150,7 @@ def stroke(along: Tensor, across: Tensor, half_width: Tensor | float, pixel: flo
 
 
 def head(canvas: Tensor, p: Plane, au: Units, look: Values, scene: Values) -> Tensor:
-    """Hair behind, neck, ears and a shaded head. AU26 (jaw drop) lengthens the chin; AU6 and AU12 lift the cheeks."""
+    """Hair behind, neck, ears and a shaded head. AU26 lengthens the chin; AU6 and AU12 lift the cheeks."""
     skin, width, hair = look["skin"], look["head_width"], look["hair"]
     sides = width + 0.13 + 0.05 * (p.y + 0.3).clamp(min=0)
     behind = ellipse(p.x, (p.y + 0.20).clamp(max=0), sides, 0.86, p.pixel)
@@ -158,18 +161,21 @@ def head(canvas: Tensor, p: Plane, au: Units, look: Values, scene: Values) -> Te
     canvas = paint(canvas, ellipse(p.side - width, p.y + 0.02, 0.09, 0.2, p.pixel), skin * 0.68)
     nx = p.x / (width * (1 + look["jaw"] * p.y.clamp(0, 1)))
     ny = torch.where(p.y > 0, p.y / (0.93 + 0.10 * au[26]), p.y / 0.98)
-    radius = (nx**2 + ny**2).sqrt()
-    nz = (1 - 0.9 * radius**2).clamp(min=0).sqrt()  # the surface's normal, as of a ball
+    r2 = nx**2 + ny**2
+    nz = (1 - 0.45 * r2 - 0.23 * r2**2).clamp(
+        min=0
+    )  # (nx, ny, nz): the surface's normal, nearly that of a ball
     light = 0.34 + 0.70 * nz + 0.42 * (scene["light_x"] * nx + (scene["light_y"] - 0.25) * ny)
-    canvas = paint(canvas, ((1 - radius) * 0.8 / p.pixel + 0.5).clamp(0, 1), skin * light)
+    canvas = paint(canvas, ((1 - r2) * 0.4 / p.pixel + 0.5).clamp(0, 1), skin * light)
     lift = 0.6 * au[6] + 0.4 * au[12]
     cheek = bump(p.side - 0.42, p.y - 0.20 + 0.05 * lift, 0.24, 0.20)
     return canvas * (1 + cheek * (0.05 + 0.16 * lift))
 
 
 def folds(canvas: Tensor, p: Plane, au: Units, look: Values) -> Tensor:
-    """Wrinkles: forehead (AU1, AU2), between the brows (AU4), nose root (AU9), crow's feet (AU6),
-    the nasolabial fold from nose to mouth corner (AU6, AU9, AU10, AU12), and the chin's dimple (AU17)."""
+    """Wrinkles of the forehead (AU1, AU2), between the brows (AU4), of the nose's root (AU9); crow's
+    feet (AU6); the fold from nose to mouth corner (AU6, AU9, AU10, AU12), the chin's dimple (AU17).
+    """
     age, shade, soft = look["age"], torch.zeros_like(p.x), max(p.pixel, 0.03)
     for line in (0.0, 0.10):  # AU1 wrinkles the middle of the forehead, AU2 its sides
         rise = 0.06 * au[1] + 0.06 * au[2] * (2 * p.side) ** 2
@@ -192,8 +198,9 @@ def folds(canvas: Tensor, p: Plane, au: Units, look: Values) -> Tensor:
 
 
 def eyes(canvas: Tensor, p: Plane, au: Units, look: Values, scene: Values) -> Tensor:
-    """Lids, eye white and iris. AU5 raises the upper lid, AU7 tightens both, AU6 and AU9 push the lower lid up,
-    AU1 lifts the inner end of the upper lid."""
+    """AU5 raises the upper lid, AU7 tightens both, AU6 and AU9 push the lower one up, AU1 lifts the inner
+    end.
+    """
     size, skin = look["eye_size"], look["skin"]
     x, y = p.side - look["eye_gap"], p.y + 0.15
     u = (x / (0.165 * size)).clamp(-1.25, 1.25)
@@ -208,9 +215,8 @@ def eyes(canvas: Tensor, p: Plane, au: Units, look: Values, scene: Values) -> Te
     canvas = canvas * (1 - 0.35 * crease)
     opening = between(y, -upper * arch, lower * arch, p.pixel)
     ix, iy = x - p.x.sign() * scene["gaze"], y + 0.008
-    ball = paint(
-        0.62 + 0.33 * skin - 0.12 * u**2, ellipse(ix, iy, 0.075 * size, 0.075 * size, p.pixel), look["iris"]
-    )
+    white = 0.62 + 0.33 * skin - 0.12 * u**2
+    ball = paint(white, ellipse(ix, iy, 0.075 * size, 0.075 * size, p.pixel), look["iris"])
     ball = paint(ball, ellipse(ix, iy, 0.035, 0.035, p.pixel), 0.03)
     ball = paint(ball, ellipse(p.x.sign() * ix + 0.025, iy + 0.028, 0.02, 0.02, p.pixel), 0.95)
     ball = ball * (1 - 0.3 * ((y + upper * arch) < 0.03))  # the upper lid's shadow
@@ -221,7 +227,7 @@ def eyes(canvas: Tensor, p: Plane, au: Units, look: Values, scene: Values) -> Te
 
 
 def brows(canvas: Tensor, p: Plane, au: Units, look: Values) -> Tensor:
-    """AU1 raises the inner ends, AU2 the outer ends, AU4 lowers the brows and draws them together (AU9 a little)."""
+    """AU1 raises the inner ends, AU2 the outer ends; AU4 lowers the brows and draws them together."""
     inner = look["eye_gap"] - 0.20 - 0.045 * au[4]
     u = (p.side - inner) / 0.42
     v = u.clamp(0, 1)
@@ -238,30 +244,28 @@ def nose(canvas: Tensor, p: Plane, au: Units, look: Values, scene: Values) -> Te
     """Bridge, tip, wings and nostrils. AU9 pulls the nose up and widens it, AU10 does so a little."""
     y = p.y - look["nose_length"] + 0.05 * au[9] + 0.015 * au[10]
     width = look["nose_width"] * (1 + 0.15 * au[9] + 0.10 * au[12])
-    bridge = between(y, -0.40 + torch.zeros_like(y), -0.02 + torch.zeros_like(y), 0.12)
+    bridge = bump(p.x * 0, y + 0.21, 1.0, 0.26)
     slope = (p.x / 0.13).clamp(-1, 1) * (1 - (p.x / 0.26).clamp(-1, 1) ** 2)  # the bridge's two flanks
-    canvas = canvas * (
-        1 + bridge * (0.30 * scene["light_x"] * slope - 0.14 * bump(p.side - 0.10, y * 0, 0.07, 1.0))
-    )
+    flank = 0.35 * scene["light_x"] * slope - 0.18 * bump(p.side - 0.10, p.y * 0, 0.07, 1.0)
+    canvas = canvas * (1 + bridge * flank)
     canvas = canvas * (1 + 0.16 * bump(p.x, y + 0.03, 0.07, 0.09) + 0.08 * bump(p.x, y + 0.22, 0.05, 0.2))
     canvas = canvas * (1 - 0.30 * bump(p.x, y - 0.10, width * 1.3, 0.07))
     wing = stroke((y + 0.09) / 0.15, p.side - width - 0.02 + 2 * (y + 0.02) ** 2, 0.022, p.pixel)
     canvas = canvas * (1 - (0.35 + 0.2 * au[9]) * wing)
-    return paint(
-        canvas, 0.75 * ellipse(p.side - 0.5 * width, y - 0.045, 0.040, 0.022, p.pixel), 0.25 * look["skin"]
-    )
+    nostril = ellipse(p.side - 0.5 * width, y - 0.045, 0.040, 0.022, p.pixel)
+    return paint(canvas, 0.75 * nostril, 0.25 * look["skin"])
 
 
 def mouth(canvas: Tensor, p: Plane, au: Units, look: Values) -> Tensor:
-    """AU12 pulls the corners up and out, AU15 down, AU20 sideways; AU23 thins the lips, AU17 pushes the lower lip up;
-    AU25 parts the lips, AU26 drops the jaw, AU10 lifts the upper lip."""
-    width = look["mouth_width"] * (
-        1 + 0.42 * au[12] + 0.38 * au[20] - 0.16 * au[23] - 0.24 * au[26] * (1 - au[20])
-    )
+    """AU12 pulls the corners up and out, AU15 down, AU20 sideways; AU23 thins the lips, AU17 pushes the lower
+    one up; AU25 parts the lips, AU26 drops the jaw, AU10 lifts the upper lip.
+    """
+    wider = 0.42 * au[12] + 0.38 * au[20] - 0.16 * au[23] - 0.24 * au[26] * (1 - au[20])
+    width = look["mouth_width"] * (1 + wider)
     u = (p.side / width).clamp(0, 1.2)
-    square = (0.7 * au[20] + 0.4 * au[10] + 0.6 * au[26]).clamp(max=1)
+    square = (0.7 * au[20] + 0.4 * au[10] + 0.5 * au[26]).clamp(max=1)
     arch = (1 - u**2 * (1 - square) - u**4 * square).clamp(min=0)  # 1 at the middle, 0 at the corners
-    corner = -0.15 * au[12] + 0.12 * au[15] + 0.05 * au[20] + 0.035 * au[17] + 0.03 * au[10]
+    corner = -0.15 * au[12] + 0.12 * au[15] + 0.05 * au[20] + 0.035 * au[17] + 0.03 * au[10] + 0.10 * au[26]
     centre = look["mouth_height"] - 0.035 * au[17] - 0.01 * au[15] + 0.02 * au[12]
     y = p.y - centre - corner * u**2
     up = 0.015 * au[25] + 0.03 * au[26] + 0.075 * au[10]
@@ -273,11 +277,9 @@ def mouth(canvas: Tensor, p: Plane, au: Units, look: Values) -> Tensor:
     bow = arch * (1 - 0.22 * (1 - (p.x / 0.09) ** 2).clamp(min=0))
     upper_lip = between(y, -up * arch - top * bow, torch.zeros_like(y) - up * arch, p.pixel)
     lower_lip = between(y, down * arch, down * arch + bottom * arch, p.pixel)
-    canvas = canvas * (
-        1 - 0.22 * bump(p.x, y - down - bottom - 0.05, 0.20, 0.07)
-    )  # shadow below the lower lip
+    shadow = bump(p.x, y - down - bottom - 0.05, 0.20, 0.07)  # below the lower lip
     gloss = bump(p.x, y - down - 0.5 * bottom, 0.14, 0.04)
-    canvas = canvas * (1 - 0.42 * upper_lip) * (1 - (0.28 - 0.20 * gloss) * lower_lip)
+    canvas = canvas * (1 - 0.22 * shadow) * (1 - 0.42 * upper_lip) * (1 - (0.28 - 0.20 * gloss) * lower_lip)
     gap = between(y, -up * arch, down * arch, p.pixel)
     biting = (0.02 + 0.08 * au[12] + 0.05 * au[10] + 0.03 * au[20] + 0.01 * au[26]) * arch
     inside = paint(torch.full_like(y, 0.08), bump(p.x, y - down, 0.22, 0.12), 0.3)
@@ -290,22 +292,18 @@ def mouth(canvas: Tensor, p: Plane, au: Units, look: Values) -> Tensor:
 def hair(canvas: Tensor, p: Plane, look: Values) -> Tensor:
     """Hair over the forehead and the temples."""
     skull = ellipse(p.x, p.y.clamp(max=0), look["head_width"] + 0.07, 1.04, p.pixel)
-    edge = (
-        look["hairline"]
-        + look["fringe"] * (p.x - look["parting"]) ** 2
-        + 5 * (p.side - 0.40).clamp(min=0) ** 2
-    )
+    fringe = look["fringe"] * (p.x - look["parting"]) ** 2
+    edge = look["hairline"] + fringe + 5 * (p.side - 0.40).clamp(min=0) ** 2
     edge = torch.minimum(edge, look["hair_length"].clamp(min=-0.1))
     strands = ((5 * p.x + 2 * (p.x - look["parting"]) * p.y) % 1 - 0.5).abs()
     tone = look["hair"] * (0.95 + 0.25 * strands + 0.3 * bump(p.x + 0.1, p.y + 0.85, 0.5, 0.2) - 0.2 * p.side)
-    canvas = canvas * (
-        1 - 0.25 * skull * between(p.y, edge - 0.1, edge + 0.06, 0.1)
-    )  # its shadow on the skin
+    shadow = skull * between(p.y, edge - 0.1, edge + 0.06, 0.1)
+    canvas = canvas * (1 - 0.25 * shadow)
     return paint(canvas, skull * between(p.y, p.y - 1, edge, 1.5 * p.pixel), tone)
 
 
 def beard(canvas: Tensor, p: Plane, look: Values) -> Tensor:
-    """A beard on jaw and upper lip, drawn before the mouth; `look["beard"]` is its density, absent below 0."""
+    """A beard on jaw and upper lip, drawn before the mouth; look["beard"] is its density, absent below 0."""
     line = 0.62 - 1.3 * (p.side - 0.12).clamp(min=0) ** 2 - 1.5 * (p.side - 0.5).clamp(min=0)
     moustache = bump(p.x, p.y - 0.39, 0.36, 0.10)
     mask = torch.maximum(((p.y - line) / 0.14).clamp(0, 1), (2 * moustache).clamp(max=1))
@@ -315,7 +313,7 @@ def beard(canvas: Tensor, p: Plane, look: Values) -> Tensor:
 
 
 def glasses(canvas: Tensor, p: Plane, look: Values) -> Tensor:
-    """Round glasses; `look["glasses"]` below 0 is none. Neither they, nor hair or beard, move with any action unit."""
+    """Round glasses, absent below 0. Like hair and beard they do not move with any action unit."""
     x, y = p.side - look["eye_gap"], p.y + 0.12
     rim = ellipse(x, y, 0.25, 0.20, p.pixel) - ellipse(x, y, 0.225, 0.175, p.pixel)
     bridge = stroke(p.x / 0.3 + 0.5, p.y + 0.16, 0.03, p.pixel)
@@ -337,12 +335,11 @@ def render(au: Units, look: Values, scene: Values, size: int) -> Tensor:
     centres = (torch.arange(size) + 0.5) * (2 / size) - 1
     px, py = centres.view(1, 1, size), centres.view(1, size, 1)
     sx, sy = px - scene["shift_x"], py - scene["shift_y"]
-    t = (
-        scene["rotation"] / 2
-    )  # cosine and sine by the half-angle's tangent: exact arithmetic on every machine
+    t = scene["rotation"] / 2  # a rotation by 2 atan(t), nearly 2 t
+    zoom = 0.92 * (1 + scene["zoom"])
     cos, sin = (1 - t**2) / (1 + t**2), 2 * t / (1 + t**2)
-    x = (cos * sx + sin * sy) * (1 + scene["zoom"])
-    y = (cos * sy - sin * sx) * (1 + scene["zoom"])
+    x = (cos * sx + sin * sy) * zoom
+    y = (cos * sy - sin * sx) * zoom
     head_plane = Plane(x, x.abs(), y, 2 / size)
     fx = x - scene["yaw"] * (1 - (x / 0.9) ** 2).clamp(min=0)
     fy = y - scene["pitch"] * (1 - y**2).clamp(min=0)
@@ -376,71 +373,61 @@ def _to_bytes(tones: Tensor) -> Tensor:
 
 
 def _sample_units(labels: Tensor, u: Tensor, difficulty: float) -> Tensor:
-    """Intensities (N, 15) for labels (N,). u: (N, 3 + 15) uniform numbers. Difficulty weakens the expression, lets each
-    unit vary on its own, and mixes in a second expression."""
-    prototypes = torch.zeros(len(EXPRESSIONS), len(ACTION_UNITS), dtype=torch.float64)
-    for row, name in enumerate(EXPRESSIONS):
-        for column, number in enumerate(ACTION_UNITS):
-            prototypes[row, column] = PROTOTYPES[name].get(number, 0.0)
-    strength = (1 - 0.75 * difficulty * u[:, :1]).clamp(min=0.05)
-    other = (u[:, 1] * len(EXPRESSIONS)).long()
-    mixed = 0.45 * difficulty * u[:, 2:3] ** 2
-    each = 1 + 0.5 * difficulty * (u[:, 3:] - 0.5)
-    stray = 0.25 * difficulty * (2 * u[:, 3:].roll(7, 1) - 1.2).clamp(min=0)
-    return (prototypes[labels] * strength * each * (1 - mixed) + prototypes[other] * mixed + stray).clamp(
-        0, 1
-    )
+    """Intensities (N, 15) for labels (N,) from uniform numbers u (N, 3 + 2 * 15). Difficulty weakens the
+    expression, lets each unit vary on its own, and mixes in a second expression and stray units.
+    """
+    units = [[PROTOTYPES[name].get(number, 0.0) for number in ACTION_UNITS] for name in EXPRESSIONS]
+    prototypes = torch.tensor(units, dtype=torch.float64)
+    strength, other, mixed = u[:, 0:1], (u[:, 1] * len(EXPRESSIONS)).long(), u[:, 2:3]
+    each, stray = u[:, 3:].chunk(2, dim=1)
+    strength = (1 - WEAKER * difficulty * strength).clamp(min=0.05) * (1 + difficulty * (each - 0.5) / 2)
+    mixed = MIXED * difficulty * mixed**2
+    stray = STRAY * difficulty * (5 * stray - 4).clamp(min=0)
+    return (prototypes[labels] * strength * (1 - mixed) + prototypes[other] * mixed + stray).clamp(0, 1)
 
 
 def generate(
     num_images: int, size: int = 48, seed: int = 0, difficulty: float = 1.0, label_noise: float = 0.0
 ) -> tuple[Tensor, Tensor]:
-    """Draw a labelled set of faces (chapter 1).
+    """A labelled set of faces (chapter 1).
 
-    Returns images, uint8 (num_images, 1, size, size), and labels, int64 (num_images,), indices into EXPRESSIONS.
+    Returns images, uint8 (num_images, 1, size, size), and labels, int64 (num_images,), 0..6.
     difficulty: 0 (full prototypes, frontal, clean) to 2 (weak, mixed expressions under strong nuisance).
-    label_noise: probability, in [0, 1), that a label is replaced by one of the six others; the images stay the same.
+    label_noise: probability in [0, 1) that a label is replaced by one of the six others; no image changes.
 
-    Every seven images in a row hold each class once, so the classes are balanced to within one image. The same
-    arguments give the same bytes on a CPU, and generate(n, ...) is the beginning of generate(m, ...) for n < m.
+    Every seven images in a row hold each class once (label noise aside): classes balance to within one image.
+    The same arguments give the same bytes on a CPU, and a smaller set is the beginning of a larger one.
     """
     if num_images < 0:
         raise StoError(f"generate: num_images is {num_images}; give a whole number of 0 or more")
-    if size < 8:
-        raise StoError(f"generate: size is {size}; a face needs at least 8 pixels")
+    _check_size(size)
     if not 0 <= difficulty <= 2:
         raise StoError(f"generate: difficulty is {difficulty}; give a number from 0 (clean) to 2 (hard)")
     if not 0 <= label_noise < 1:
-        raise StoError(
-            f"generate: label_noise is {label_noise}; give a share of the labels, at least 0 and below 1"
-        )
+        raise StoError(f"generate: label_noise is {label_noise}; give a share of the labels in [0, 1)")
     root = torch.Generator().manual_seed(seed)
-    (
-        order,
-        faces,
-        noise,
-        relabel,
-    ) = (  # a stream for each purpose, so that a shorter set is the beginning of a longer one
-        torch.Generator().manual_seed(int(s)) for s in torch.randint(2**31, (4,), generator=root)
-    )
+    seeds = torch.randint(2**31, (4,), generator=root).tolist()
+    # A stream for each purpose, so that a smaller set is the beginning of a larger one.
+    order, faces, noise, relabel = (torch.Generator().manual_seed(s) for s in seeds)
     classes = len(EXPRESSIONS)
     rounds = torch.rand(-(-num_images // classes), classes, generator=order, dtype=torch.float64)
     labels = rounds.argsort(dim=1).flatten()[:num_images]
-    n_units = 3 + len(ACTION_UNITS)
+    n_units = 3 + 2 * len(ACTION_UNITS)
     u = torch.rand(num_images, len(LOOK) + len(SCENE) + n_units + 3, generator=faces, dtype=torch.float64)
     u_look, u_scene, u_units, u_more = u.split([len(LOOK), len(SCENE), n_units, 3], dim=1)
     low, high = torch.tensor(list(LOOK.values()), dtype=torch.float64).T
     look = _columns(low + (high - low) * u_look, list(LOOK))
-    scene = _columns(
-        (2 * u_scene - 1) * difficulty * torch.tensor(list(SCENE.values()), dtype=torch.float64), list(SCENE)
-    )
+    reach = difficulty * torch.tensor(list(SCENE.values()), dtype=torch.float64)
+    scene = _columns((2 * u_scene - 1) * reach, list(SCENE))
     occluded = (u_more[:, :1] < OCCLUDED * difficulty) * (0.18 + 0.14 * u_more[:, 1:2])
     scene |= _columns(torch.cat([occluded, u_more[:, 1:]], 1), ["occluder", "occluder_tone", "grain"])
     au = _columns(_sample_units(labels, u_units, difficulty), list(ACTION_UNITS))
     images = torch.empty(num_images, 1, size, size, dtype=torch.uint8)
-    for start in range(0, num_images, CHUNK):
-        part = slice(start, start + CHUNK)
-        tones = render(*({k: v[part] for k, v in table.items()} for table in (au, look, scene)), size)
+    step = max(1, CHUNK // size**2)
+    for start in range(0, num_images, step):
+        part = slice(start, start + step)
+        units, who, where = ({k: v[part] for k, v in table.items()} for table in (au, look, scene))
+        tones = render(units, who, where, size)
         grain = torch.rand(len(tones), 2, size, size, generator=noise).sum(dim=1) - 1  # triangular, -1..1
         tones = tones + NOISE * difficulty * scene["grain"][part] * grain
         images[part] = _to_bytes(tones)
@@ -460,9 +447,9 @@ def draw(
 ) -> Tensor:
     """Draw faces from action-unit intensities: what a slider turns (chapter 1).
 
-    action_units: {FACS number: intensity in [0, 1]} for one face, or a (B, 15) float tensor in ACTION_UNITS' order.
+    action_units: {FACS number: intensity in [0, 1]} for one face, or a (B, 15) tensor in ACTION_UNITS' order.
     identity: None for the average face, or a seed for a person, the same one in all B images.
-    look, scene: single values in place of LOOK's (who) and of SCENE's zeros (pose, light; a clean frontal face).
+    look, scene: values in place of some of LOOK's (who) and SCENE's (pose, light; else 0: clean, frontal).
     Returns uint8 (B, 1, size, size).
     """
     if isinstance(action_units, Tensor):
@@ -472,24 +459,29 @@ def draw(
         _known("action unit", action_units, ACTION_UNITS)
     if units.dim() != 2 or units.shape[1] != len(ACTION_UNITS):
         raise StoError(f"draw: action_units has shape {tuple(units.shape)}; give (B, {len(ACTION_UNITS)})")
-    if not ((units >= 0) & (units <= 1)).all():
-        raise StoError("draw: an action unit's intensity lies outside 0..1")
-    share = torch.full((len(LOOK),), 0.5, dtype=torch.float64)
+    outside = [k for i, k in enumerate(ACTION_UNITS) if not ((units[:, i] >= 0) & (units[:, i] <= 1)).all()]
+    if outside:
+        raise StoError(f"draw: the intensity of action unit {outside[0]} lies outside [0, 1]")
+    _check_size(size)
+    share = torch.full((len(LOOK),), 0.5)
     if identity is not None:
-        share = torch.rand(len(LOOK), generator=torch.Generator().manual_seed(identity), dtype=torch.float64)
+        share = torch.rand(len(LOOK), generator=torch.Generator().manual_seed(identity))
     who = {
-        k: low + (high - low) * s for (k, (low, high)), s in zip(LOOK.items(), share.tolist(), strict=True)
+        name: low + (high - low) * s
+        for (name, (low, high)), s in zip(LOOK.items(), share.tolist(), strict=True)
     }
     where = dict.fromkeys([*SCENE, "occluder", "occluder_tone"], 0.0)
     _known("look", look or {}, who)
     _known("scene", scene or {}, where)
     who |= look or {}
     where |= scene or {}
-    rows = len(units)
-    tables = [
-        _columns(torch.tensor([list(t.values())] * rows, dtype=torch.float64), list(t)) for t in (who, where)
-    ]
-    return _to_bytes(render(_columns(units, list(ACTION_UNITS)), tables[0], tables[1], size))
+    fixed = [_columns(torch.tensor([list(t.values())]), list(t)) for t in (who, where)]
+    return _to_bytes(render(_columns(units, list(ACTION_UNITS)), fixed[0], fixed[1], size))
+
+
+def _check_size(size: int) -> None:
+    if size < 8:
+        raise StoError(f"faces: size is {size}; a face needs at least 8 pixels")
 
 
 def _known(kind: str, given: Mapping, known: Mapping) -> None:

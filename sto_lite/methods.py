@@ -7,7 +7,7 @@ step, and hand over the plain network that is deployed. The trainer knows no mor
 import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
-from typing import ClassVar, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from sto_lite import resnet, survival
 from sto_lite.losses import sto_terms
+from sto_lite.resnet import ResNet
 
 
 class Step(NamedTuple):
@@ -38,11 +39,11 @@ class Method(Protocol):
         """A fresh model in training mode."""
 
     def step(
-        self, model: nn.Module, images: Tensor, labels: Tensor, generator: torch.Generator, epoch: int = 0
+        self, model: Any, images: Tensor, labels: Tensor, generator: torch.Generator, epoch: int = 0
     ) -> Step:
         """Loss on one mini-batch: images (N, C, H, W), labels (N,); gates come from the generator, on the CPU."""
 
-    def deploy(self, model: nn.Module) -> nn.Module:
+    def deploy(self, model: Any) -> nn.Module:
         """The plain network in eval mode that makes the predictions; the model is not changed."""
 
 
@@ -65,19 +66,19 @@ class Baseline:
 
     name: ClassVar[str] = "baseline"
 
-    def build(self, net: str, num_classes: int, generator: torch.Generator | None = None) -> nn.Module:
+    def build(self, net: str, num_classes: int, generator: torch.Generator | None = None) -> ResNet:
         """A fresh network by its name (resnet.build)."""
         return resnet.build(net, num_classes, generator=generator)
 
     def step(
-        self, model: nn.Module, images: Tensor, labels: Tensor, generator: torch.Generator, epoch: int = 0
+        self, model: ResNet, images: Tensor, labels: Tensor, generator: torch.Generator, epoch: int = 0
     ) -> Step:
         """Cross-entropy of the full network."""
         logits = model(images)
         loss = F.cross_entropy(logits, labels)
         return Step(loss, logits, {"full": loss.detach()})
 
-    def deploy(self, model: nn.Module) -> nn.Module:
+    def deploy(self, model: ResNet) -> ResNet:
         """The network itself, as a copy in eval mode."""
         return resnet.fold(model, [1.0] * model.num_blocks)
 
@@ -93,19 +94,19 @@ class StochasticDepth(Baseline):
     p_last: float = 0.5
     schedule: str = "linear"
 
-    def survival(self, model: nn.Module) -> Tensor:
+    def survival(self, model: ResNet) -> Tensor:
         """(L,) survival probabilities for the model's blocks."""
         return survival.SCHEDULES[self.schedule](model.num_blocks, self.p_last)
 
     def step(
-        self, model: nn.Module, images: Tensor, labels: Tensor, generator: torch.Generator, epoch: int = 0
+        self, model: ResNet, images: Tensor, labels: Tensor, generator: torch.Generator, epoch: int = 0
     ) -> Step:
         """Cross-entropy of one sampled sub-network."""
         logits = model(images, survival.sample(self.survival(model), generator))
         loss = F.cross_entropy(logits, labels)
         return Step(loss, logits, {"student": loss.detach()})
 
-    def deploy(self, model: nn.Module) -> nn.Module:
+    def deploy(self, model: ResNet) -> ResNet:
         """Eq. 5, folded into a plain network."""
         return resnet.fold(model, self.survival(model))
 
@@ -140,7 +141,7 @@ class STO(StochasticDepth):
             raise ValueError(f"the temperature is positive; {self.temperature} is not")
 
     def step(
-        self, model: nn.Module, images: Tensor, labels: Tensor, generator: torch.Generator, epoch: int = 0
+        self, model: ResNet, images: Tensor, labels: Tensor, generator: torch.Generator, epoch: int = 0
     ) -> Step:
         """Eq. 9, from two forward passes: student(s), then teacher."""
         p = self.survival(model)

@@ -72,10 +72,8 @@ def read_records(collection: str) -> list[Record]:
 
 def environment(device: torch.device) -> dict[str, str | int]:
     """Device, software versions and code revision, for a record."""
-    if device.type == "cuda":
-        name = torch.cuda.get_device_name(device)
-    else:
-        name = f"{platform.machine()} CPU"
+    on_gpu = device.type == "cuda"
+    name = torch.cuda.get_device_name(device) if on_gpu else f"{platform.machine()} CPU"
     return {
         "device": name,
         "threads": torch.get_num_threads(),

@@ -1,4 +1,4 @@
-"""Residual networks with one gate a block (chapters 2 and 3): Equations 3, 4 and 5 are one line with three gates."""
+"""Residual networks with one gate a block (chapters 2 and 3): Eqs. 3, 4 and 5 are one line with three gates."""
 
 import copy
 from collections.abc import Sequence
@@ -200,9 +200,8 @@ def fold(net: ResNet, p: Tensor | Sequence[float]) -> ResNet:
     plain = copy.deepcopy(net).eval()
     with torch.no_grad():
         for block, p_l in zip(plain.blocks, p, strict=True):
-            last_norm = block.residual[-1]
-            last_norm.weight *= float(p_l)
-            last_norm.bias *= float(p_l)
+            for parameter in block.residual[-1].parameters():  # type: ignore[index, union-attr]
+                parameter.mul_(float(p_l))
     return plain
 
 

@@ -148,7 +148,7 @@ class _Training:
         self.environment = records.environment(self.device)
         weights = torch.Generator().manual_seed(config.seed)
         model = method.build(config.net, len(images.classes), weights)
-        self.model = model.to(self.device, memory_format=torch.channels_last)
+        self.model = model.to(self.device).to(memory_format=torch.channels_last)
         self.optimizer = torch.optim.SGD(
             self.model.parameters(),
             lr=config.lr,
@@ -175,7 +175,8 @@ class _Training:
             augment=self.config.augment,
             device=self.device,
         )
-        network, tests = self.method.deploy(self.model), {}
+        network = self.method.deploy(self.model)
+        tests: dict[str, Evaluation] = {}
         with progress_bar(self.config.epochs * len(batches), self.epoch * len(batches), progress) as bar:
             while self.epoch < self.config.epochs:
                 row = self.train_epoch(batches, bar)

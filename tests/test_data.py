@@ -1,0 +1,183 @@
+"""Chapter 1 and 7: loading, and batches made in a few tensor operations."""
+
+import numpy as np
+import pytest
+import torch
+
+from sto_lite import data
+from sto_lite.data import Batches, ImageSet, Split
+from sto_lite.errors import DataError
+
+
+def rng(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def split(count=10, channels=1, size=6, seed=0):
+    images = torch.randint(0, 256, (count, channels, size, size), dtype=torch.uint8, generator=rng(seed))
+    return Split(images, torch.arange(count) % 7)
+
+
+ONES = torch.ones(1), torch.ones(1)
+
+
+def raw(images, mean=1.0, std=1.0):
+    """Undo the normalisation."""
+    return ((images * std + mean) * 255).round().to(torch.uint8)
+
+
+def test_normalisation_by_hand():
+    s = Split(torch.tensor([0, 51, 255], dtype=torch.uint8).reshape(3, 1, 1, 1), torch.tensor([0, 1, 2]))
+    batches = Batches(s, torch.tensor([0.5]), torch.tensor([0.25]), augment=False)
+    ((images, labels),) = batches.in_order()
+    assert images.shape == (3, 3, 1, 1)
+    assert images[:, 0, 0, 0].tolist() == pytest.approx([-2.0, -1.2, 2.0], abs=1e-6)
+    assert images[:, 0].equal(images[:, 1]) and images[:, 0].equal(images[:, 2])
+    assert labels.tolist() == [0, 1, 2]
+
+
+def test_mean_and_deviation_are_the_training_pixels():
+    images = ImageSet("x", ("a",), {"train": split(50, 3), "test": split(5, 3, seed=1)})
+    mean, std = images.mean_std
+    everything = torch.cat(
+        [x for x, _ in Batches(images.splits["train"], mean, std, augment=False).in_order()]
+    )
+    assert everything.mean((0, 2, 3)).abs().max() < 1e-5
+    assert (everything.std((0, 2, 3)) - 1).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_every_augmented_image_is_a_crop_of_the_padded_one_or_its_mirror(channels):
+    s = split(40, channels)
+    batches = Batches(s, *(torch.ones(channels),) * 2, batch_size=16)
+    padded = np.pad(s.images.numpy(), ((0, 0), (0, 0), (4, 4), (4, 4)))
+    generator = rng(3)
+    order = torch.randperm(40, generator=generator)
+    corner = torch.randint(0, 9, (40, 2), generator=generator)
+    flip = torch.rand(40, generator=generator) < 0.5
+    assert flip.any() and not flip.all()
+    seen = 0
+    for images, labels in batches.epoch(rng(3)):
+        for image, label in zip(raw(images), labels, strict=True):
+            i, (y, x) = order[seen], corner[seen]
+            crop = padded[i, :, y : y + 6, x : x + 6]
+            crop = crop[..., ::-1] if flip[seen] else crop
+            assert (image.numpy() == np.broadcast_to(crop, (3, 6, 6))).all()
+            assert label == s.labels[i]
+            seen += 1
+    assert seen == 40
+
+
+def test_an_epoch_shows_every_image_once_and_keeps_the_last_batch():
+    s = Split(torch.arange(10, dtype=torch.uint8).reshape(10, 1, 1, 1), torch.arange(10))
+    batches = Batches(s, *ONES, batch_size=4, augment=False)
+    epochs = [[labels for _, labels in batches.epoch(g)] for g in [rng(0)] for _ in range(2)]
+    assert [len(b) for b in epochs[0]] == [4, 4, 2] and len(batches) == 3
+    assert sorted(torch.cat(epochs[0]).tolist()) == list(range(10))
+    assert torch.cat(epochs[0]).tolist() != torch.cat(epochs[1]).tolist()
+
+
+def test_all_crops_and_both_directions_are_equally_frequent():
+    s = Split(torch.full((20_000, 1, 1, 1), 255, dtype=torch.uint8), torch.zeros(20_000, dtype=torch.long))
+    generator = rng(0)
+    torch.randperm(20_000, generator=generator)
+    corner = torch.randint(0, 9, (20_000, 2), generator=generator)
+    white = torch.cat([raw(x)[:, 0, 0, 0] for x, _ in Batches(s, *ONES).epoch(rng(0))]) > 0
+    assert white.float().mean().item() == pytest.approx(1 / 81, rel=0.25), (
+        "the one white pixel is cropped 1 time in 81"
+    )
+    assert white.equal((corner == 4).all(1))
+
+
+def test_batches_are_channels_last_float32():
+    ((images, _),) = Batches(split(), *ONES).epoch(rng())
+    assert images.dtype == torch.float32 and images.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_fingerprint_sees_every_change():
+    base = ImageSet("x", ("a",), {"train": split(5), "test": split(5, seed=1)})
+    assert (
+        base.fingerprint == ImageSet("y", ("a",), {"train": split(5), "test": split(5, seed=1)}).fingerprint
+    )
+    changed = split(5)
+    changed.images[2, 0, 1, 1] ^= 1
+    relabelled = split(5)
+    relabelled.labels[0] = 6
+    prints = {base.fingerprint}
+    for train, test in [
+        (changed, split(5, seed=1)),
+        (relabelled, split(5, seed=1)),
+        (split(5, seed=1), split(5)),
+    ]:
+        prints.add(ImageSet("x", ("a",), {"train": train, "test": test}).fingerprint)
+    assert len(prints) == 4
+
+
+def prepared(folder, size=48, count=30):
+    arrays = {}
+    for seed, name in enumerate(("train", "public", "private")):
+        r = np.random.default_rng(seed)
+        arrays[f"{name}_images"] = r.integers(0, 256, (count, size, size), dtype=np.uint8)
+        arrays[f"{name}_labels"] = r.integers(0, 7, count, dtype=np.uint8)
+    np.savez(folder / "fer2013.npz", **arrays)
+    return arrays
+
+
+def test_fer2013_loads_and_is_resized(tmp_path, monkeypatch):
+    monkeypatch.setenv("STO_DATA", str(tmp_path))
+    arrays = prepared(tmp_path)
+    full = data.load("fer2013", size=48)
+    assert list(full.splits) == ["train", "public", "private"] and list(full.test_splits) == [
+        "public",
+        "private",
+    ]
+    assert (full.splits["public"].images[:, 0].numpy() == arrays["public_images"]).all()
+    assert (full.splits["private"].labels.numpy() == arrays["private_labels"]).all()
+    small = data.load("fer2013", size=24, limit=12)
+    assert small.splits["train"].images.shape == (12, 1, 24, 24) and len(small.splits["private"]) == 30
+    again = data.load("fer2013", size=24, limit=12)
+    assert small.fingerprint == again.fingerprint != data.load("fer2013", size=24, limit=13).fingerprint
+
+
+def test_resizing_is_antialiased():
+    checkers = (torch.arange(48)[:, None] + torch.arange(48)) % 2 * 255
+    small = data.resize(checkers.to(torch.uint8)[None, None], 24)
+    assert small.float().std() < 20, "a fine checkerboard turns grey, and does not alias"
+    flat = torch.full((1, 1, 48, 48), 200, dtype=torch.uint8)
+    assert data.resize(flat, 32).eq(200).all()
+
+
+def test_faces_are_always_the_same_and_noise_is_in_training_labels_alone():
+    data_a, data_b = data.load("faces", size=16, limit=200), data.load("faces", size=16, limit=200)
+    assert data_a.fingerprint == data_b.fingerprint
+    noisy = data.load("faces", size=16, label_noise=0.3)
+    clean = data.load("faces", size=16)
+    changed = (noisy.splits["train"].labels != clean.splits["train"].labels).double().mean().item()
+    assert changed == pytest.approx(0.3, abs=0.03)
+    assert noisy.splits["test"].labels.equal(clean.splits["test"].labels)
+
+
+def test_errors(tmp_path, monkeypatch):
+    monkeypatch.setenv("STO_DATA", str(tmp_path))
+    with pytest.raises(DataError, match="no image set is called 'fer'.*faces, fer2013"):
+        data.load("fer")
+    with pytest.raises(DataError, match="is not prepared.*prepare fer2013 --from"):
+        data.load("fer2013")
+    prepared(tmp_path)
+    for limit in (0, 31):
+        with pytest.raises(DataError, match="30 training images"):
+            data.load("fer2013", limit=limit)
+    whole = (tmp_path / "fer2013.npz").read_bytes()
+    (tmp_path / "fer2013.npz").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(DataError, match="damaged.*prepare FER-2013 again"):
+        data.load("fer2013")
+
+
+def test_root(tmp_path, monkeypatch):
+    monkeypatch.setenv("STO_DATA", str(tmp_path / "elsewhere"))
+    assert data.root() == tmp_path / "elsewhere"
+    monkeypatch.delenv("STO_DATA")
+    (tmp_path / "data").mkdir()
+    (tmp_path / "book").mkdir()
+    monkeypatch.chdir(tmp_path / "book")
+    assert data.root() == tmp_path / "data"

@@ -1,0 +1,200 @@
+"""Explorations: what their HTML and widgets hold, and what a browser makes of them."""
+
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+matplotlib = pytest.importorskip("matplotlib")
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt  # noqa: E402
+
+from sto_lite import plots  # noqa: E402
+
+CHROMIUM = Path("/usr/bin/chromium")
+
+
+@pytest.fixture(autouse=True)
+def book_style():
+    with matplotlib.rc_context():
+        plots.style()
+        yield
+    plt.close("all")
+
+
+@pytest.fixture
+def shown(monkeypatch):
+    """What the notebook would display."""
+    outputs = []
+    monkeypatch.setattr("IPython.display.display", outputs.append)
+    return outputs
+
+
+def draw(height=1, kind="line"):
+    fig, ax = plt.subplots()
+    if kind == "line":
+        ax.plot([0, 1, 2], [0, height, 0], marker="o", label="$p_l$")
+    else:
+        ax.bar([0, 1, 2], [0, height, 0])
+    ax.set(title="A & B <C>", ylim=(0, 9))
+    return fig
+
+
+def page_of(shown):
+    return "".join(output._repr_html_() for output in shown)
+
+
+class Tags(HTMLParser):
+    """All start tags of some HTML, as (name, attributes)."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.found = []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.found.append((tag, dict(attrs)))
+
+    def named(self, name):
+        return [attributes for tag, attributes in self.found if tag == name]
+
+
+CONTROLS = {
+    "height": {"values": [1, 4, 8], "label": "the height", "default": 4},
+    "kind": ["line", "bar"],
+}
+
+
+@pytest.fixture
+def book(monkeypatch):
+    monkeypatch.setenv("STO_BOOK", "1")
+
+
+@pytest.mark.parametrize("raster", [False, True])
+def test_explore_has_a_frame_a_state(raster, book, shown):
+    plots.explore(draw, alt="A tent", caption="Move it.", raster=raster, **CONTROLS)
+    tags = Tags(page_of(shown))
+    frames = [tag for tag in tags.named("div") if tag.get("class") == "frame"]
+    assert ["hidden" in frame for frame in frames] == [True, True, False, True, True, True]
+    pictures = [tag.get("alt") or tag.get("aria-label") for tag in tags.named("img") + tags.named("svg")]
+    assert pictures[:2] == ["A tent (the height 1, kind line)", "A tent (the height 1, kind bar)"]
+    labels = {tag["for"] for tag in tags.named("label")}
+    fields = tags.named("input") + tags.named("select")
+    assert labels == {field["id"] for field in fields}
+    assert [field["aria-label"] for field in fields] == ["the height", "kind"]
+    assert tags.named("output")[0]["for"] == tags.named("input")[0]["id"]
+    ids = re.findall(r'\bid="([^"]*)"', page_of(shown))
+    assert len(ids) == len(set(ids))
+    assert not re.search(r"http(?!://www.w3.org/2000/svg)", page_of(shown))
+
+
+def test_equal_frames_do_not_share_ids(book, shown):
+    plots.explore(lambda height: draw(), alt="The same", height=[1, 2])
+    ids = re.findall(r'\bid="([^"]*)"', page_of(shown))
+    assert len(ids) == len(set(ids))
+
+
+@pytest.mark.parametrize("kernel", [False, True])
+def test_explore_refuses(kernel, monkeypatch, shown):
+    monkeypatch.setenv("STO_BOOK", "" if kernel else "1")
+    for controls, message in [
+        ({"height": range(67), "kind": "abc"}, "not 201"),
+        ({}, "1 control or more"),
+        ({"height": []}, "'height' has no values"),
+        ({"height": {"values": [1, 2], "default": 3}}, "default of 'height', 3"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            plots.explore(draw, alt="A tent", **controls)
+    with pytest.raises(ValueError, match="alt is empty"):
+        plots.explore(draw, alt="", height=[1, 2])
+    assert shown == []
+
+
+def test_draw_must_return_its_figure(book, shown):
+    with pytest.raises(TypeError, match="does draw return its figure"):
+        plots.explore(lambda height: None, alt="A tent", height=[1, 2])
+
+
+def test_live_widgets_redraw(monkeypatch, shown):
+    widgets = pytest.importorskip("ipywidgets")
+    monkeypatch.delenv("STO_BOOK", raising=False)
+    drawn = []
+
+    def spy(**values):
+        drawn.append(values)
+        return draw(**values)
+
+    plots.explore(spy, alt="A tent", **CONTROLS)
+    box = next(output for output in shown if isinstance(output, widgets.VBox))
+    slider, menu, _ = box.children
+    assert isinstance(slider, widgets.SelectionSlider)
+    assert isinstance(menu, widgets.Dropdown)
+    assert slider.description == "the height"
+    assert drawn == [{"height": 4, "kind": "line"}]
+    slider.value = 8
+    menu.value = "bar"
+    assert drawn[1:] == [{"height": 8, "kind": "line"}, {"height": 8, "kind": "bar"}]
+    assert plt.get_fignums() == []
+
+
+@pytest.fixture(scope="module")
+def browser():
+    playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright")
+    if not CHROMIUM.exists():
+        pytest.skip(f"needs {CHROMIUM}")
+    with playwright.sync_playwright() as started:
+        chromium = started.chromium.launch(executable_path=str(CHROMIUM), args=["--no-sandbox"])
+        yield chromium
+        chromium.close()
+
+
+def visible(page):
+    names = page.locator("figure svg[role=img]:visible")
+    return [names.nth(index).get_attribute("aria-label") for index in range(names.count())]
+
+
+def test_exploration_in_a_browser(browser, book, shown, tmp_path):
+    plots.explore(draw, alt="A tent", **CONTROLS)
+    (tmp_path / "page.html").write_text(
+        f"<!doctype html><meta charset=utf-8>{page_of(shown)}", encoding="utf-8"
+    )
+    page = browser.new_page(viewport={"width": 360, "height": 640})
+    problems, requests = [], []
+    page.on("pageerror", lambda error: problems.append(error))
+    page.on("request", lambda request: requests.append(request.url))
+    page.goto((tmp_path / "page.html").as_uri())
+    assert visible(page) == ["A tent (the height 4, kind line)"]
+    slider = page.get_by_role("slider", name="the height")
+    slider.focus()
+    page.keyboard.press("ArrowRight")
+    assert visible(page) == ["A tent (the height 8, kind line)"]
+    assert page.locator("output").inner_text() == "8"
+    assert slider.get_attribute("aria-valuetext") == "8"
+    page.get_by_role("combobox", name="kind").select_option("bar")
+    slider.fill("0")
+    assert visible(page) == ["A tent (the height 1, kind bar)"]
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
+    assert problems == []
+    assert len(requests) == 1  # the page itself
+    page.close()
+
+
+def test_default_frame_without_script(browser, book, shown):
+    plots.explore(draw, alt="A tent", **CONTROLS)
+    context = browser.new_context(java_script_enabled=False)
+    page = context.new_page()
+    page.set_content(page_of(shown))
+    assert page.locator(".frame:not([hidden])").count() == 1
+    assert page.locator(".frame:not([hidden]) svg").is_visible()
+    assert not page.locator("input").is_visible()
+    context.close()
+
+
+def test_ink_is_the_page_s_colour_in_a_browser(browser, shown):
+    plots.show(draw(), alt="A tent")
+    page = browser.new_page()
+    page.set_content(f'<body style="background:#14181e;color:rgb(206, 214, 221)">{page_of(shown)}')
+    title = page.get_by_text("A & B <C>")
+    assert title.evaluate("element => getComputedStyle(element).fill") == "rgb(206, 214, 221)"
+    page.close()

@@ -1,0 +1,113 @@
+"""The scale of a notebook's runs: where it comes from, what it picks, what it says."""
+
+import re
+from dataclasses import FrozenInstanceError
+
+import pytest
+import torch
+
+from sto_lite.errors import StoError
+from sto_lite.scale import SCALES, Scale, begin
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No STO_SCALE, no GPU: each test sets what it needs."""
+    monkeypatch.delenv("STO_SCALE", raising=False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "Test GPU")
+
+
+def said(capsys) -> str:
+    """What was printed, which must be one paragraph of short lines; as one line."""
+    printed = capsys.readouterr().out
+    assert "\n\n" not in printed
+    assert max(map(len, printed.splitlines())) <= 80
+    return " ".join(printed.split())
+
+
+def test_hardware_decides(monkeypatch, capsys):
+    assert begin("1 Data") == Scale("smoke", CPU)
+    assert "no CUDA GPU was found" in said(capsys)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert begin("1 Data") == Scale("colab", torch.device("cuda"))
+    assert "Device: Test GPU" in said(capsys)
+
+
+@pytest.mark.parametrize("name", SCALES)
+@pytest.mark.parametrize("gpu", [False, True])
+def test_environment_decides(name, gpu, monkeypatch, capsys):
+    monkeypatch.setenv("STO_SCALE", name)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    assert begin("1 Data") == Scale(name, torch.device("cuda" if gpu else "cpu"))
+    text = said(capsys)
+    assert f"Scale: {name} (from STO_SCALE)" in text
+    assert ("no results" in text) == (name == "smoke")
+    assert ("Without a GPU" in text) == (name != "smoke" and not gpu)
+
+
+def test_wrong_scale_names_the_three(monkeypatch):
+    monkeypatch.setenv("STO_SCALE", "large")
+    with pytest.raises(StoError, match=r"'large'.*smoke, colab or paper"):
+        begin("1 Data")
+
+
+def test_empty_scale_is_none(monkeypatch):
+    monkeypatch.setenv("STO_SCALE", "")
+    assert begin("1 Data").name == "smoke"
+
+
+def test_one_paragraph_without_paths(capsys):
+    begin("3 Stochastic depth", {"smoke": 1, "colab": 4}, data="fer2013")
+    text = said(capsys)
+    assert text.startswith("Chapter 3 Stochastic depth. Scale: smoke")
+    assert "Data: FER-2013." in text
+    assert "Time to expect: about 1 minute." in text
+    assert not re.search(r"(^|\s)(/|~|[A-Z]:\\)\w", text)
+
+
+@pytest.mark.parametrize(
+    ("minutes", "words"),
+    [(0.4, "under a minute"), (1, "about 1 minute."), (4, "about 4 minutes"), (150, "about 2.5 hours")],
+)
+def test_time_in_words(minutes, words, capsys):
+    begin("1 Data", {"smoke": minutes})
+    assert words in said(capsys)
+
+
+def test_time_that_was_not_measured_is_not_said(capsys):
+    begin("1 Data", {"paper": 600})
+    assert "Time to expect" not in said(capsys)
+
+
+def test_unknown_scale_in_minutes():
+    with pytest.raises(ValueError, match="tiny"):
+        begin("1 Data", {"tiny": 1})
+
+
+def test_pick():
+    smoke, colab, paper = (Scale(name, CPU) for name in SCALES)
+    assert [scale.pick(smoke=1, colab=2, paper=3) for scale in (smoke, colab, paper)] == [1, 2, 3]
+    assert [scale.pick(smoke=1, colab=2) for scale in (smoke, colab, paper)] == [1, 2, 2]
+    assert paper.pick(smoke=1, colab=2, paper=None) is None
+
+
+def test_generators_are_fresh_and_seeded():
+    state = torch.random.get_rng_state()
+    scale = Scale("smoke", CPU, seed=7)
+    draws = [torch.rand(3, generator=scale.generator(offset)) for offset in (0, 0, 1)]
+    assert torch.equal(draws[0], draws[1])
+    assert not torch.equal(draws[0], draws[2])
+    assert torch.equal(draws[2], torch.rand(3, generator=torch.Generator().manual_seed(8)))
+    assert torch.equal(state, torch.random.get_rng_state())
+
+
+def test_threads_are_left_alone_and_scale_is_frozen():
+    threads = torch.get_num_threads()
+    scale = begin("1 Data", seed=3)
+    assert torch.get_num_threads() == threads
+    assert scale.seed == 3
+    with pytest.raises(FrozenInstanceError):
+        scale.name = "paper"
