@@ -19,7 +19,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt:
         print(
-            f"sto_lite {options.verb}: stopped; the same command goes on from the last epoch", file=sys.stderr
+            f"sto_lite {options.verb}: stopped; the same command goes on from where it can", file=sys.stderr
         )
         return 130
     return 0

@@ -94,6 +94,12 @@ class StochasticDepth(Baseline):
     p_last: float = 0.5
     schedule: str = "linear"
 
+    def __post_init__(self) -> None:
+        if self.schedule not in survival.SCHEDULES:
+            raise ValueError(f"schedule is one of {', '.join(survival.SCHEDULES)}, not {self.schedule!r}")
+        if not 0 <= self.p_last <= 1:
+            raise ValueError(f"p_last is a probability, so it lies in [0, 1]; {self.p_last} does not")
+
     def survival(self, model: ResNet) -> Tensor:
         """(L,) survival probabilities for the model's blocks."""
         return survival.SCHEDULES[self.schedule](model.num_blocks, self.p_last)
@@ -133,6 +139,7 @@ class STO(StochasticDepth):
     students: int = 1
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.running_stats not in ("teacher", "both"):
             raise ValueError(f"running_stats is 'teacher' or 'both', not {self.running_stats!r}")
         if self.students < 1:

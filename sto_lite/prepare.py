@@ -8,11 +8,9 @@ import hashlib
 import io
 import json
 import os
-import secrets
 import zipfile
 from collections import defaultdict
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -21,6 +19,7 @@ import numpy as np
 from sto_lite import archives, layouts
 from sto_lite.archives import shown
 from sto_lite.errors import DataError
+from sto_lite.files import write_atomically
 from sto_lite.layouts import CLASSES, SIDE, SPLITS, USAGES, Arrays
 
 OFFICIAL = {"train": 28_709, "public": 3_589, "private": 3_589}  # images
@@ -161,19 +160,8 @@ def _npz(arrays: Arrays) -> bytes:
 
 def _write(path: Path, data: bytes) -> None:
     """Write in one step: `path` holds the old bytes or the new ones, whatever happens meanwhile."""
-    part = path.with_name(f"{path.name}.{secrets.token_hex(4)}.partial")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with open(part, "xb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(part, path)
-        except BaseException:
-            with suppress(OSError):
-                part.unlink(missing_ok=True)
-            raise
+        write_atomically(path, data)
     except OSError as fault:
         reason = fault.strerror or shown(fault)
         raise DataError(

@@ -1,7 +1,6 @@
 """Records of measured runs: what was run, on what, and what came out, per image (chapters 6, 8 and 9)."""
 
 import json
-import os
 import platform
 import subprocess
 from pathlib import Path
@@ -11,23 +10,9 @@ import torch
 
 import sto_lite
 from sto_lite.errors import RunError
+from sto_lite.files import write_atomically
 
 Record = dict[str, Any]
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a whole file or nothing: a reader, or a crash, sees the old file or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with open(part, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
 
 
 def write_record(path: Path, record: Record) -> None:

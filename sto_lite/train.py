@@ -1,6 +1,5 @@
 """Training one network with any method: the loop, evaluation, checkpoints, resuming (chapters 6 and 7)."""
 
-import contextlib
 import dataclasses
 import io
 import json
@@ -8,7 +7,6 @@ import os
 import pickle
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,9 +18,13 @@ from tqdm.auto import tqdm
 from sto_lite import records
 from sto_lite.data import Batches, ImageSet, Split
 from sto_lite.errors import RunError
+from sto_lite.files import locked, write_atomically
 from sto_lite.methods import Method
 from sto_lite.records import Record
 from sto_lite.resnet import count_parameters
+
+# What torch.load and the loading of states raise for a file that is cut off, foreign or malicious.
+DAMAGE = (OSError, EOFError, KeyError, TypeError, ValueError, RuntimeError, pickle.UnpicklingError)
 
 
 @dataclass(frozen=True)
@@ -192,9 +194,7 @@ class _Training:
             network, tests = self.test()
         record = self.record(tests)
         if self.out is not None:
-            buffer = io.BytesIO()
-            torch.save({"net": self.config.net, "weights": network.state_dict()}, buffer)
-            records.write_atomically(self.out / "network.pt", buffer.getvalue())
+            self.write("network.pt", {"net": self.config.net, "weights": network.state_dict()})
             records.write_record(self.out / "record.json", record)
         return Run(network, record)
 
@@ -278,9 +278,20 @@ class _Training:
             "generators": {name: generator.get_state() for name, generator in self.generators.items()},
             "history": self.history,
         }
+        self.write("checkpoint.pt", state)
+
+    def write(self, name: str, state: dict[str, Any]) -> None:
+        """Write tensors and plain values into the run's folder, whole or not at all."""
+        assert self.out is not None
         buffer = io.BytesIO()
         torch.save(state, buffer)
-        records.write_atomically(self.out / "checkpoint.pt", buffer.getvalue())
+        try:
+            write_atomically(self.out / name, buffer.getvalue())
+        except OSError as error:
+            raise RunError(
+                f"{self.out / name} cannot be written: {error.strerror or error}. What stood there is kept; make "
+                f"room and run the same command again, it goes on from there"
+            ) from error
 
     def resume(self) -> None:
         """Go on from the folder's checkpoint, if it has one of this very run."""
@@ -295,17 +306,10 @@ class _Training:
             for name, generator in self.generators.items():
                 generator.set_state(state["generators"][name])
             self.epoch, self.history = state["epoch"], state["history"]
-        except (
-            OSError,
-            EOFError,
-            KeyError,
-            TypeError,
-            ValueError,
-            RuntimeError,
-            pickle.UnpicklingError,
-        ) as error:
+        except DAMAGE as error:
             raise RunError(
-                f"{path} is no checkpoint that can be resumed ({error}); delete it to start afresh"
+                f"{path} is no checkpoint that can be resumed: it is damaged, or holds other things than this "
+                f"network's tensors ({type(error).__name__}); delete it to start afresh"
             ) from error
 
     def finished(self) -> Run:
@@ -335,31 +339,6 @@ class _Training:
 def plain(config: Any) -> dict[str, Any]:
     """A dataclass as JSON has it."""
     return json.loads(json.dumps(dataclasses.asdict(config)))
-
-
-@contextlib.contextmanager
-def locked(out: Path) -> Iterator[None]:
-    """Hold a folder for this process alone.
-
-    Raises:
-        RunError: another process holds it, or it cannot be made.
-    """
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        file = open(out / ".lock", "w")  # noqa: SIM115
-    except OSError as error:
-        raise RunError(f"cannot write into {out}: {error}") from error
-    with file:
-        if sys.platform != "win32":
-            import fcntl
-
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                raise RunError(
-                    f"another process is training into {out}; wait for it or take another folder"
-                ) from error
-        yield
 
 
 def progress_bar(total: int, done: int, show: bool | None) -> Any:

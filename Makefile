@@ -1,0 +1,55 @@
+# Two commands do everything on a fresh machine with Python >= 3.11, git and make:
+#   make book    render the book          make test    check everything
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+READY  := $(VENV)/ready
+INDEX  := _build/html/index.html
+PAGES  := _config.yml _toc.yml $(wildcard book/*.md book/*.ipynb book/_static/* book/figures/* sto_lite/*.py)
+
+.DELETE_ON_ERROR:
+.PHONY: help book test lint notebooks lab requirements clean
+
+help:  ## show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-14s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+$(READY): requirements.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Python 3.11 or newer is needed; say which: make PYTHON=/path/to/python3.11"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	$(BIN)/uv pip install --quiet --python $(BIN)/python -r requirements.txt -e .
+	@touch $@
+
+book:  ## render the book to _build/html
+	@rm -rf _build
+	@$(MAKE) --no-print-directory $(INDEX)
+	@echo "The book is ready: open $(CURDIR)/$(INDEX)"
+
+$(INDEX): $(READY) $(PAGES)
+	rm -rf _build
+	$(BIN)/jupyter-book build . -W -n --keep-going --quiet
+
+test: lint $(INDEX)  ## lint, then unit, known-answer, notebook and page tests
+	STO_SCALE=smoke OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadscope \
+		--nbval-lax --nbval-current-env --nbval-cell-timeout 300 tests book
+
+lint: $(READY)  ## formatting, style and types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy sto_lite tools
+
+notebooks: $(READY)  ## execute every notebook at this machine's scale, and stamp it
+	$(BIN)/python tools/notebooks.py run
+
+lab: $(READY)  ## open the notebooks in JupyterLab
+	cd book && ../$(BIN)/jupyter lab
+
+requirements: $(READY)  ## pin the newest versions that pyproject.toml allows
+	@echo '# Every package of the book, pinned for Python 3.11 and newer; written by "make requirements".' > $@.new
+	$(BIN)/uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --upgrade --quiet \
+		--no-header --no-annotate --no-emit-index-url --no-emit-find-links >> $@.new
+	mv $@.new requirements.txt
+
+clean:  ## remove what was built, and the environment
+	rm -rf _build $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info

@@ -1,0 +1,148 @@
+"""One piece of code, shown and shipped: what a chapter tags ``sto-lite`` is what ``sto_lite`` defines."""
+
+import ast
+
+import nbformat
+import pytest
+
+from tools import notebooks
+
+TAG = "sto-lite"
+FIELD = ast.Name("field", ast.Load())
+
+
+class Bare(ast.NodeTransformer):
+    """Takes away what may differ between page and module: docstrings and annotations."""
+
+    def visit_arg(self, node):
+        node.annotation = None
+        return node
+
+    def visit_FunctionDef(self, node):
+        node.returns = None
+        return self.generic_visit(node)
+
+    def visit_ClassDef(self, node):
+        for statement in node.body:
+            if isinstance(statement, ast.AnnAssign):  # that it is a field counts, its type does not
+                statement.annotation = FIELD
+        return self.generic_visit(node)
+
+    def visit_AnnAssign(self, node):
+        keep = node.annotation is FIELD or node.value is None
+        return node if keep else ast.Assign([node.target], node.value)
+
+
+def definitions(code):
+    """The functions, classes and constants that ``code`` defines: name -> bare syntax tree."""
+    found = {}
+    for node in Bare().visit(notebooks.without_docstrings(ast.parse(code))).body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            found[node.name] = ast.dump(node)
+        elif isinstance(node, ast.Assign):
+            found |= {target.id: ast.dump(node) for target in node.targets if isinstance(target, ast.Name)}
+    return found
+
+
+def mismatches(code, modules):
+    """What in ``code`` the modules (name -> source) do not define in the same way."""
+    here = definitions(code)
+    if not here:
+        return [f"a cell tagged {TAG} defines nothing"]
+    there = {module: definitions(source) for module, source in modules.items()}
+    wrong = []
+    for name, tree in here.items():
+        homes = [module for module, defined in there.items() if name in defined]
+        if not homes:
+            wrong.append(f"{name} is in no module of sto_lite")
+        elif all(there[module][name] != tree for module in homes):
+            wrong.append(f"{name} differs from sto_lite/{homes[0]}.py")
+    return wrong
+
+
+def modules():
+    return {path.stem: path.read_text(encoding="utf-8") for path in sorted(notebooks.PACKAGE.glob("*.py"))}
+
+
+def tagged_cells():
+    for path in notebooks.chapters():
+        if path.exists():
+            for number, cell in enumerate(nbformat.read(path, as_version=4).cells, 1):
+                if TAG in cell.metadata.get("tags", ()):
+                    yield pytest.param(cell.source, id=f"{path.stem}, cell {number}")
+
+
+CELLS = list(tagged_cells())
+
+
+@pytest.mark.parametrize("code", CELLS)
+def test_shown_code_is_shipped_code(code):
+    assert mismatches(code, modules()) == []
+
+
+@pytest.mark.skipif(not notebooks.chapters(), reason="there is no chapter yet")
+def test_the_book_shows_code_that_is_shipped():
+    assert CELLS
+
+
+# ---------------------------------------------------------------------------------- this comparison can fail
+
+MODULE = '''
+@dataclass(frozen=True)
+class Method:
+    """A method."""
+
+    p_last: float = 0.5  # Huang et al.
+
+    def loss(self, x: Tensor) -> Tensor:
+        """Its loss."""
+        total: Tensor = x.sum()
+        return total * self.p_last
+
+STEPS: int = 3
+'''
+SAME = """
+@dataclass(frozen=True)
+class Method:
+    p_last: "a float" = 0.5
+
+    def loss(self, x):
+        total = x.sum()
+        return (total * self.p_last)
+
+STEPS = 3
+"""
+
+
+def test_docstrings_comments_and_annotations_may_differ():
+    assert mismatches(SAME, {"methods": MODULE}) == []
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("frozen=True", "frozen=False"),
+        ("@dataclass(frozen=True)\n", ""),
+        ("0.5", "0.6"),
+        ('p_last: "a float" = 0.5', "p_last = 0.5"),
+        ("total * self", "total + self"),
+        ("(self, x)", "(self, x=None)"),
+    ],
+)
+def test_any_other_difference_is_found(old, new):
+    assert old in SAME
+    assert mismatches(SAME.replace(old, new), {"methods": MODULE}) == [
+        "Method differs from sto_lite/methods.py"
+    ]
+
+
+def test_a_changed_constant_is_found():
+    assert mismatches("STEPS = 4", {"methods": MODULE}) == ["STEPS differs from sto_lite/methods.py"]
+
+
+def test_a_name_without_a_module_is_found():
+    assert mismatches("def gone(): ...", {"methods": MODULE}) == ["gone is in no module of sto_lite"]
+
+
+def test_a_cell_that_defines_nothing_is_found():
+    assert mismatches("print(1)", {"methods": MODULE}) == ["a cell tagged sto-lite defines nothing"]

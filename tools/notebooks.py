@@ -1,0 +1,386 @@
+"""Execute the book's notebooks, stamp them, and keep each in step with its text.
+
+A chapter is a pair with one text: ``book/NN-name.md`` (jupytext's ``md:myst``, pleasant to review) and
+``book/NN-name.ipynb`` (the same, with outputs). Edit whichever you like, then::
+
+    python tools/notebooks.py run 03          execute chapter 3, write both files, stamp the notebook
+    python tools/notebooks.py run --stale     execute the chapters that check complains about
+    python tools/notebooks.py sync            carry edited prose over; execute nothing
+    python tools/notebooks.py check           say what is out of step, and exit with status 1 if anything is
+
+The side that was edited since the last ``run`` or ``sync`` is taken. Where both were, say which one counts:
+``from-md NAME`` or ``from-ipynb NAME``.
+
+The stamp, in the notebook's metadata, is a hash of all that its outputs depend on: its code, the modules of
+``sto_lite`` that this code imports, and the records that it reads.
+"""
+
+import argparse
+import ast
+import hashlib
+import json
+import os
+import re
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jupytext
+import nbformat
+import yaml
+from IPython.core.inputtransformer2 import TransformerManager
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError
+
+ROOT = Path(__file__).resolve().parents[1]
+BOOK = ROOT / "book"
+RUNS = ROOT / "data" / "runs"
+PACKAGE = ROOT / "sto_lite"
+TIMEOUT = {"smoke": 600, "colab": 3600, "paper": None}  # seconds for one cell; None: no limit
+
+Notebook = Any  # nbformat.NotebookNode, which carries no types
+
+
+class NotebookError(Exception):
+    """Something about a notebook that its author has to put right."""
+
+
+# ------------------------------------------------------------------------------------------- a pair of files
+
+
+def chapters(names: Iterable[str] = (), book: Path = BOOK) -> list[Path]:
+    """Return the ``.ipynb`` paths of the chapters named ("03", "03-stochastic-depth"); all by default."""
+    known = sorted(
+        {p.with_suffix(".ipynb") for p in book.glob("[0-9][0-9]-*") if p.suffix in {".md", ".ipynb"}}
+    )
+    if not names:
+        return known
+    chosen = []
+    for name in names:
+        stem = Path(name).name.removesuffix(".md").removesuffix(".ipynb")
+        found = [path for path in known if path.stem == stem or path.stem.startswith(f"{stem}-")]
+        if not found:
+            raise NotebookError(f"no chapter is called {name}; there are {', '.join(p.stem for p in known)}")
+        chosen += found
+    return chosen
+
+
+def text(notebook: Notebook) -> list[tuple[str, str, tuple[str, ...]]]:
+    """Return what a pair must agree on: each cell's type, source and tags."""
+    return [(c.cell_type, c.source.strip("\n"), tuple(c.metadata.get("tags", ()))) for c in notebook.cells]
+
+
+def read_pair(path: Path) -> tuple[Notebook | None, Notebook | None]:
+    """Return (the notebook at ``path``, the text in the ``.md`` beside it), with None for a missing file."""
+    md = path.with_suffix(".md")
+    try:
+        notebook = nbformat.read(path, as_version=4) if path.exists() else None
+        return notebook, jupytext.read(md, fmt="md:myst") if md.exists() else None
+    except (ValueError, yaml.YAMLError) as error:  # such as a header that is not closed by ---
+        raise NotebookError(f"{path.stem}: the .ipynb or the .md cannot be read: {error}") from None
+
+
+def newest(path: Path, side: str | None = None) -> Notebook:
+    """Return the chapter with the text of the side edited last, and the outputs that still belong to it.
+
+    Contents are compared, not modification times, which a clone does not keep. ``side`` ("md" or "ipynb")
+    settles which text counts; without it, a chapter edited on both sides is an error.
+    """
+    notebook, source = read_pair(path)
+    if notebook is None or source is None:
+        return source if notebook is None else notebook
+    if text(notebook) == text(source):
+        return notebook
+    last = notebook.metadata.get("sto", {}).get("text")
+    if side is None:
+        md_edited, ipynb_edited = last != digest(text(source)), last not in (None, digest(text(notebook)))
+        if md_edited and ipynb_edited:
+            raise NotebookError(
+                f"{path.stem}: the .md and the .ipynb were both edited, differently. Say which text counts: "
+                f"tools/notebooks.py from-md {path.stem}, or from-ipynb {path.stem}"
+            )
+        side = "md" if md_edited else "ipynb"
+    return notebook if side == "ipynb" else with_outputs(source, notebook)
+
+
+def with_outputs(source: Notebook, old: Notebook) -> Notebook:
+    """Return ``old`` with the cells of ``source``; a cell with unchanged source keeps its outputs and id."""
+    kept = defaultdict(list)
+    for cell in old.cells:
+        kept[cell.cell_type, cell.source.strip("\n")].append(cell)
+    for cell in source.cells:
+        if same := kept[cell.cell_type, cell.source.strip("\n")]:
+            previous = same.pop(0)
+            cell.update({k: previous[k] for k in ("id", "outputs", "execution_count") if k in previous})
+    old.cells = source.cells
+    return old
+
+
+def write_pair(path: Path, notebook: Notebook) -> None:
+    """Write ``notebook`` to ``path`` and its text to the ``.md`` beside it, each whole or not at all."""
+    sto = {**notebook.metadata.get("sto", {}), "text": digest(text(notebook))}
+    notebook.metadata = nbformat.from_dict(
+        {
+            "jupytext": {"formats": "ipynb,md:myst"},
+            "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+            "language_info": {"name": "python", "pygments_lexer": "ipython3"},
+            "sto": dict(sorted(sto.items())),
+        }
+    )
+    notebook.nbformat, notebook.nbformat_minor = 4, 5
+    for cell in notebook.cells:
+        cell.metadata = nbformat.from_dict({"tags": cell.metadata.tags} if cell.metadata.get("tags") else {})
+    nbformat.validate(notebook)
+    markdown = re.sub(r"\n *jupytext_version:.*", "", jupytext.writes(notebook, fmt="md:myst"))
+    replace(path, nbformat.writes(notebook).rstrip("\n") + "\n")
+    replace(path.with_suffix(".md"), markdown.rstrip("\n") + "\n")
+
+
+def replace(path: Path, content: str) -> None:
+    """Write ``content`` to ``path`` in one step, so that an interruption leaves the old file."""
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(content, encoding="utf-8", newline="\n")
+    partial.replace(path)
+
+
+# ---------------------------------------------------------------------------------------------------- stamps
+
+
+def digest(value: Any) -> str:
+    """Return a short hash of a JSON-like value."""
+    return hashlib.sha256(json.dumps(value, ensure_ascii=False).encode()).hexdigest()[:16]
+
+
+def code_of(notebook: Notebook) -> str:
+    """Return the notebook's code cells as one Python program (magics become the calls they stand for)."""
+    cells = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
+    return "\n".join(TransformerManager().transform_cell(cell) for cell in cells)
+
+
+def skeleton(node: Any) -> Any:
+    """Return an AST as nested lists, without positions and empty fields: the same in every Python version."""
+    if isinstance(node, ast.AST):
+        fields = ((name, value) for name, value in ast.iter_fields(node) if value is not None and value != [])
+        return [type(node).__name__, *([name, skeleton(value)] for name, value in fields)]
+    if isinstance(node, list):
+        return [skeleton(item) for item in node]
+    return repr(node)
+
+
+def without_docstrings(tree: ast.Module) -> ast.Module:
+    """Remove the docstrings in ``tree``, in place, and return it."""
+    for node in ast.walk(tree):
+        match node:
+            case ast.Module() | ast.ClassDef() | ast.FunctionDef() | ast.AsyncFunctionDef():
+                if ast.get_docstring(node, clean=False) is not None:
+                    node.body = node.body[1:]
+    return tree
+
+
+def imported(tree: ast.AST, package: Path = PACKAGE) -> Iterator[Path]:
+    """Yield the files of ``package`` that a program imports directly."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = ".".join(filter(None, [package.name if node.level else "", node.module or ""]))
+            names = [base, *(f"{base}.{alias.name}" for alias in node.names)]
+        else:
+            continue
+        for name in names:
+            top, *rest = name.split(".")
+            for file in (package.joinpath(*rest).with_suffix(".py"), package.joinpath(*rest, "__init__.py")):
+                if top == package.name and file.is_file():
+                    yield file
+
+
+def modules(code: str, package: Path = PACKAGE) -> list[Path]:
+    """Return the files of ``package`` that ``code`` imports, directly or through one another, sorted."""
+    found: set[Path] = set()
+    new = set(imported(ast.parse(code), package))
+    if re.search(rf"-m\W+{package.name}\b", code):
+        new.add(package / "__main__.py")
+    while new:
+        found |= new
+        new = {
+            p for file in new for p in imported(ast.parse(file.read_text(encoding="utf-8")), package)
+        } - found
+    return sorted(found)
+
+
+def records(code: str, runs: Path = RUNS) -> list[Path]:
+    """Return the record files of the collections that ``code`` reads with ``read_records("collection")``."""
+    names = re.findall(r"read_records\(\s*[\"']([^\"']+)[\"']", code)
+    if len(names) != len(re.findall(r"read_records\(", code)):
+        raise NotebookError('give read_records the collection\'s name itself, as in read_records("depths")')
+    files = []
+    for name in sorted(set(names)):
+        collection = sorted((runs / name).glob("*.json"))
+        if not collection:
+            raise NotebookError(f"read_records({name!r}): there is no record in {runs / name}")
+        files += collection
+    return files
+
+
+def stamp(notebook: Notebook, package: Path = PACKAGE, runs: Path = RUNS) -> str:
+    """Return the hash of all that the notebook's outputs depend on."""
+    code = code_of(notebook)
+    sources = [
+        [
+            file.relative_to(package).as_posix(),
+            skeleton(without_docstrings(ast.parse(file.read_text("utf-8")))),
+        ]
+        for file in modules(code, package)
+    ]
+    read = [
+        [file.relative_to(runs).as_posix(), hashlib.sha256(file.read_bytes()).hexdigest()]
+        for file in records(code, runs)
+    ]
+    cells = [cell.source.strip("\n") for cell in notebook.cells if cell.cell_type == "code"]
+    return digest([cells, sources, read])
+
+
+def problems(path: Path) -> list[str]:
+    """Say what is out of step in one chapter, and what to do about it; nothing when all is well."""
+    try:
+        notebook, source = read_pair(path)
+        if notebook is None:
+            return [f"{path.stem}: it was never executed; run tools/notebooks.py run {path.stem}"]
+        if source is None or text(notebook) != text(source):
+            return [f"{path.stem}: the .md and the .ipynb differ; run tools/notebooks.py sync {path.stem}"]
+        if notebook.metadata.get("sto", {}).get("stamp") != stamp(notebook):
+            return [
+                f"{path.stem}: its code, sto_lite or its records changed after the outputs were made; "
+                f"run tools/notebooks.py run {path.stem}"
+            ]
+    except NotebookError as error:
+        return [str(error)]
+    except SyntaxError as error:
+        return [f"{path.stem}: {error}"]
+    return []
+
+
+# ------------------------------------------------------------------------------------------------- execution
+
+
+def device() -> str:
+    """Name the hardware that the notebooks run on."""
+    import torch
+
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    return f"CPU, {os.cpu_count()} cores"
+
+
+def default_scale() -> str:
+    """Return the scale of this machine, as a notebook would choose it itself."""
+    import torch
+
+    return os.environ.get("STO_SCALE") or ("colab" if torch.cuda.is_available() else "smoke")
+
+
+def execute(notebook: Notebook, scale: str, folder: Path = BOOK) -> float:
+    """Execute every cell in a fresh kernel, in place; return the seconds that it took."""
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.outputs, cell.execution_count = [], None
+    client = NotebookClient(
+        notebook,
+        timeout=TIMEOUT[scale],
+        kernel_name="python3",
+        store_widget_state=False,
+        record_timing=False,
+        coalesce_streams=True,
+        extra_arguments=["--log-level=ERROR"],
+        resources={"metadata": {"path": str(folder)}},
+    )
+    begun = time.perf_counter()
+    client.execute(env={**os.environ, "STO_SCALE": scale, "STO_BOOK": "1"})
+    for cell in notebook.cells:
+        for output in cell.get("outputs", ()):
+            # A page has no kernel: where a widget also gave HTML, the HTML is what stays.
+            if "text/html" in output.get("data", {}):
+                output.data.pop("application/vnd.jupyter.widget-view+json", None)
+    return time.perf_counter() - begun
+
+
+def run(path: Path, scale: str) -> None:
+    """Execute one chapter, and write the pair with outputs and stamp; on an error leave both files alone."""
+    import torch
+
+    notebook = newest(path)
+    expected = stamp(notebook)
+    print(f"{path.stem}: running at scale {scale} …", end="", flush=True)
+    try:
+        seconds = execute(notebook, scale, path.parent)
+    except CellExecutionError as error:
+        failed = next(
+            number
+            for number, cell in enumerate(notebook.cells, 1)
+            if any(output.output_type == "error" for output in cell.get("outputs", ()))
+        )
+        print(" failed")
+        raise NotebookError(f"{path.stem}: cell {failed} failed; nothing was written\n{error}") from None
+    print(f" {seconds:.0f} s")
+    notebook.metadata["sto"] = {
+        "stamp": expected,
+        "scale": scale,
+        "device": device(),
+        "seconds": round(seconds, 1),
+        "python": sys.version.split()[0],
+        "torch": torch.__version__.split("+")[0],
+    }
+    write_pair(path, notebook)
+
+
+# ---------------------------------------------------------------------------------------------- command line
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    """Return the command and its options."""
+    parser = argparse.ArgumentParser(description="Execute, stamp and pair the book's notebooks.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, purpose in {
+        "run": "execute chapters, write their outputs and stamps",
+        "sync": "carry edited text to the other file of a pair; execute nothing",
+        "from-md": "the same, with the text of the .md",
+        "from-ipynb": "the same, with the text of the .ipynb",
+        "check": "say which pairs differ and which stamps are stale",
+    }.items():
+        command = commands.add_parser(name, help=purpose, description=purpose)
+        many = "+" if name.startswith("from") else "*"
+        command.add_argument(
+            "names", nargs=many, metavar="NAME", help='such as "03" (default: every chapter)'
+        )
+        if name == "run":
+            command.add_argument("--scale", choices=TIMEOUT, help="default: $STO_SCALE, or by the hardware")
+            command.add_argument("--stale", action="store_true", help="only those that check complains about")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command; return the exit status."""
+    options = parse(arguments)
+    try:
+        paths = chapters(options.names)
+        if options.command == "check":
+            found = [problem for path in paths for problem in problems(path)]
+            print("\n".join(found) or f"{len(paths)} notebooks are in step with their text, code and records")
+            return bool(found)
+        for path in paths:
+            if options.command != "run":
+                side = options.command.removeprefix("from-") if options.command != "sync" else None
+                write_pair(path, newest(path, side))
+            elif not options.stale or problems(path):
+                run(path, options.scale or default_scale())
+    except NotebookError as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
