@@ -39,7 +39,7 @@ def read_record(path: Path) -> Record:
 
 
 def read_records(collection: str) -> list[Record]:
-    """The committed records data/runs/<collection>/*.json, in the order of their file names.
+    """The committed records `data/runs/<collection>/*.json`, in the order of their file names.
 
     Raises:
         RunError: there are none.

@@ -82,7 +82,7 @@ def _summary(chapter: str, name: str, asked: bool, gpu: bool, data: str, minutes
         "Without a GPU this scale takes many times as long." if name != "smoke" and not gpu else "",
         "Figures at this scale show the mechanism; they are no results." if name == "smoke" else "",
     ]
-    return fill(" ".join(part for part in parts if part), width=80)
+    return fill(" ".join(part for part in parts if part), width=72)
 
 
 def _duration(minutes: float) -> str:
