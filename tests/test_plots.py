@@ -3,62 +3,17 @@
 import re
 import subprocess
 import sys
-from html.parser import HTMLParser
 
+import matplotlib
+import matplotlib.pyplot as plt
+import numpy as np
 import pytest
 import torch
 
-matplotlib = pytest.importorskip("matplotlib")
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt  # noqa: E402
-import numpy as np  # noqa: E402
+from sto_lite import plots
+from tests.figures import Tags, draw, page_of
 
-from sto_lite import plots  # noqa: E402
-
-
-@pytest.fixture(autouse=True)
-def book_style():
-    with matplotlib.rc_context():
-        plots.style()
-        yield
-    plt.close("all")
-
-
-@pytest.fixture
-def shown(monkeypatch):
-    """What the notebook would display."""
-    outputs = []
-    monkeypatch.setattr("IPython.display.display", outputs.append)
-    return outputs
-
-
-def draw(height=1, kind="line"):
-    fig, ax = plt.subplots()
-    if kind == "line":
-        ax.plot([0, 1, 2], [0, height, 0], marker="o", label="$p_l$")
-    else:
-        ax.bar([0, 1, 2], [0, height, 0])
-    ax.set(title="A & B <C>", ylim=(0, 9))
-    return fig
-
-
-def page_of(shown):
-    return "".join(output._repr_html_() for output in shown)
-
-
-class Tags(HTMLParser):
-    """All start tags of some HTML, as (name, attributes)."""
-
-    def __init__(self, text):
-        super().__init__()
-        self.found = []
-        self.feed(text)
-
-    def handle_starttag(self, tag, attrs):
-        self.found.append((tag, dict(attrs)))
-
-    def named(self, name):
-        return [attributes for tag, attributes in self.found if tag == name]
+pytestmark = pytest.mark.usefixtures("book_style")
 
 
 @pytest.mark.parametrize("alt", ["", "  "])
