@@ -91,7 +91,7 @@ class Control:
         if self.numeric:
             field = (
                 f'<input type="range" {given} min="0" max="{len(self.values) - 1}" value="{self.default}" '
-                'step="1" style="flex:1 1 8em;min-width:0;max-width:24em;height:2.5em;accent-color:#0a7bc0">'
+                'step="1" style="flex:1 1 6em;min-width:0;max-width:24em;height:2.5em;accent-color:#0a7bc0">'
                 f'<output for="{ident}" aria-live="off" style="min-width:3em">'
                 f"{self.texts[self.default]}</output>"
             )

@@ -135,7 +135,7 @@ def test_a_block_by_hand():
     nn.init.constant_(conv1.weight, 1.0)
     nn.init.constant_(conv2.weight, -3.0)
     for norm in (norm1, norm2):
-        norm.eps = 0.0  # running mean 0 and variance 1, γ = 1 and β = 0: the norms are identities
+        norm.eps = 1e-300  # running mean 0 and variance 1, γ = 1 and β = 0: the norms are identities
     h = torch.full((1, 1, 1, 1), 2.0, dtype=torch.float64)
     # only the kernels' centres see the pixel: f(2) = -3 · ReLU(1 · 2) = -6
     for gate, expected in [(0.0, 2.0), (0.25, 0.5), (0.5, 0.0), (1.0, 0.0), (1 / 6, 1.0)]:
