@@ -5,7 +5,8 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/ready
 INDEX  := _build/html/index.html
-PAGES  := _config.yml _toc.yml $(wildcard book/*.md book/*.ipynb book/_static/* book/figures/* sto_lite/*.py)
+PAGES  := _config.yml _toc.yml $(wildcard book/*.md book/*.ipynb book/_static/* book/figures/* sto_lite/*.py \
+          tools/page.py tools/address.py)
 
 .DELETE_ON_ERROR:
 .PHONY: help book test lint notebooks lab requirements clean

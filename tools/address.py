@@ -1,0 +1,99 @@
+"""Where the book's repository can be found on the web: one address, from which every launch link is made.
+
+It is set in one place, ``repository: url`` in ``_config.yml``. Where that is empty, git's remote ``origin`` is
+taken if it is a public https address, so that a fork's pages lead to the fork. Without either, pages carry no
+launch buttons and set-up hints keep the word ADDRESS.
+"""
+
+import ipaddress
+import re
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import yaml
+
+ROOT = Path(__file__).resolve().parents[1]
+COLAB = "https://colab.research.google.com"
+PROVIDERS = ("github", "gitlab", "bitbucket")  # those whose links the theme can make
+HINT = re.compile(
+    r"(?<=git\+)(?:ADDRESS|https://[^\s\"'\\`]+)|(?<=git clone )(?:ADDRESS|https://[^\s\"'\\`]+)"
+)
+
+
+class AddressError(Exception):
+    """The address in ``_config.yml`` cannot be one."""
+
+
+@dataclass(frozen=True)
+class Repository:
+    """Where the repository is, on which branch the book, and which JupyterHub opens it."""
+
+    url: str
+    branch: str = "main"
+    hub: str = ""
+
+    @property
+    def provider(self) -> str | None:
+        """The service that keeps the repository, if it is one of PROVIDERS."""
+        host = urlsplit(self.url).hostname or ""
+        return next((name for name in PROVIDERS if host in {f"{name}.com", f"{name}.org"}), None)
+
+    @property
+    def launch_buttons(self) -> dict[str, str]:
+        """The theme's option of this name. Colab opens notebooks from GitHub only."""
+        buttons = {"notebook_interface": "jupyterlab"}
+        if self.provider == "github":
+            buttons["colab_url"] = COLAB
+        if self.hub:
+            buttons["jupyterhub_url"] = self.hub
+        return buttons if len(buttons) > 1 else {}
+
+    def in_hints(self, text: str) -> str:
+        """Put the address into ``pip install`` and ``git clone`` hints, in place of ADDRESS or an older one."""
+        return HINT.sub(self.url, text)
+
+
+def public(url: str) -> str:
+    """Return ``url`` without a trailing ``/`` or ``.git`` if anybody could open it, else an empty string."""
+    url = url.strip().removesuffix("/").removesuffix(".git")
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    if parts.scheme != "https" or "@" in parts.netloc or parts.path.count("/") < 2 or "." not in host:
+        return ""
+    try:
+        return url if ipaddress.ip_address(host).is_global else ""
+    except ValueError:  # a name, not a number
+        return "" if host.rpartition(".")[2] in {"local", "internal", "localhost", "lan", "test"} else url
+
+
+def configured(root: Path = ROOT) -> Repository:
+    """Return what ``_config.yml`` says; the address is empty where none is set.
+
+    Raises:
+        AddressError: it is set, and not a public https address of a repository.
+    """
+    settings = yaml.safe_load((root / "_config.yml").read_text(encoding="utf-8"))
+    given, hub = settings["repository"], settings.get("launch_buttons", {}).get("jupyterhub_url") or ""
+    url = given.get("url") or ""
+    if url and not public(url):
+        raise AddressError(
+            f"_config.yml: repository: url: {url!r} is not a public https address of a repository, such as "
+            "https://github.com/owner/name"
+        )
+    return Repository(public(url), given.get("branch") or "main", hub.removesuffix("/"))
+
+
+def repository(root: Path = ROOT) -> Repository | None:
+    """Return the repository by ``_config.yml``, else by git's ``origin``; None without a public address."""
+    found = configured(root)
+    if found.url:
+        return found
+    git = ["git", "-C", str(root), "config", "--get", "remote.origin.url"]
+    try:
+        origin = subprocess.run(git, capture_output=True, text=True, check=False).stdout
+    except FileNotFoundError:  # no git
+        return None
+    url = public(origin)
+    return Repository(url, found.branch, found.hub) if url else None

@@ -1,0 +1,104 @@
+"""What the book's pages get while Sphinx builds them: launch links, and the table of executed notebooks.
+
+A Sphinx extension, named in ``_config.yml``.
+"""
+
+import json
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from docutils import nodes
+from docutils.parsers.rst import Directive
+from sphinx.addnodes import pending_xref
+from sphinx.application import Sphinx
+from sphinx.config import Config
+from sphinx.errors import ConfigError
+
+from tools.address import AddressError, Repository, repository
+
+HEAD = ("Notebook", "Scale", "Time", "Device", "Python", "PyTorch", "Stamp")
+NOTED = ("scale", "seconds", "device", "python", "torch", "stamp")
+
+
+def execution(path: Path) -> tuple[str, list[str]]:
+    """Return a notebook's title, and as text what ``tools/notebooks.py run`` noted in it, in HEAD's order.
+
+    A dash stands for what was not noted, as in a notebook that was run by hand.
+    """
+    notebook = json.loads(path.read_text(encoding="utf-8"))
+    text = "\n".join("".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "markdown")
+    heading = re.search(r"^# +(.+)$", text, re.MULTILINE)
+    noted = notebook["metadata"].get("sto", {})
+    if "seconds" in noted:
+        noted["seconds"] = f"{noted['seconds']:.0f} s"
+    return heading[1] if heading else path.stem, [str(noted.get(name, "–")) for name in NOTED]
+
+
+class ExecutionTable(Directive):
+    """The directive ``execution-table``: at which scale, where and with what each notebook was run."""
+
+    def run(self) -> list[nodes.Node]:
+        """Return the table."""
+        env = self.state.document.settings.env
+        body = nodes.tbody()
+        for path in sorted(Path(env.doc2path(env.docname)).parent.glob("[0-9][0-9]-*.ipynb")):
+            env.note_dependency(str(path))
+            title, noted = execution(path)
+            link = pending_xref(
+                "",
+                nodes.inline(text=title),
+                refdomain="std",
+                reftype="doc",
+                reftarget=path.stem,
+                refexplicit=True,
+            )
+            link["refdoc"] = env.docname
+            body += row([link, *map(nodes.Text, noted)])
+        if not body.children:
+            raise self.error("there is no notebook beside this page")
+        group = nodes.tgroup("", *(nodes.colspec(colwidth=1) for _ in HEAD), cols=len(HEAD))
+        group += nodes.thead("", row(map(nodes.Text, HEAD)))
+        group += body
+        return [nodes.table("", group)]
+
+
+def row(cells: Iterable[nodes.Node]) -> nodes.row:
+    """Return one row of a table."""
+    return nodes.row("", *(nodes.entry("", nodes.paragraph("", "", cell)) for cell in cells))
+
+
+def launch(app: Sphinx, config: Config) -> None:
+    """Give the theme the repository's address, or nothing, so that no button leads nowhere."""
+    try:
+        found = repository(Path(app.srcdir))
+    except AddressError as error:
+        raise ConfigError(str(error)) from None
+    options = config.html_theme_options
+    if found and found.provider:
+        options["repository_url"], options["repository_branch"] = found.url, found.branch
+        options["use_repository_button"], options["launch_buttons"] = True, found.launch_buttons
+    if found:
+        app.connect("source-read", lambda _, name, source: write_hints(found, source))
+
+
+def write_hints(found: Repository, source: list[str]) -> None:
+    """Write the address into the set-up hints of a page that is being read."""
+    source[0] = found.in_hints(source[0])
+
+
+def mend(
+    app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: nodes.document | None
+) -> None:
+    """Make the empty corner of a table a plain cell; as a heading it would be read out without a name."""
+    if "body" in context:
+        context["body"] = re.sub(r'<th class="head[^"]*"><p></p></th>', "<td></td>", context["body"])
+
+
+def setup(app: Sphinx) -> dict[str, bool]:
+    """Tell Sphinx what this extension adds."""
+    app.add_directive("execution-table", ExecutionTable)
+    app.connect("config-inited", launch, priority=100)
+    app.connect("html-page-context", mend)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
