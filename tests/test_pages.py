@@ -1,17 +1,24 @@
 """The built book works for its readers: offline, on a phone, with a screen reader; and no link is dead."""
 
+import importlib
 import os
 import re
 import shutil
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, partial
 from html.parser import HTMLParser
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
+from types import SimpleNamespace
 from urllib.parse import unquote, urlsplit
 
 import pytest
 
-BOOK = Path(__file__).resolve().parents[1] / "_build" / "html"
+from tools.address import COLAB, repository
+
+ROOT = Path(__file__).resolve().parents[1]
+BOOK = ROOT / "_build" / "html"
 CHROMIUM = shutil.which(os.environ.get("CHROMIUM", "chromium"))
 QUIET = ["background-networking", "component-update", "sync", "quic", "gpu"]
 LOADING = {
@@ -24,7 +31,7 @@ LOADING = {
     "dns-prefetch",
     "modulepreload",
 }
-PHONE = {"width": 360, "height": 740}
+DESK, PHONE = {"width": 1280, "height": 720}, {"width": 360, "height": 740}
 
 if not (BOOK / "index.html").exists():
     if os.environ.get("CI"):
@@ -101,6 +108,19 @@ def test_style_sheets_load_nothing_from_elsewhere():
 
 
 @each_page
+def test_launch_links_lead_to_the_repository_or_are_not_there(page):
+    launching = [
+        link for link in parsed(page).links if link.startswith(COLAB) or "/hub/user-redirect/" in link
+    ]
+    found, notebook = repository(), page.relative_to(BOOK).with_suffix(".ipynb").as_posix()
+    if found and (ROOT / notebook).exists():
+        assert len(launching) == len(found.launch_buttons.keys() - {"notebook_interface"})
+        assert all(urlsplit(found.url).path.split("/")[2] in link and notebook in link for link in launching)
+    else:
+        assert launching == []
+
+
+@each_page
 def test_every_image_has_a_description(page):
     assert parsed(page).unnamed == []
 
@@ -140,17 +160,20 @@ def browser():
 
 
 @contextmanager
-def tab_of(browser):
-    """An empty tab without a network, that notes in ``tab.trouble`` all that goes wrong."""
-    context = browser.new_context(offline=True)
+def tab_of(browser, server=""):
+    """An empty tab that notes in ``tab.trouble`` all that goes wrong; it has no network, but for ``server``."""
+    context = browser.new_context(offline=not server)
     tab = context.new_page()
     tab.trouble = []
+
+    def requested(request):
+        if urlsplit(request.url).netloc not in {"", server}:
+            tab.trouble.append(f"outside: {request.url}")
+
     tab.on("console", lambda message: message.type == "error" and tab.trouble.append(message.text))
     tab.on("pageerror", lambda error: tab.trouble.append(str(error)))
     tab.on("requestfailed", lambda request: tab.trouble.append(f"failed: {request.url}"))
-    tab.on(
-        "request", lambda request: outside([request.url]) and tab.trouble.append(f"outside: {request.url}")
-    )
+    tab.on("request", requested)
     yield tab
     context.close()
 
@@ -174,45 +197,144 @@ STICKING_OUT = """() => {
     const scrolls = e => e && !e.matches("article")
         && (["auto", "scroll"].includes(getComputedStyle(e).overflowX) || scrolls(e.parentElement));
     const text = "p, li, dt, h1, h2, h3, h4, figcaption, svg, img, table, pre, mjx-container, select, input";
+    const out = ({left, right, width}) => width && (left < -1 || right > innerWidth + 1);
     return [...document.querySelectorAll("article")].flatMap(article => [...article.querySelectorAll(text)])
-        .filter(e => e.getBoundingClientRect().right > innerWidth + 1 && !scrolls(e.parentElement))
+        .filter(e => out(e.getBoundingClientRect()) && !scrolls(e.parentElement))
         .map(e => e.outerHTML.slice(0, 120));
 }"""
+
+UNREACHABLE = """() => [...document.querySelectorAll("a[href], button, input, select, summary, textarea")]
+    .filter(e => e.tabIndex !== 0 && e.checkVisibility({visibilityProperty: true, opacityProperty: true}))
+    .map(e => e.outerHTML.slice(0, 120))"""
+
+# Contrast of each figure's own text colour with what lies behind it, in the colours of the moment.
+FIGURE_CONTRAST = """() => {
+    const numbers = colour => colour.match(/[0-9.]+/g).map(Number);
+    const behind = e => {
+        const colour = e && numbers(getComputedStyle(e).backgroundColor);
+        return e ? (colour.length < 4 || colour[3] > 0 ? colour : behind(e.parentElement)) : [255, 255, 255];
+    };
+    const luminance = ([r, g, b]) => [r, g, b].map(value => value / 255)
+        .map(value => value <= 0.04045 ? value / 12.92 : ((value + 0.055) / 1.055) ** 2.4)
+        .reduce((sum, value, index) => sum + value * [0.2126, 0.7152, 0.0722][index], 0);
+    return [...document.querySelectorAll("figure.sto svg")].map(e => {
+        const [low, high] = [numbers(getComputedStyle(e).fill), behind(e)].map(luminance).sort((a, b) => a - b);
+        return (high + 0.05) / (low + 0.05);
+    });
+}"""
+
+# Of what axe would look at a thousand times over, one of each kind is left: a colour of code, a figure.
+THIN = """() => {
+    document.querySelectorAll(".frame[hidden]").forEach(e => e.remove());
+    document.querySelectorAll("figure.sto svg").forEach(e => e.replaceChildren());
+    document.querySelectorAll("mjx-container mjx-math").forEach(e => e.replaceChildren("x"));
+    const seen = new Set();
+    for (const e of document.querySelectorAll("pre span:not(:has(*))"))
+        seen.has(e.className) ? e.replaceWith(e.textContent) : seen.add(e.className);
+}"""
+
+AXE = """async rules => (await axe.run(document, {preload: false, resultTypes: ["violations"], ...rules})).violations
+    .flatMap(({id, nodes}) => nodes.map(({html, any}) => [id, `${html.slice(0, 160)} ${any[0]?.message || ""}`]))"""
+
+# What axe finds and the theme causes: {rule: why it stays}. Empty, and better kept so.
+FAULTS_OF_THE_THEME: dict[str, str] = {}
+
+
+def violations(tab, **rules):
+    """What axe has to say about the page in the colours of the moment."""
+    return [f"{rule}: {where}" for rule, where in tab.evaluate(AXE, rules) if rule not in FAULTS_OF_THE_THEME]
+
+
+def stuck_solutions(tab):
+    """Folded parts that the keyboard does not open and close; all are open afterwards."""
+    for summary in tab.locator("article details > summary").all():
+        states = []
+        for key in ("Enter", "Space", "Enter"):
+            summary.press(key)
+            states.append(summary.evaluate("e => e.parentElement.open"))
+        if states not in ([True, False, True], [False, True, False]):
+            yield summary.inner_text()
+        summary.evaluate("e => { e.parentElement.open = true }")
+
+
+def stuck_controls(tab):
+    """Sliders and menus that do not change the picture."""
+    visible = "e => [...e.closest('figure').querySelectorAll('.frame')].findIndex(frame => !frame.hidden)"
+    for slider in tab.locator("figure[data-sto] input[type=range]").all():
+        before = slider.evaluate(visible)
+        slider.press("ArrowLeft" if slider.input_value() == slider.get_attribute("max") else "ArrowRight")
+        if slider.evaluate(visible) == before:
+            yield slider.get_attribute("aria-label")
+    for menu in tab.locator("figure[data-sto] select:has(option + option)").all():
+        before = menu.evaluate(visible)
+        menu.select_option(index=0 if menu.input_value() != "0" else 1)
+        if menu.evaluate(visible) == before:
+            yield menu.get_attribute("aria-label")
 
 
 @pytest.fixture(scope="module")
 def seen(browser):
-    """What a browser without a network finds on a page, first on a desk and then on a phone in dark mode."""
+    """What a browser without a network finds on a page: on a desk, in the dark, and on a phone."""
+    axe = (Path(importlib.import_module("axe_playwright_python").__file__).parent / "axe.min.js").read_text()
 
     @cache
     def look(page):
+        found = SimpleNamespace()
         with tab_of(browser) as tab:
             show(tab, page.as_uri())
-            tab.set_viewport_size(PHONE)
+            found.untypeset = tab.evaluate(UNTYPESET)
+            found.stuck = [*stuck_solutions(tab), *stuck_controls(tab)]
+            found.unreachable = tab.evaluate(UNREACHABLE)
+            found.figures = tab.evaluate(FIGURE_CONTRAST)
             tab.emulate_media(color_scheme="dark")
-            width = tab.evaluate("document.scrollingElement.scrollWidth")
-            return tab.trouble, tab.evaluate(UNTYPESET), width, tab.evaluate(STICKING_OUT)
+            found.figures_in_the_dark = tab.evaluate(FIGURE_CONTRAST)
+            tab.set_viewport_size(PHONE)
+            found.width = tab.evaluate("document.scrollingElement.scrollWidth")
+            found.sticking_out = tab.evaluate(STICKING_OUT)
+            tab.set_viewport_size(DESK)
+            tab.emulate_media(color_scheme="light")
+            tab.evaluate(THIN)
+            tab.evaluate(axe)
+            found.violations = violations(tab)
+            tab.emulate_media(color_scheme="dark")
+            found.violations_in_the_dark = violations(tab, runOnly=["color-contrast"])
+            found.trouble = tab.trouble
+        return found
 
     return look
 
 
 @each_page
 def test_opens_without_a_network_and_without_an_error(seen, page):
-    trouble, _, _, _ = seen(page)
-    assert trouble == []
+    assert seen(page).trouble == []
 
 
 @each_page
 def test_equations_are_typeset(seen, page):
-    _, untypeset, _, _ = seen(page)
-    assert untypeset == []
+    assert seen(page).untypeset == []
+
+
+@each_page
+def test_solutions_unfold_by_keyboard_and_explorations_move(seen, page):
+    assert seen(page).stuck == []
+
+
+@each_page
+def test_figures_follow_light_and_dark(seen, page):
+    assert min([*seen(page).figures, *seen(page).figures_in_the_dark], default=21) >= 7
 
 
 @each_page
 def test_fits_a_phone(seen, page):
-    _, _, width, sticking_out = seen(page)
-    assert width <= PHONE["width"]
-    assert sticking_out == []
+    assert seen(page).width <= PHONE["width"]
+    assert seen(page).sticking_out == []
+
+
+@each_page
+def test_accessible(seen, page):
+    assert seen(page).violations == []
+    assert seen(page).violations_in_the_dark == []
+    assert seen(page).unreachable == []
 
 
 def test_the_index_leads_to_the_first_page(tab):
@@ -220,10 +342,76 @@ def test_the_index_leads_to_the_first_page(tab):
     tab.wait_for_url("**/book/intro.html")
 
 
-def test_search_finds_a_page(tab):
-    show(tab, (BOOK / "search.html").as_uri() + "?q=teacher")
+def test_typing_a_word_finds_a_page(tab):
+    show(tab, (BOOK / "book" / "intro.html").as_uri())
+    tab.get_by_role("button", name="Search").first.click()
+    tab.keyboard.type("teacher")
+    tab.keyboard.press("Enter")
     tab.wait_for_selector("#search-results li a", timeout=10_000)
+    tab.locator("#search-results li a").first.click()
+    tab.wait_for_selector("article mark, article .highlighted, article h1")
     assert tab.trouble == []
+
+
+def test_the_keyboard_walks_through_a_page(tab):
+    show(tab, (BOOK / "book" / "glossary.html").as_uri())
+    visited, unmarked = [], []
+    for _ in range(200):
+        tab.keyboard.press("Tab")
+        name, outlined = tab.evaluate("""() => {
+            const e = document.activeElement, style = getComputedStyle(e);
+            return [e.textContent.trim() || e.outerHTML, style.outlineStyle !== "none" || style.boxShadow !== "none"];
+        }""")
+        visited.append(name)
+        if not outlined:
+            unmarked.append(name)
+        if name.startswith("Equation 3"):
+            break
+    assert visited[0] == "Skip to main content"
+    assert {"Bibliography", "chapter 1", "Equation 3"} <= {*visited}
+    assert unmarked == []
+
+
+def test_the_reader_chooses_light_or_dark(tab):
+    show(tab, (BOOK / "book" / "intro.html").as_uri())
+    switch, themes = tab.locator("button.theme-switch-button:visible").first, set()
+    for _ in range(3):
+        switch.click()
+        themes.add(tab.evaluate("document.documentElement.dataset.theme"))
+    assert themes == {"light", "dark"}
+
+
+def test_works_under_a_path_of_a_web_server(browser):
+    handler = partial(QuietHandler, directory=BOOK.parent)
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        address = f"127.0.0.1:{server.server_port}"
+        with tab_of(browser, server=address) as tab:
+            tab.on(
+                "response", lambda answer: answer.status < 400 or tab.trouble.append(f"missing: {answer.url}")
+            )
+            tab.goto(f"http://{address}/{BOOK.name}/")
+            tab.wait_for_url("**/book/intro.html")
+            tab.locator("article a[href*='notation.html']").first.click()
+            tab.wait_for_url(f"http://{address}/{BOOK.name}/book/notation.html")
+            show(tab, f"http://{address}/{BOOK.name}/search.html?q=teacher")
+            tab.wait_for_selector("#search-results li a", timeout=10_000)
+            assert tab.trouble == []
+        server.shutdown()
+
+
+class QuietHandler(SimpleHTTPRequestHandler):
+    def log_message(self, *arguments):
+        pass
+
+
+def test_print_leaves_out_what_only_serves_the_screen(tab):
+    show(tab, (BOOK / "book" / "intro.html").as_uri())
+    screen_only = "#pst-primary-sidebar, .bd-header-article, .prev-next-footer, #pst-secondary-sidebar"
+    shown = f"[...document.querySelectorAll('{screen_only}')].filter(e => e.checkVisibility()).length"
+    assert tab.evaluate(shown) > 0
+    tab.emulate_media(media="print")
+    assert tab.evaluate(shown) == 0
 
 
 def test_what_does_not_fit_a_phone_is_seen(tab):
@@ -251,3 +439,22 @@ def test_trouble_is_seen(tab):
     assert {"loud", "no_such_function is not defined", "outside: https://example.org/a.png"} <= set(
         tab.trouble
     )
+
+
+def test_faint_figures_are_seen(tab):
+    tab.set_content("""<figure class="sto" style="background: #fff">
+        <svg fill="#777"></svg><svg style="background: #000; fill: #fff"></svg></figure>""")
+    assert [round(contrast, 1) for contrast in tab.evaluate(FIGURE_CONTRAST)] == [4.5, 21]
+
+
+def test_stuck_solutions_and_controls_are_seen(tab):
+    tab.set_content("""<article><details><summary>fine</summary></details>
+        <details><summary onclick="event.preventDefault()">stuck</summary></details>
+        <figure data-sto="x"><input type="range" max="2" aria-label="slider"><div class="frame"></div></figure>
+        </article>""")
+    assert [*stuck_solutions(tab), *stuck_controls(tab)] == ["stuck", "slider"]
+
+
+def test_what_the_keyboard_cannot_reach_is_seen(tab):
+    tab.set_content('<button>a</button><a href="#" tabindex="-1">b</a><a href="#" tabindex="2">c</a>')
+    assert len(tab.evaluate(UNREACHABLE)) == 2

@@ -19,6 +19,7 @@ from sphinx.errors import ConfigError
 from tools.address import AddressError, Repository, repository
 
 HEAD = ("Notebook", "Scale", "Time", "Device", "Python", "PyTorch", "Stamp")
+FORMULA = re.compile(r'([(\[“]?)(<span class="math notranslate nohighlight">[^<]*</span>)([^\s<\w(\[“]*)')
 NOTED = ("scale", "seconds", "device", "python", "torch", "stamp")
 
 
@@ -32,7 +33,7 @@ def execution(path: Path) -> tuple[str, list[str]]:
     heading = re.search(r"^# +(.+)$", text, re.MULTILINE)
     noted = notebook["metadata"].get("sto", {})
     if "seconds" in noted:
-        noted["seconds"] = f"{noted['seconds']:.0f} s"
+        noted["seconds"] = f"{noted['seconds']:.0f}\N{NO-BREAK SPACE}s"
     return heading[1] if heading else path.stem, [str(noted.get(name, "–")) for name in NOTED]
 
 
@@ -91,9 +92,16 @@ def write_hints(found: Repository, source: list[str]) -> None:
 def mend(
     app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: nodes.document | None
 ) -> None:
-    """Make the empty corner of a table a plain cell; as a heading it would be read out without a name."""
+    """Mend two things in a page's HTML.
+
+    The empty corner of a table becomes a plain cell, since a heading would be read out without a name; and a
+    formula keeps the bracket or comma next to it on its line.
+    """
     if "body" in context:
-        context["body"] = re.sub(r'<th class="head[^"]*"><p></p></th>', "<td></td>", context["body"])
+        body = re.sub(r'<th class="head[^"]*"><p></p></th>', "<td></td>", context["body"])
+        context["body"] = FORMULA.sub(
+            lambda m: f'<span class="unbroken">{m[0]}</span>' if m[1] or m[3] else m[0], body
+        )
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
