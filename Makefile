@@ -5,11 +5,11 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/ready
 INDEX  := _build/html/index.html
-PAGES  := _config.yml _toc.yml $(wildcard book/*.md book/*.ipynb book/_static/* book/figures/* sto_lite/*.py \
+PAGES  := _config.yml _toc.yml $(wildcard book/*.md book/*.ipynb book/_static/* book/_templates/* book/figures/* sto_lite/*.py \
           tools/page.py tools/address.py)
 
 .DELETE_ON_ERROR:
-.PHONY: help book test lint notebooks lab requirements clean
+.PHONY: help book test pdf links lint notebooks lab requirements clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-14s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -34,6 +34,12 @@ $(INDEX): $(READY) $(PAGES)
 test: lint $(INDEX)  ## lint, then unit, known-answer, notebook and page tests
 	STO_SCALE=smoke OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadscope \
 		--nbval-lax --nbval-current-env --nbval-cell-timeout 300 tests book
+
+pdf: $(INDEX)  ## print the whole book to _build/student-teacher-oneness.pdf (needs Chromium)
+	$(BIN)/python tools/pdf.py
+
+links: $(READY)  ## try every link that leads out of the book (needs the network)
+	$(BIN)/jupyter-book build . --builder linkcheck --path-output _build/links --quiet
 
 lint: $(READY)  ## formatting, style and types
 	$(BIN)/ruff format --check .

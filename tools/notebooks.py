@@ -8,6 +8,8 @@ A chapter is a pair with one text: ``book/NN-name.md`` (jupytext's ``md:myst``, 
     python tools/notebooks.py sync            carry edited prose over; execute nothing
     python tools/notebooks.py check           say what is out of step, and exit with status 1 if anything is
 
+Whenever a pair is written, its set-up hints get the repository's address, if ``_config.yml`` sets one.
+
 The side that was edited since the last ``run`` or ``sync`` is taken. Where both were, say which one counts:
 ``from-md NAME`` or ``from-ipynb NAME``.
 
@@ -36,6 +38,10 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))  # so that this file also runs as a script
+
+from tools.address import AddressError, Repository, configured  # noqa: E402
+
 BOOK = ROOT / "book"
 RUNS = ROOT / "data" / "runs"
 PACKAGE = ROOT / "sto_lite"
@@ -119,8 +125,14 @@ def with_outputs(source: Notebook, old: Notebook) -> Notebook:
     return old
 
 
-def write_pair(path: Path, notebook: Notebook) -> None:
-    """Write ``notebook`` to ``path`` and its text to the ``.md`` beside it, each whole or not at all."""
+def write_pair(path: Path, notebook: Notebook, url: str = "") -> None:
+    """Write ``notebook`` to ``path`` and its text to the ``.md`` beside it, each whole or not at all.
+
+    ``url``, if any, is the repository's address for the set-up hints.
+    """
+    if url:
+        for cell in notebook.cells:
+            cell.source = Repository(url).in_hints(cell.source)
     sto = {**notebook.metadata.get("sto", {}), "text": digest(text(notebook))}
     notebook.metadata = nbformat.from_dict(
         {
@@ -239,7 +251,9 @@ def stamp(notebook: Notebook, package: Path = PACKAGE, runs: Path = RUNS) -> str
         [file.relative_to(runs).as_posix(), hashlib.sha256(file.read_bytes()).hexdigest()]
         for file in records(code, runs)
     ]
-    cells = [cell.source.strip("\n") for cell in notebook.cells if cell.cell_type == "code"]
+    # A hint's address does not change what a cell puts out.
+    neutral = Repository("ADDRESS").in_hints
+    cells = [neutral(cell.source.strip("\n")) for cell in notebook.cells if cell.cell_type == "code"]
     return digest([cells, sources, read])
 
 
@@ -333,7 +347,7 @@ def run(path: Path, scale: str) -> None:
         "python": sys.version.split()[0],
         "torch": torch.__version__.split("+")[0],
     }
-    write_pair(path, notebook)
+    write_pair(path, notebook, configured().url)
 
 
 # ---------------------------------------------------------------------------------------------- command line
@@ -373,10 +387,10 @@ def main(arguments: list[str] | None = None) -> int:
         for path in paths:
             if options.command != "run":
                 side = options.command.removeprefix("from-") if options.command != "sync" else None
-                write_pair(path, newest(path, side))
+                write_pair(path, newest(path, side), configured().url)
             elif not options.stale or problems(path):
                 run(path, options.scale or default_scale())
-    except NotebookError as error:
+    except (NotebookError, AddressError) as error:
         print(error, file=sys.stderr)
         return 1
     return 0

@@ -98,7 +98,7 @@ def mend(
     formula keeps the bracket or comma next to it on its line.
     """
     if "body" in context:
-        body = re.sub(r'<th class="head[^"]*"><p></p></th>', "<td></td>", context["body"])
+        body = re.sub(r'<th(?: class="head[^"]*")?>(?:<p></p>)?</th>', "<td></td>", context["body"])
         context["body"] = FORMULA.sub(
             lambda m: f'<span class="unbroken">{m[0]}</span>' if m[1] or m[3] else m[0], body
         )

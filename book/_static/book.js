@@ -1,0 +1,12 @@
+// A formula in the text that is wider than its line, as on a phone, gets a line of its own, which scrolls.
+addEventListener("load", () => window.MathJax?.startup?.promise.then(() => {
+  const formulas = [...document.querySelectorAll("article mjx-container:not([display])")];
+  const mark = () => {
+    for (const formula of formulas) {
+      const line = formula.closest("p, li, td, dd, h1, h2, h3");
+      formula.classList.toggle("wide", line && formula.firstElementChild.offsetWidth > line.clientWidth);
+    }
+  };
+  mark();
+  new ResizeObserver(mark).observe(document.querySelector("article"));
+}));

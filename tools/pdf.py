@@ -1,0 +1,145 @@
+"""Print the whole book into one PDF: make pdf.
+
+The rendered pages are put one after the other into a single page, links between them become links inside it, and
+Chromium prints that with the book's print style. The PDF has bookmarks, and tags for screen readers.
+"""
+
+import os
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+from urllib.parse import unquote, urlsplit
+
+import yaml
+from bs4 import BeautifulSoup, Tag
+
+ROOT = Path(__file__).resolve().parents[1]
+HTML = ROOT / "_build" / "html"
+FOOTER = '<p style="width:100%;text-align:center;font:8pt sans-serif"><span class="pageNumber"></span></p>'
+QUIET = ["background-networking", "component-update", "gpu", "quic", "sync"]
+DROPPED = ".headerlink, .frame[hidden], script, .prev-next-footer, details.hide > summary"
+
+
+class PdfError(Exception):
+    """Something is missing that printing needs."""
+
+
+def order(root: Path = ROOT) -> list[str]:
+    """Return the pages in the order of the table of contents, such as "book/intro"."""
+    toc = yaml.safe_load((root / "_toc.yml").read_text(encoding="utf-8"))
+    return [toc["root"], *(chapter["file"].removesuffix(".ipynb") for chapter in toc["chapters"])]
+
+
+def place(name: str, anchor: str = "") -> str:
+    """Return the id that a page, or a place on it, has in the single page."""
+    return f"{PurePosixPath(name).name}--{anchor}" if anchor else PurePosixPath(name).name
+
+
+def inside(link: str, name: str, names: Sequence[str]) -> str | None:
+    """Return what a link on page ``name`` becomes; None if it leads to a page that is not printed."""
+    parts = urlsplit(link)
+    if parts.scheme or parts.netloc:
+        return link
+    target = (
+        os.path.normpath(PurePosixPath(name).parent / unquote(parts.path)) if parts.path else f"{name}.html"
+    )
+    target = target.removesuffix(".html")
+    return f"#{place(target, unquote(parts.fragment))}" if target in names else None
+
+
+def sheet(article: Tag, name: str, names: Sequence[str]) -> Tag:
+    """Make one page's ``<article>`` fit to stand beside others, in place, and return it."""
+    for dropped in article.select(DROPPED):
+        dropped.decompose()
+    for folded in article.select("details"):
+        folded["open"] = ""
+    for controls in article.select(".controls[hidden]"):
+        del controls["hidden"]  # the values for which the figure is drawn
+    for tag in article.select("[id]"):
+        if not tag.find_parent("svg"):
+            tag["id"] = place(name, str(tag["id"]))
+    for link in article.select("a[href]"):
+        if target := inside(str(link["href"]), name, names):
+            link["href"] = target
+        else:
+            del link["href"]
+    article["id"] = place(name)
+    article["style"] = "break-before: page"
+    return article
+
+
+def one(page: Tag, selector: str) -> Tag:
+    """Return the element that a page of the book has to have."""
+    found = page.select_one(selector)
+    if found is None:
+        raise PdfError(f"a page without {selector}: is _build/html what make book renders?")
+    return found
+
+
+def assemble(html: Path, names: Sequence[str]) -> str:
+    """Return the single page that holds the pages ``names`` of the book rendered to ``html``."""
+    pages = {}
+    for name in names:
+        path = html / f"{name}.html"
+        if not path.exists():
+            raise PdfError(f"{path} is missing; make book renders it")
+        pages[name] = BeautifulSoup(path.read_text(encoding="utf-8"), "html.parser")
+    # All pages have the same frame, but MathJax is loaded only where there is a formula.
+    frame = next(
+        (page for page in pages.values() if page.select_one("script[src*=mathjax]")), pages[names[0]]
+    )
+    articles = [sheet(one(page, "article").extract(), name, names) for name, page in pages.items()]
+    del articles[0]["style"]
+    one(frame, ".bd-article-container").extend(articles)
+    one(frame, "title").string = one(pages[names[0]], "title").get_text()
+    return str(frame)
+
+
+def print_page(page: Path, pdf: Path) -> None:
+    """Print an HTML file, without a network, when its formulas are typeset."""
+    from playwright.sync_api import sync_playwright
+
+    chromium = shutil.which(os.environ.get("CHROMIUM", "chromium"))
+    if chromium is None:
+        raise PdfError("there is no chromium; install it, or set CHROMIUM to its path")
+    with sync_playwright() as playwright:
+        flags = ["--headless=new", "--no-sandbox", "--no-first-run", *(f"--disable-{name}" for name in QUIET)]
+        browser = playwright.chromium.launch(executable_path=chromium, args=flags)
+        tab = browser.new_context(offline=True, color_scheme="light").new_page()
+        tab.set_default_timeout(0)
+        tab.goto(page.as_uri())
+        tab.evaluate("window.MathJax?.startup?.promise.then(() => true)")
+        tab.pdf(
+            path=pdf,
+            format="A4",
+            margin={"top": "18mm", "bottom": "18mm", "left": "18mm", "right": "18mm"},
+            print_background=True,
+            display_header_footer=True,
+            header_template="<span></span>",
+            footer_template=FOOTER,
+            outline=True,
+            tagged=True,
+        )
+        browser.close()
+
+
+def main() -> int:
+    """Write ``_build/student-teacher-oneness.pdf``; return the exit status."""
+    names = order()
+    pdf = ROOT / "_build" / "student-teacher-oneness.pdf"
+    single = HTML / Path(names[0]).parent / "whole-book.html"  # beside the pages, so that images are found
+    try:
+        single.write_text(assemble(HTML, names), encoding="utf-8")
+        print_page(single, pdf)
+    except PdfError as error:
+        print(error, file=sys.stderr)
+        return 1
+    finally:
+        single.unlink(missing_ok=True)
+    print(f"The book is printed: {pdf}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
