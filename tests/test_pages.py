@@ -282,6 +282,7 @@ def seen(browser):
         found = SimpleNamespace()
         with tab_of(browser) as tab:
             show(tab, page.as_uri())
+            tab.add_style_tag(content="* { transition: none !important }")  # no colour between two others
             found.untypeset = tab.evaluate(UNTYPESET)
             found.stuck = [*stuck_solutions(tab), *stuck_controls(tab)]
             found.unreachable = tab.evaluate(UNREACHABLE)
@@ -401,6 +402,13 @@ def test_works_under_a_path_of_a_web_server(browser):
 
 
 class QuietHandler(SimpleHTTPRequestHandler):
+    def do_GET(self):
+        if self.path == "/favicon.ico":  # a browser asks the site for it, not the book
+            self.send_response(204)
+            self.end_headers()
+        else:
+            super().do_GET()
+
     def log_message(self, *arguments):
         pass
 
@@ -412,6 +420,7 @@ def test_print_leaves_out_what_only_serves_the_screen(tab):
     assert tab.evaluate(shown) > 0
     tab.emulate_media(media="print")
     assert tab.evaluate(shown) == 0
+    assert tab.locator("h1:visible").count() == 1
 
 
 def test_what_does_not_fit_a_phone_is_seen(tab):

@@ -113,6 +113,7 @@ def print_page(page: Path, pdf: Path) -> None:
         tab.pdf(
             path=pdf,
             format="A4",
+            scale=0.8,
             margin={"top": "18mm", "bottom": "18mm", "left": "18mm", "right": "18mm"},
             print_background=True,
             display_header_footer=True,

@@ -1,0 +1,156 @@
+"""The repository's address and what is made from it; the page of executions; the book as one PDF."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from bs4 import BeautifulSoup
+
+from tools import address, page, pdf
+from tools.address import AddressError, Repository, configured, public, repository
+
+
+@pytest.fixture
+def root(tmp_path):
+    """A repository without an address, and with git."""
+    (tmp_path / "_config.yml").write_text('repository: { url: "", branch: main }\n')
+    subprocess.run(["git", "init", "-q", tmp_path], check=True)
+    return tmp_path
+
+
+def set_origin(root, url):
+    subprocess.run(["git", "-C", root, "remote", "add", "origin", url], check=True)
+
+
+@pytest.mark.parametrize("url", ["https://github.com/owner/name", "https://codeberg.org/owner/name"])
+@pytest.mark.parametrize("ending", ["", ".git", "/", ".git\n"])
+def test_public_addresses(url, ending):
+    assert public(url + ending) == url
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "",
+        "http://github.com/owner/name",
+        "git@github.com:owner/name.git",
+        "/home/me/name",
+        "https://token@github.com/owner/name",
+        "https://localhost/owner/name",
+        "https://192.168.0.7/owner/name",
+        "https://git.internal/owner/name",
+        "https://github.com/owner",
+    ],
+)
+def test_addresses_that_readers_could_not_open(url):
+    assert public(url) == ""
+
+
+def test_without_an_address_there_is_none(root):
+    assert repository(root) is None
+    set_origin(root, "git@github.com:owner/name.git")
+    assert repository(root) is None
+
+
+def test_origin_is_taken_where_nothing_is_set(root):
+    set_origin(root, "https://github.com/fork/name.git")
+    assert repository(root) == Repository("https://github.com/fork/name")
+    (root / "_config.yml").write_text("repository: { url: https://github.com/owner/name, branch: book }")
+    assert repository(root) == Repository("https://github.com/owner/name", "book")
+
+
+def test_a_wrong_address_is_refused(root):
+    (root / "_config.yml").write_text("repository: { url: github.com/owner/name }")
+    with pytest.raises(AddressError, match=r"_config\.yml.*'github\.com/owner/name'"):
+        configured(root)
+
+
+def test_launch_buttons_are_those_that_work():
+    assert Repository("https://github.com/o/n").launch_buttons.keys() == {"notebook_interface", "colab_url"}
+    assert Repository("https://gitlab.com/o/n").launch_buttons == {}
+    hub = Repository("https://gitlab.com/o/n", hub="https://hub.example.org")
+    assert hub.launch_buttons == {
+        "notebook_interface": "jupyterlab",
+        "jupyterhub_url": "https://hub.example.org",
+    }
+
+
+def test_hints_get_the_address_and_lose_it_again():
+    hint = '%pip install "sto_lite @ git+ADDRESS", or !git clone ADDRESS book; an ADDRESS'
+    there = Repository("https://github.com/o/n").in_hints(hint)
+    assert there == (
+        '%pip install "sto_lite @ git+https://github.com/o/n", or !git clone https://github.com/o/n book; '
+        "an ADDRESS"
+    )
+    assert Repository("ADDRESS").in_hints(there) == hint
+    assert json.loads(Repository("https://github.com/o/n").in_hints(json.dumps(hint))) == there
+
+
+@pytest.mark.parametrize("url", ["", "https://github.com/owner/name"])
+def test_a_book_has_launch_links_only_with_an_address(root, url):
+    (root / "_config.yml").write_text(
+        f'repository: {{ url: "{url}" }}\nlaunch_buttons: {{ jupyterhub_url: https://hub.example.org }}\n'
+    )
+    (root / "conf.py").write_text(
+        f"import sys; sys.path.insert(0, {str(address.ROOT)!r})\n"
+        "extensions = ['myst_nb', 'sphinx_book_theme', 'tools.page']\n"
+        "html_theme, root_doc, nb_execution_mode = 'sphinx_book_theme', '01-faces', 'off'\n"
+    )
+    cells = [
+        {"cell_type": "markdown", "id": "a", "metadata": {}, "source": "# 1 Faces\n\n`git clone ADDRESS`\n"}
+    ]
+    noted = {"scale": "smoke", "seconds": 49.6, "python": "3.11.7", "stamp": "cc7b"}
+    metadata = {
+        "kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"},
+        "sto": noted,
+    }
+    notebook = {"cells": cells, "metadata": metadata, "nbformat": 4, "nbformat_minor": 5}
+    (root / "01-faces.ipynb").write_text(json.dumps(notebook))
+    (root / "execution.md").write_text("---\norphan: true\n---\n# Execution\n\n```{execution-table}\n```\n")
+    build = [sys.executable, "-m", "sphinx", "-q", "-W", "-b", "html", root, root / "html"]
+    subprocess.run(build, check=True, capture_output=True, text=True)
+    html = (root / "html" / "01-faces.html").read_text(encoding="utf-8")
+    assert ("https://colab.research.google.com/github/owner/name/blob/main/01-faces.ipynb" in html) is bool(
+        url
+    )
+    assert ("https://hub.example.org/hub/user-redirect/git-pull?repo=https%3A" in html) is bool(url)
+    assert f"git clone {url or 'ADDRESS'}" in BeautifulSoup(html, "html.parser").get_text()
+    table = BeautifulSoup((root / "html" / "execution.html").read_text(encoding="utf-8"), "html.parser").table
+    assert table.select_one("a")["href"] == "01-faces.html"
+    cells = [cell.get_text(strip=True) for cell in table.select("td")]
+    assert cells == ["1 Faces", "smoke", "50\N{NO-BREAK SPACE}s", "–", "3.11.7", "–", "cc7b"]
+
+
+def test_formulas_keep_their_comma_and_empty_corners_are_no_headings():
+    formula = '<span class="math notranslate nohighlight">\\(T^2\\)</span>'
+    context = {
+        "body": f'<p>({formula}). {formula} x</p><table><th class="head"><p></p></th><th>a</th></table>'
+    }
+    page.mend(None, "", "", context, None)
+    assert context["body"] == (
+        f'<p><span class="unbroken">({formula}).</span> {formula} x</p><table><td></td><th>a</th></table>'
+    )
+
+
+def test_links_inside_the_single_page():
+    names = ["book/intro", "book/notation"]
+    assert pdf.inside("notation.html#eq-1", "book/intro", names) == "#notation--eq-1"
+    assert pdf.inside("#here", "book/intro", names) == "#intro--here"
+    assert pdf.inside("../genindex.html", "book/intro", names) is None
+    assert pdf.inside("https://example.org/a.html", "book/intro", names) == "https://example.org/a.html"
+
+
+def test_every_link_inside_the_single_page_leads_somewhere():
+    if not (pdf.HTML / "index.html").exists():
+        pytest.skip("the book is not built (make book)")
+    single = BeautifulSoup(pdf.assemble(pdf.HTML, pdf.order()), "html.parser")
+    ids = {str(tag["id"]) for tag in single.select("[id]")}
+    links = [str(link["href"]) for link in single.select("article a[href^='#']")]
+    assert len(single.select("article")) == len(pdf.order())
+    assert [link for link in links if link[1:] not in ids] == []
+
+
+def test_a_book_that_is_not_rendered_is_said_so(tmp_path):
+    with pytest.raises(pdf.PdfError, match="make book"):
+        pdf.assemble(tmp_path, ["book/intro"])
