@@ -170,9 +170,13 @@ def tab_of(browser, server=""):
         if urlsplit(request.url).netloc not in {"", server}:
             tab.trouble.append(f"outside: {request.url}")
 
+    def failed(request):
+        if request.failure != "net::ERR_ABORTED":  # as when the reader goes on before an icon has come
+            tab.trouble.append(f"failed: {request.url}")
+
     tab.on("console", lambda message: message.type == "error" and tab.trouble.append(message.text))
     tab.on("pageerror", lambda error: tab.trouble.append(str(error)))
-    tab.on("requestfailed", lambda request: tab.trouble.append(f"failed: {request.url}"))
+    tab.on("requestfailed", failed)
     tab.on("request", requested)
     yield tab
     context.close()
