@@ -4,7 +4,7 @@ addEventListener("load", () => window.MathJax?.startup?.promise.then(() => {
   const mark = () => {
     for (const formula of formulas) {
       const line = formula.closest("p, li, td, dd, h1, h2, h3");
-      formula.classList.toggle("wide", line && formula.firstElementChild.offsetWidth > line.clientWidth);
+      formula.classList.toggle("wide", line && formula.firstElementChild?.offsetWidth > line.clientWidth);
     }
   };
   mark();
