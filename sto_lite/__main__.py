@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from sto_lite.errors import StoError
+from sto_lite.errors import RunError, StoError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -41,8 +41,16 @@ def train(options: argparse.Namespace) -> None:
     from sto_lite import data, methods
     from sto_lite.train import Config, fit
 
-    if options.threads:
+    if options.threads is not None:
+        if options.threads < 1:
+            raise ValueError(f"threads is at least 1; {options.threads} is not")
         torch.set_num_threads(options.threads)
+    if options.device:
+        try:
+            torch.empty(0, device=options.device)
+        except (RuntimeError, AssertionError, NotImplementedError) as error:
+            reason = str(error).splitlines()[0]
+            raise RunError(f"device {options.device!r} cannot be used here: {reason}") from error
     known = {field.name for name in methods.METHODS for field in dataclasses.fields(methods.METHODS[name])}
     method = methods.make(options.method, **{k: v for k, v in vars(options).items() if k in known})
     config = Config(**{field.name: getattr(options, field.name) for field in dataclasses.fields(Config)})
@@ -86,7 +94,7 @@ def parser() -> argparse.ArgumentParser:
     t = verbs.add_parser(
         "train",
         help="train one network with one method",
-        description="Trains, evaluates after every epoch, and writes checkpoint.pt, network.pt and record.json into "
+        description="Trains, evaluates, and writes checkpoint.pt, network.pt and record.json into "
         "--out. The same command resumes an interrupted run. Defaults are the paper's, except for --data.",
     )
     text: dict[str, tuple[type, object, str]] = {

@@ -4,7 +4,7 @@ import hashlib
 import os
 import zipfile
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -40,11 +40,13 @@ class ImageSet:
     """A labelled image set, small enough to live in memory.
 
     splits: "train" first, then the test splits; the last one gives the headline error.
+    settings: what it was made with, for the record; empty for photographs.
     """
 
     name: str
     classes: tuple[str, ...]
     splits: Mapping[str, Split]
+    settings: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def test_splits(self) -> dict[str, Split]:
@@ -59,7 +61,10 @@ class ImageSet:
 
     @cached_property
     def fingerprint(self) -> str:
-        """16 hexadecimal digits that change with any pixel, label or split."""
+        """16 hexadecimal digits that change with any pixel, label or split.
+
+        Resized photographs may differ in a last bit between kinds of processors, and the digits with them.
+        """
         digest = hashlib.sha256()
         for name, split in self.splits.items():
             digest.update(f"{name} {tuple(split.images.shape)}".encode())
@@ -95,11 +100,15 @@ def load(
         label_noise: share of wrong labels among the synthetic training faces; their test labels stay right.
 
     Returns:
-        Gray sets have one channel here; `batches` repeats it to three, as the paper does.
+        Gray sets have one channel here; `Batches` repeats it to three, as the paper does.
 
     Raises:
-        DataError: no such set; it is not prepared; its file is damaged; limit exceeds the training images.
+        DataError: no such set; it is not prepared; its file is damaged; limit exceeds the training images;
+            difficulty or label noise is asked of photographs.
     """
+    settings = {"difficulty": difficulty, "label_noise": label_noise} if name == "faces" else {}
+    if name != "faces" and (difficulty, label_noise) != (1.0, 0.0):
+        raise DataError(f"difficulty and label_noise are settings of the synthetic faces; {name} has none")
     if name == "faces":
         splits = {
             "train": Split(
@@ -113,7 +122,7 @@ def load(
         raise DataError(f"no image set is called {name!r}; there are {', '.join(DATA_SETS)}")
     if limit is not None:
         splits["train"] = _subset(splits["train"], limit)
-    return ImageSet(name, EXPRESSIONS, splits)
+    return ImageSet(name, EXPRESSIONS, splits, settings)
 
 
 def resize(images: Tensor, size: int) -> Tensor:

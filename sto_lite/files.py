@@ -48,8 +48,13 @@ def locked(folder: Path) -> Iterator[None]:
 
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
+            except BlockingIOError as error:
                 raise RunError(
                     f"another process is training into {folder}; wait for it, or take another folder"
                 ) from error
+            except OSError:  # this file system has no locks, as on some mounted drives
+                yield
+                return
+        for part in folder.glob("*.partial"):  # of a process that was killed while it wrote
+            part.unlink(missing_ok=True)
         yield

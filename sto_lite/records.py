@@ -10,17 +10,16 @@ import torch
 
 import sto_lite
 from sto_lite.errors import RunError
-from sto_lite.files import write_atomically
 
 Record = dict[str, Any]
 
 
-def write_record(path: Path, record: Record) -> None:
-    """Write a record as JSON, one top-level entry a line."""
+def encode(record: Record) -> bytes:
+    """A record as JSON, one top-level entry a line."""
     lines = ",\n".join(
         f'"{key}": {json.dumps(value, separators=(",", ":"))}' for key, value in record.items()
     )
-    write_atomically(path, f"{{\n{lines}\n}}\n".encode())
+    return f"{{\n{lines}\n}}\n".encode()
 
 
 def read_record(path: Path) -> Record:
@@ -33,7 +32,8 @@ def read_record(path: Path) -> Record:
         record = json.loads(path.read_text())
     except (OSError, ValueError) as error:
         raise RunError(f"{path} is no readable record: {error}") from error
-    if not isinstance(record, dict) or "config" not in record or "history" not in record:
+    parts = [record.get(key) for key in ("config", "history")] if isinstance(record, dict) else [None]
+    if not all(isinstance(part, dict) for part in parts):
         raise RunError(f"{path} is JSON, but no record of a run: config or history is missing")
     return record
 

@@ -24,7 +24,16 @@ from sto_lite.records import Record
 from sto_lite.resnet import count_parameters
 
 # What torch.load and the loading of states raise for a file that is cut off, foreign or malicious.
-DAMAGE = (OSError, EOFError, KeyError, TypeError, ValueError, RuntimeError, pickle.UnpicklingError)
+DAMAGE = (
+    AttributeError,
+    OSError,
+    EOFError,
+    KeyError,
+    TypeError,
+    ValueError,
+    RuntimeError,
+    pickle.UnpicklingError,
+)
 
 
 @dataclass(frozen=True)
@@ -53,6 +62,8 @@ class Config:
         for name in ("epochs", "batch_size", "evaluate_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is at least 1; {getattr(self, name)} is not")
+        if not all(0 <= fraction <= 1 for fraction in self.drop_at):
+            raise ValueError(f"drop_at holds fractions of the epochs, 0 to 1; {self.drop_at} does not")
         if self.lr <= 0:
             raise ValueError(f"the learning rate is positive; {self.lr} is not")
 
@@ -144,10 +155,13 @@ class _Training:
                 "name": images.name,
                 "size": images.splits["train"].images.shape[-1],
                 "counts": {name: len(split) for name, split in images.splits.items()},
+                **images.settings,
                 "fingerprint": images.fingerprint,
             },
         }
-        self.environment = records.environment(self.device)
+        self.environments = [
+            records.environment(self.device)
+        ]  # one for each machine or revision that trained
         weights = torch.Generator().manual_seed(config.seed)
         model = method.build(config.net, len(images.classes), weights)
         self.model = model.to(self.device).to(memory_format=torch.channels_last)
@@ -195,7 +209,7 @@ class _Training:
         record = self.record(tests)
         if self.out is not None:
             self.write("network.pt", {"net": self.config.net, "weights": network.state_dict()})
-            records.write_record(self.out / "record.json", record)
+            self.put("record.json", records.encode(record))
         return Run(network, record)
 
     def train_epoch(self, batches: Batches, bar: Any) -> dict[str, float]:
@@ -223,7 +237,11 @@ class _Training:
         count = len(batches.split)
         row = {f"train_{name}": value.item() / count for name, value in sums.items()}
         if not torch.isfinite(torch.tensor(row["train_loss"])):
-            kept = f"; the checkpoint of epoch {self.epoch - 1} is kept in {self.out}" if self.out else ""
+            kept = (
+                f"; the checkpoint of epoch {self.epoch - 1} is kept in {self.out}"
+                if self.out and self.epoch > 1
+                else ""
+            )
             raise RunError(
                 f"the loss is {row['train_loss']} in epoch {self.epoch} of {self.config.epochs} at rate "
                 f"{self.config.learning_rate(self.epoch - 1):g}: take a smaller one{kept}"
@@ -250,12 +268,17 @@ class _Training:
             errors = self.history[f"{name}_error"]
             best = min(range(len(errors)), key=errors.__getitem__)
             best_epoch = int(self.history["test_epoch"][best])
-            result[name] = {"error": test.error, "best_error": errors[best], "best_epoch": best_epoch}
+            result[name] = {
+                "error": test.error,
+                "best_error": min(errors[best], test.error),
+                "best_epoch": best_epoch,
+            }
         return {
             "format": 1,
             **self.identity,
             "parameters": count_parameters(self.model),
-            "environment": self.environment,
+            "environment": self.environments[-1],
+            **({"earlier_environments": self.environments[:-1]} if len(self.environments) > 1 else {}),
             "finished": time.strftime("%Y-%m-%d"),
             "result": result,
             "history": self.history,
@@ -277,16 +300,21 @@ class _Training:
             "optimizer": self.optimizer.state_dict(),
             "generators": {name: generator.get_state() for name, generator in self.generators.items()},
             "history": self.history,
+            "environments": json.dumps(self.environments),
         }
         self.write("checkpoint.pt", state)
 
     def write(self, name: str, state: dict[str, Any]) -> None:
-        """Write tensors and plain values into the run's folder, whole or not at all."""
-        assert self.out is not None
+        """Write tensors and plain values into the run's folder."""
         buffer = io.BytesIO()
         torch.save(state, buffer)
+        self.put(name, buffer.getvalue())
+
+    def put(self, name: str, content: bytes) -> None:
+        """Write a file into the run's folder, whole or not at all."""
+        assert self.out is not None
         try:
-            write_atomically(self.out / name, buffer.getvalue())
+            write_atomically(self.out / name, content)
         except OSError as error:
             raise RunError(
                 f"{self.out / name} cannot be written: {error.strerror or error}. What stood there is kept; make "
@@ -306,6 +334,9 @@ class _Training:
             for name, generator in self.generators.items():
                 generator.set_state(state["generators"][name])
             self.epoch, self.history = state["epoch"], state["history"]
+            earlier, (now,) = json.loads(state["environments"]), self.environments
+            goes_on = self.epoch < self.config.epochs and now != earlier[-1]
+            self.environments = [*earlier, now] if goes_on else earlier
         except DAMAGE as error:
             raise RunError(
                 f"{path} is no checkpoint that can be resumed: it is damaged, or holds other things than this "
@@ -318,8 +349,15 @@ class _Training:
         record = records.read_record(self.out / "record.json")
         self.check_identity(record, self.out / "record.json")
         network = self.method.deploy(self.model)
-        state = torch.load(self.out / "network.pt", map_location=self.device, weights_only=True)
-        network.load_state_dict(state["weights"])
+        path = self.out / "network.pt"
+        try:
+            state = torch.load(path, map_location=self.device, weights_only=True)
+            network.load_state_dict(state["weights"])
+        except DAMAGE as error:
+            raise RunError(
+                f"{path} is missing or damaged ({type(error).__name__}); delete record.json and run the same "
+                f"command again: the checkpoint gives it back"
+            ) from error
         return Run(network, record)
 
     def check_identity(self, other: dict[str, Any], path: Path) -> None:

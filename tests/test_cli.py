@@ -3,10 +3,12 @@
 import os
 import subprocess
 import sys
+from dataclasses import fields
 
 import pytest
 
 from sto_lite.__main__ import main, parser
+from sto_lite.train import Config
 
 
 def run(*arguments, **environment):
@@ -36,6 +38,11 @@ def test_help_explains_every_option_with_its_default(capsys):
     assert all(action.help for action in train._actions)
 
 
+def test_defaults_are_the_papers():
+    options = parser().parse_args(["train"])
+    assert all(getattr(options, field.name) == getattr(Config(), field.name) for field in fields(Config))
+
+
 def test_light_import():
     """Asking for help does not import torchvision or matplotlib."""
     code = "import sys, sto_lite.__main__ as m; m.parser(); print([x for x in ('torch', 'PIL') if x in sys.modules])"
@@ -48,6 +55,10 @@ def test_light_import():
         (["train", "--net", "resnet33"], "no network is called 'resnet33'"),
         (["train", "--method", "baseline", "--lam", "1"], "baseline has no setting lam"),
         (["train", "--epochs", "0"], "epochs is at least 1"),
+        (["train", "--drop-at", "150", "225"], "drop_at holds fractions of the epochs"),
+        (["train", "--threads", "0"], "threads is at least 1"),
+        (["train", "--device", "nonsense"], "device 'nonsense' cannot be used here"),
+        (["train", "--data", "fer2013", "--label-noise", "0.1"], "settings of the synthetic faces"),
         (["train", "--data", "fer2013"], "is not prepared"),
         (["train", "--limit", "9999", "--size", "8"], "there are 4000 training images"),
         (["prepare", "fer2013", "--from", "/no/such/path"], "/no/such/path"),

@@ -251,9 +251,7 @@ def test_damaged_foreign_and_malicious_checkpoints(tmp_path, monkeypatch):
     bad += [(tmp_path / "foreign.pt").read_bytes(), (tmp_path / "malice.pt").read_bytes()]
     for content in bad:
         (tmp_path / "checkpoint.pt").write_bytes(content)
-        with pytest.raises(
-            RunError, match="checkpoint.pt is no checkpoint that can be resumed.*delete it|is of another run"
-        ):
+        with pytest.raises(RunError, match="checkpoint.pt is no checkpoint that can be resumed.*delete it"):
             fit(STO(), tiny(), CONFIG, tmp_path)
         assert not (tmp_path / "pwned").exists()
         assert (tmp_path / "checkpoint.pt").read_bytes() == content
@@ -288,22 +286,25 @@ def test_a_folder_that_cannot_be_made(tmp_path):
         fit(Baseline(), tiny(), CONFIG, tmp_path / "file" / "out")
 
 
-def test_disk_full(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("call", "name", "epoch"), [(3, "checkpoint", 2), (4, "network", 3), (5, "record", 3)]
+)
+def test_disk_full(tmp_path, monkeypatch, call, name, epoch):
     """The checkpoint of the epoch before stays whole, and the run goes on from it when there is room."""
     sync, calls = os.fsync, []
 
     def full(file):
         calls.append(file)
-        if len(calls) == 3:
+        if len(calls) == call:
             raise OSError(28, "No space left on device")
         sync(file)
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(
-        RunError, match=r"checkpoint.pt cannot be written: No space left on device.*same command"
+        RunError, match=rf"{name}\.\w+ cannot be written: No space left on device.*same command"
     ):
         fit(STO(), tiny(), CONFIG, tmp_path)
-    assert torch.load(tmp_path / "checkpoint.pt", weights_only=True)["epoch"] == 2
+    assert torch.load(tmp_path / "checkpoint.pt", weights_only=True)["epoch"] == epoch
     assert not list(tmp_path.glob("*.partial"))
     assert same_run(fit(STO(), tiny(), CONFIG, tmp_path), fit(STO(), tiny(), CONFIG))
 
@@ -317,16 +318,34 @@ def test_records_that_are_none(tmp_path):
         records.read_records("nothing")
 
 
+def test_a_finished_run_without_its_network(tmp_path):
+    whole = fit(STO(), tiny(), CONFIG, tmp_path)
+    (tmp_path / "network.pt").write_bytes(b"")
+    with pytest.raises(RunError, match=r"network.pt is missing or damaged.*delete record.json"):
+        fit(STO(), tiny(), CONFIG, tmp_path)
+    (tmp_path / "record.json").unlink()
+    assert same_run(whole, fit(STO(), tiny(), CONFIG, tmp_path))
+
+
+def test_a_run_finished_on_another_machine_says_so(tmp_path, monkeypatch):
+    first = fit(STO(), tiny(), CONFIG, tmp_path).record["environment"]
+    (tmp_path / "record.json").unlink()
+    monkeypatch.setattr(records, "environment", lambda _: {"device": "another"})
+    assert fit(STO(), tiny(), CONFIG, tmp_path).record["environment"] == first, "nothing was trained there"
+
+
 def test_config_is_checked():
-    for wrong in ({"epochs": 0}, {"batch_size": 0}, {"lr": 0.0}, {"evaluate_every": 0}):
-        with pytest.raises(ValueError, match="at least 1|positive"):
+    for wrong in ({"epochs": 0}, {"batch_size": 0}, {"lr": 0.0}, {"evaluate_every": 0}, {"drop_at": (150,)}):
+        with pytest.raises(ValueError, match="at least 1|positive|fractions"):
             replace(CONFIG, **wrong)
 
 
 def test_committed_records_are_consistent():
     """Every record under data/runs: its errors follow from its own predictions."""
     folder = Path(__file__).resolve().parent.parent / "data" / "runs"
-    for path in sorted(folder.rglob("*.json")):
+    paths = sorted(folder.rglob("*.json"))
+    assert paths
+    for path in paths:
         record = records.read_record(path)
         for split, result in record["result"].items():
             labels, predictions = record["labels"][split], record["predictions"][split]
