@@ -1,8 +1,8 @@
 """How a synthetic face is drawn: a function for each part, saying which action unit moves what (chapter 1).
 
 A face is a stack of soft masks on a pixel grid. Head coordinates: x from -1 (left) to 1 (right), y from -1 (top) to
-1 (bottom); side is |x|, so that a feature is drawn once and appears on both sides. A tone is a grey value, 0 = black
-to 1 = white. The entries of `au`, `look` and `scene` are (B, 1, 1) tensors, masks and canvases (B, H, W).
+1 (bottom); side is `abs(x)`, so that a feature is drawn once and appears on both sides. A tone is a grey value,
+0 = black to 1 = white. The entries of `au`, `look` and `scene` are (B, 1, 1) tensors, masks and canvases (B, H, W).
 """
 
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ Units = dict[int, Tensor]
 
 @dataclass(frozen=True)
 class Plane:
-    """Where the pixels lie on the face: x, side = |x| and y, (B, H, W), and the width of a pixel."""
+    """Where the pixels lie on the face: x, side = `abs(x)` and y, (B, H, W), and the width of a pixel."""
 
     x: Tensor
     side: Tensor

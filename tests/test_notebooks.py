@@ -55,6 +55,12 @@ def test_the_table_of_contents_lists_every_notebook():
     assert listed == [f"book/{path.name}" for path in CHAPTERS]
 
 
+def test_the_reference_lists_every_module():
+    reference = (notebooks.BOOK / "api.md").read_text(encoding="utf-8")
+    modules = {path.stem for path in notebooks.PACKAGE.glob("*.py")} - {"__init__", "__main__"}
+    assert {name for name in modules if f"automodule:: sto_lite.{name}\n" not in reference} == set()
+
+
 @each_chapter
 def test_text_code_and_records_are_those_of_the_outputs(path):
     assert notebooks.problems(path) == []

@@ -334,6 +334,36 @@ def test_a_run_finished_on_another_machine_says_so(tmp_path, monkeypatch):
     assert fit(STO(), tiny(), CONFIG, tmp_path).record["environment"] == first, "nothing was trained there"
 
 
+def test_a_run_that_goes_on_elsewhere_names_both_machines(tmp_path, monkeypatch):
+    @dataclass(frozen=True)
+    class Stop(STO):
+        def step(self, model, images, labels, generator, epoch=0):
+            if epoch == 1:
+                raise Interrupt
+            return super().step(model, images, labels, generator, epoch)
+
+    with pytest.raises(Interrupt):
+        fit(Stop(), tiny(), CONFIG, tmp_path)
+    first = records.environment(torch.device("cpu"))
+    monkeypatch.setattr(records, "environment", lambda _: {"device": "another"})
+    record = fit(STO(), tiny(), CONFIG, tmp_path).record
+    assert record["environment"] == {"device": "another"} and record["earlier_environments"] == [first]
+
+
+def test_a_folder_without_locks_and_what_a_killed_process_left(tmp_path, monkeypatch):
+    left = tmp_path / "checkpoint.pt.1234.partial"
+    left.write_bytes(b"half")
+    fit(Baseline(), tiny(), replace(CONFIG, epochs=1), tmp_path)
+    assert not left.exists()
+    fcntl = pytest.importorskip("fcntl")
+
+    def refuse(*_):
+        raise OSError(95, "Operation not supported")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    assert fit(Baseline(), tiny(), replace(CONFIG, epochs=1), tmp_path / "drive").record["result"]
+
+
 def test_config_is_checked():
     for wrong in ({"epochs": 0}, {"batch_size": 0}, {"lr": 0.0}, {"evaluate_every": 0}, {"drop_at": (150,)}):
         with pytest.raises(ValueError, match="at least 1|positive|fractions"):
