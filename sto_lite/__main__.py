@@ -38,7 +38,7 @@ def train(options: argparse.Namespace) -> None:
     """Train one network and print its errors."""
     import torch
 
-    from sto_lite import data, methods
+    from sto_lite import data, registry
     from sto_lite.train import Config, fit
 
     if options.threads is not None:
@@ -51,8 +51,8 @@ def train(options: argparse.Namespace) -> None:
         except (RuntimeError, AssertionError, NotImplementedError) as error:
             reason = str(error).splitlines()[0]
             raise RunError(f"device {options.device!r} cannot be used here: {reason}") from error
-    known = {field.name for name in methods.METHODS for field in dataclasses.fields(methods.METHODS[name])}
-    method = methods.make(options.method, **{k: v for k, v in vars(options).items() if k in known})
+    known = {field.name for method in registry.METHODS.values() for field in dataclasses.fields(method)}
+    method = registry.make(options.method, **{k: v for k, v in vars(options).items() if k in known})
     config = Config(**{field.name: getattr(options, field.name) for field in dataclasses.fields(Config)})
     images = data.load(
         options.data,
@@ -117,7 +117,7 @@ def parser() -> argparse.ArgumentParser:
     t.add_argument(
         "--method",
         default="sto",
-        choices=["baseline", "stochastic-depth", "sto"],
+        choices=["baseline", "stochastic-depth", "sto", "dml", "one", "okddip", "kd"],
         help="training method (default: sto)",
     )
     for name, (kind, default, explanation) in text.items():
@@ -143,39 +143,68 @@ def parser() -> argparse.ArgumentParser:
     t.add_argument("--threads", type=int, help="CPU threads (default: torch's own choice)")
 
     m = t.add_argument_group(
-        "settings of the methods (of stochastic depth and STO the first two, of STO all)"
+        "settings of the methods", "each of the methods in brackets; of another one it is refused"
     )
     m.add_argument(
-        "--p-last", type=float, default=argparse.SUPPRESS, help="survival of the last block (default: 0.5)"
+        "--p-last",
+        type=float,
+        default=argparse.SUPPRESS,
+        help="[stochastic-depth, sto] survival of the last block (default: 0.5)",
     )
     m.add_argument(
         "--schedule",
         choices=["linear", "uniform"],
         default=argparse.SUPPRESS,
-        help="of survival (default: linear)",
+        help="[stochastic-depth, sto] of survival (default: linear)",
     )
-    m.add_argument("--temperature", type=float, default=argparse.SUPPRESS, help="T of Eq. 9 (default: 3)")
-    m.add_argument("--lam", type=float, default=argparse.SUPPRESS, help="λ of Eq. 9 (default: 0.25)")
-    m.add_argument("--students", type=int, default=argparse.SUPPRESS, help="sub-networks a step (default: 1)")
+    m.add_argument(
+        "--temperature", type=float, default=argparse.SUPPRESS, help="[sto, one, okddip, kd] T (default: 3)"
+    )
+    m.add_argument(
+        "--lam", type=float, default=argparse.SUPPRESS, help="[sto, kd] λ of Eq. 9 (default: 0.25)"
+    )
+    m.add_argument(
+        "--students", type=int, default=argparse.SUPPRESS, help="[sto] sub-networks a step (default: 1)"
+    )
     m.add_argument(
         "--no-detach",
         dest="detach",
         action="store_false",
         default=argparse.SUPPRESS,
-        help="let the distillation term's gradient into the teacher (default: the teacher is a constant there)",
+        help="[sto] let the distillation term's gradient into the teacher (default: the teacher is a constant there)",
     )
     m.add_argument(
         "--no-teacher-backward",
         dest="teacher_backward",
         action="store_false",
         default=argparse.SUPPRESS,
-        help='no gradient through the full network, "W/O Backward Full network" in Table 3',
+        help='[sto] no gradient through the full network, "W/O Backward Full network" in Table 3',
     )
     m.add_argument(
         "--running-stats",
         choices=["teacher", "both"],
         default=argparse.SUPPRESS,
-        help="passes that update batch norm's running statistics (default: teacher)",
+        help="[sto] passes that update batch norm's running statistics (default: teacher)",
+    )
+    m.add_argument("--networks", type=int, default=argparse.SUPPRESS, help="[dml] networks (default: 3)")
+    m.add_argument("--branches", type=int, default=argparse.SUPPRESS, help="[one] branches (default: 3)")
+    m.add_argument(
+        "--peers",
+        type=int,
+        default=argparse.SUPPRESS,
+        help="[okddip] branches besides the leader (default: 3)",
+    )
+    m.add_argument(
+        "--ramp",
+        type=int,
+        default=argparse.SUPPRESS,
+        help="[one, okddip] epochs over which distillation is let in (default: 80)",
+    )
+    m.add_argument(
+        "--teacher",
+        metavar="PATH",
+        default=argparse.SUPPRESS,
+        help="[kd] folder of a finished run, or its network.pt",
     )
     t.set_defaults(command=train)
     return top

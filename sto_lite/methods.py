@@ -6,7 +6,7 @@ step, and hand over the plain network that is deployed. The trainer knows no mor
 
 import contextlib
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple, Protocol
 
 import torch
@@ -167,20 +167,13 @@ class STO(StochasticDepth):
         return Step(torch.stack(terms).sum(), teacher, {k: v.detach() for k, v in terms._asdict().items()})
 
 
-METHODS: dict[str, type] = {method.name: method for method in (Baseline, StochasticDepth, STO)}
+def summed(parts: dict[str, Tensor], logits: Tensor) -> Step:
+    """A step whose loss is the sum of its terms."""
+    return Step(
+        torch.stack(list(parts.values())).sum(), logits, {name: part.detach() for name, part in parts.items()}
+    )
 
 
-def make(name: str, **settings: object) -> Method:
-    """A method by its name, with its settings.
-
-    Raises:
-        ValueError: no such method, or a setting that it does not have.
-    """
-    if name not in METHODS:
-        raise ValueError(f"no method is called {name!r}; there are {', '.join(METHODS)}")
-    known = {field.name for field in fields(METHODS[name])}
-    if unknown := sorted(set(settings) - known):
-        raise ValueError(
-            f"method {name} has no setting {', '.join(unknown)}; it has {', '.join(sorted(known)) or 'none'}"
-        )
-    return METHODS[name](**settings)
+def plain_copy(net: ResNet) -> ResNet:
+    """A copy in eval mode that shares nothing with the model it is taken from."""
+    return resnet.fold(net, [1.0] * net.num_blocks)

@@ -375,8 +375,9 @@ class _Training:
 
 
 def plain(config: Any) -> dict[str, Any]:
-    """A dataclass as JSON has it."""
-    return json.loads(json.dumps(dataclasses.asdict(config)))
+    """A dataclass as JSON has it, without what holds on this machine only, such as a path."""
+    known = [field.name for field in dataclasses.fields(config) if not field.metadata.get("local")]
+    return json.loads(json.dumps({name: getattr(config, name) for name in known}))
 
 
 def progress_bar(total: int, done: int, show: bool | None) -> Any:

@@ -1,0 +1,104 @@
+"""Distillation in two stages, from a teacher that is trained beforehand (chapter 5)."""
+
+import hashlib
+import io
+import pickle
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sto_lite import resnet
+from sto_lite.errors import RunError
+from sto_lite.losses import kd_loss
+from sto_lite.methods import Step, plain_copy, summed
+from sto_lite.resnet import ResNet
+
+
+class Taught(nn.Module):
+    """A student and its teacher, which is trained already: it stays in eval mode and gets no gradient."""
+
+    def __init__(self, student: ResNet, teacher: ResNet):
+        super().__init__()
+        self.student, self.teacher = student, teacher.requires_grad_(False).eval()
+
+    def train(self, mode: bool = True) -> "Taught":
+        """Set the student's mode; the teacher keeps its own."""
+        super().train(mode)
+        self.teacher.eval()
+        return self
+
+
+@dataclass(frozen=True)
+class KD:
+    """Two-stage distillation (Hinton et al. 2015) from a teacher that is trained beforehand and stands still.
+
+    The loss is CE + λ T² KL(teacher ‖ student), STO's Eq. 9 without a teacher that learns.
+
+    teacher: network.pt of a finished run, or its folder. temperature: T. lam: λ. fingerprint: of the teacher's file;
+    it is filled in, and stands in the record in place of the path.
+    """
+
+    name: ClassVar[str] = "kd"
+    teacher: str = field(default="", metadata={"local": True})
+    temperature: float = 3.0
+    lam: float = 0.25
+    fingerprint: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.teacher:
+            raise ValueError("method kd needs a teacher: the folder of a finished run, or its network.pt")
+        if self.temperature <= 0:
+            raise ValueError(f"the temperature is positive; {self.temperature} is not")
+        digest = hashlib.sha256(self._file()).hexdigest()[:16]
+        if self.fingerprint not in ("", digest):
+            raise RunError(
+                f"{self.teacher} is another teacher: its fingerprint is {digest}, not {self.fingerprint}"
+            )
+        object.__setattr__(self, "fingerprint", digest)
+
+    def _file(self) -> bytes:
+        path = Path(self.teacher)
+        path = path / "network.pt" if path.is_dir() else path
+        try:
+            return path.read_bytes()
+        except OSError as error:
+            raise RunError(f"the teacher {path} cannot be read: {error.strerror or error}") from error
+
+    def build(self, net: str, num_classes: int, generator: torch.Generator | None = None) -> Taught:
+        """The student, which starts from the baseline's weights, and the teacher from its file.
+
+        Raises:
+            RunError: the file holds no network that `fit` wrote, or one for another number of classes.
+        """
+        student = resnet.build(net, num_classes, generator=generator)
+        try:
+            state = torch.load(io.BytesIO(self._file()), map_location="cpu", weights_only=True)
+            teacher = resnet.build(state["net"], num_classes, generator=torch.Generator())
+            teacher.load_state_dict(state["weights"])
+        except (KeyError, TypeError, ValueError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+            raise RunError(
+                f"{self.teacher} holds no network for {num_classes} classes that a run has written "
+                f"({type(error).__name__}); give network.pt of a run on the same data"
+            ) from error
+        return Taught(student, teacher)
+
+    def step(
+        self, model: Taught, images: Tensor, labels: Tensor, generator: torch.Generator, epoch: int = 0
+    ) -> Step:
+        """The student's cross-entropy, and its lesson."""
+        student = model.student(images)
+        with torch.no_grad():
+            teacher = model.teacher(images)
+        parts = {
+            "student": F.cross_entropy(student, labels),
+            "distillation": self.lam * kd_loss(student, teacher, self.temperature),
+        }
+        return summed(parts, student)
+
+    def deploy(self, model: Taught) -> ResNet:
+        """The student, as a copy in eval mode."""
+        return plain_copy(model.student)

@@ -1,0 +1,27 @@
+"""Every method by its name (chapters 5 and 6)."""
+
+from dataclasses import fields
+
+from sto_lite.kd import KD
+from sto_lite.methods import STO, Baseline, Method, StochasticDepth
+from sto_lite.peers import DML, ONE, OKDDip
+
+METHODS: dict[str, type] = {
+    method.name: method for method in (Baseline, StochasticDepth, STO, DML, ONE, OKDDip, KD)
+}
+
+
+def make(name: str, **settings: object) -> Method:
+    """A method by its name, with its settings.
+
+    Raises:
+        ValueError: no such method, or a setting that it does not have.
+    """
+    if name not in METHODS:
+        raise ValueError(f"no method is called {name!r}; there are {', '.join(METHODS)}")
+    known = {field.name for field in fields(METHODS[name])}
+    if unknown := sorted(set(settings) - known):
+        raise ValueError(
+            f"method {name} has no setting {', '.join(unknown)}; it has {', '.join(sorted(known)) or 'none'}"
+        )
+    return METHODS[name](**settings)
