@@ -38,6 +38,18 @@ def read_record(path: Path) -> Record:
     return record
 
 
+def read_folder(folder: Path) -> list[Record]:
+    """Every record in a folder of runs (FOLDER/RUN/record.json) or of records (FOLDER/*.json), in order of path.
+
+    Raises:
+        RunError: the folder is missing, holds no record, or holds a file that is none.
+    """
+    paths = sorted({*folder.glob("*.json"), *folder.glob("*/record.json")})
+    if not paths:
+        raise RunError(f"{folder} holds no record, or does not exist; python -m sto_lite run makes some")
+    return [read_record(path) for path in paths]
+
+
 def read_records(collection: str) -> list[Record]:
     """The committed records `data/runs/<collection>/*.json`, in the order of their file names.
 

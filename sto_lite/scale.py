@@ -61,14 +61,23 @@ def begin(
     if unknown := sorted(set(minutes or {}) - set(SCALES)):
         raise ValueError(f"minutes names {', '.join(unknown)}; the scales are {', '.join(SCALES)}.")
     found = torch.cuda.is_available()
+    name, asked = chosen()
+    if find_spec("matplotlib"):
+        plots.style()
+    print(_summary(chapter, name, asked, found, data, minutes or {}))
+    return Scale(name, torch.device("cuda" if found else "cpu"), seed)
+
+
+def chosen() -> tuple[str, bool]:
+    """The scale, and whether ``STO_SCALE`` chose it; else the hardware does.
+
+    Raises:
+        StoError: ``STO_SCALE`` holds something other than smoke, colab or paper.
+    """
     asked = os.environ.get("STO_SCALE", "").strip()
     if asked and asked not in SCALES:
         raise StoError(f"STO_SCALE is {asked!r}; set it to smoke, colab or paper, or unset it.")
-    name = asked or ("colab" if found else "smoke")
-    if find_spec("matplotlib"):
-        plots.style()
-    print(_summary(chapter, name, bool(asked), found, data, minutes or {}))
-    return Scale(name, torch.device("cuda" if found else "cpu"), seed)
+    return asked or ("colab" if torch.cuda.is_available() else "smoke"), bool(asked)
 
 
 def _summary(chapter: str, name: str, asked: bool, gpu: bool, data: str, minutes: Mapping[str, float]) -> str:

@@ -59,6 +59,7 @@ class Config:
     evaluate_every: int = 1
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "drop_at", tuple(self.drop_at))  # a command line gives a list
         for name in ("epochs", "batch_size", "evaluate_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is at least 1; {getattr(self, name)} is not")

@@ -1,0 +1,74 @@
+"""What a training step costs in multiply-adds, from the shapes alone (chapters 5 to 7)."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from sto_lite import resnet, survival
+from sto_lite.kd import KD
+from sto_lite.methods import STO, Method, StochasticDepth
+from sto_lite.peers import DML, ONE, OKDDip
+
+
+class Forward(NamedTuple):
+    """Multiply-adds of one image's forward pass: total, residual functions (L,), stage 3 with the classifier."""
+
+    total: int
+    blocks: list[int]
+    top: int
+
+
+def forward(net: str, size: int = 32, num_classes: int = 7) -> Forward:
+    """Count a network's convolutions and linear layers for one image of size × size pixels."""
+    model = resnet.build(net, num_classes, generator=torch.Generator()).eval()
+    counts: dict[nn.Module, int] = {}
+
+    def count(layer: nn.Module, _: object, out: Tensor) -> None:
+        counts[layer] = out[0, 0].numel() * layer.weight.numel()  # type: ignore[operator]
+
+    for layer in model.modules():
+        if isinstance(layer, nn.Conv2d | nn.Linear):
+            layer.register_forward_hook(count)
+    with torch.no_grad():
+        model(torch.zeros(1, 3, size, size))
+
+    def inside(*parts: nn.Module) -> int:
+        return sum(counts.get(layer, 0) for part in parts for layer in part.modules())
+
+    cut = 2 * model.num_blocks // 3
+    blocks = [inside(block.residual) for block in model.blocks]  # type: ignore[arg-type]
+    return Forward(inside(model), blocks, inside(*model.blocks[cut:], model.classifier))
+
+
+def step_cost(
+    method: Method, net: str, size: int = 32, num_classes: int = 7, teacher: str | None = None
+) -> float:
+    """Multiply-adds of a method's training step on average over its gates, in steps of the baseline.
+
+    A backward pass costs two forward passes: one for the gradient of activations, one for that of weights. What
+    is small beside convolutions (batch norm, gates, losses) is left out, and so is any sharing of STO's two passes.
+
+    Args:
+        method: as in registry.make.
+        net: the network that is trained.
+        size: pixels.
+        num_classes: outputs.
+        teacher: kd's network, if it is another one.
+    """
+    total, blocks, top = forward(net, size, num_classes)
+    if isinstance(method, StochasticDepth):
+        p = survival.SCHEDULES[method.schedule](len(blocks), method.p_last)
+        student = total - sum((1 - p_l) * block for p_l, block in zip(p.tolist(), blocks, strict=True))
+        if not isinstance(method, STO):
+            return student / total
+        return (method.students * student + total * (1.0 if method.teacher_backward else 1 / 3)) / total
+    if isinstance(method, DML):
+        return float(method.networks)
+    if isinstance(method, ONE):
+        return 1 + (method.branches - 1) * top / total
+    if isinstance(method, OKDDip):
+        return 1 + method.peers * top / total
+    if isinstance(method, KD):
+        return 1 + forward(teacher or net, size, num_classes).total / (3 * total)
+    return 1.0

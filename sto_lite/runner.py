@@ -1,0 +1,192 @@
+"""Running an experiment's jobs: one after the other, several at once, or on a cluster (chapter 8).
+
+A job that has its record is not run again, and one that was interrupted goes on from its last epoch, so the same
+command again finishes what is left. A job that fails is told at the end; the others run all the same.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from sto_lite import data, records, registry
+from sto_lite.data import ImageSet
+from sto_lite.errors import RunError, StoError
+from sto_lite.experiments import Job, Source
+from sto_lite.train import fit
+
+POLL = 0.2  # seconds between two looks at the running jobs
+
+
+class Outcome(NamedTuple):
+    """How a job ended. status: "kept" (it had its record), "done" or "failed". message: the error, or the result."""
+
+    job: Job
+    status: str
+    message: str
+
+
+Report = Callable[[Outcome], None]
+
+
+def result(job: Job, out: Path) -> str:
+    """The headline error of a finished job, in words.
+
+    Raises:
+        RunError: it has no readable record.
+    """
+    found = records.read_record(out / job.name / "record.json")["result"]
+    return ", ".join(f"{split} error {values['error']:.2f} %" for split, values in found.items())
+
+
+def finished(job: Job, out: Path) -> bool:
+    """Whether the job has its record."""
+    return (out / job.name / "record.json").exists()
+
+
+def kept(jobs: Sequence[Job], out: Path, report: Report) -> tuple[list[Outcome], list[Job]]:
+    """Set apart what is finished already: its outcomes, and the jobs that are left."""
+    outcomes, left = [], []
+    for job in jobs:
+        if not finished(job, out):
+            left.append(job)
+            continue
+        try:
+            outcomes.append(Outcome(job, "kept", result(job, out)))
+        except (RunError, KeyError, TypeError, ValueError) as error:
+            outcomes.append(Outcome(job, "failed", f"its record cannot be read: {error}; delete it"))
+        report(outcomes[-1])
+    return outcomes, left
+
+
+def waves(jobs: Sequence[Job]) -> Iterator[list[Job]]:
+    """First the jobs that need no other, then those whose teacher must be trained before."""
+    for with_teacher in (False, True):
+        if wave := [job for job in jobs if (job.teacher is not None) == with_teacher]:
+            yield wave
+
+
+@lru_cache(maxsize=1)
+def load(source: Source) -> ImageSet:
+    """The images of one source; the last are kept, since neighbouring jobs share them."""
+    return data.load(source.name, source.size, source.limit, source.difficulty, source.label_noise)
+
+
+def one_by_one(jobs: Sequence[Job], out: Path, report: Report, device: str | None = None) -> list[Outcome]:
+    """Run jobs in this process, one after the other."""
+    outcomes = []
+    for wave in waves(jobs):
+        had, left = kept(wave, out, report)
+        outcomes += had
+        for job in left:
+            try:
+                settings = dict(job.settings)
+                if job.teacher:
+                    settings["teacher"] = str(out / job.teacher.name)
+                method = registry.make(job.method, **settings)
+                fit(method, load(job.source), job.config, out / job.name, device)
+                outcomes.append(Outcome(job, "done", result(job, out)))
+            except (StoError, ValueError, RuntimeError, MemoryError, OSError) as error:
+                outcomes.append(Outcome(job, "failed", first_line(str(error) or type(error).__name__)))
+            report(outcomes[-1])
+    return outcomes
+
+
+def side_by_side(
+    jobs: Sequence[Job],
+    out: Path,
+    report: Report,
+    count: int,
+    device: str | None = None,
+    threads: int | None = None,
+) -> list[Outcome]:
+    """Run jobs on this machine, `count` at a time, each in a process of its own that shares the GPU or the cores.
+
+    What a job prints goes to log.txt in its folder. When this process is stopped, it stops the jobs.
+    """
+    threads = threads or max(1, torch.get_num_threads() // count)
+    more = ["--threads", str(threads), *(["--device", device] if device else [])]
+    outcomes: list[Outcome] = []
+    for wave in waves(jobs):
+        had, left = kept(wave, out, report)
+        outcomes += had
+        running: dict[subprocess.Popen, Job] = {}
+        with stopping(running):
+            while left or running:
+                while left and len(running) < count:
+                    job = left.pop(0)
+                    try:
+                        running[start(job, out, more)] = job
+                    except OSError as error:
+                        outcomes.append(Outcome(job, "failed", str(error)))
+                        report(outcomes[-1])
+                for process in [p for p in running if p.poll() is not None]:
+                    outcomes.append(ended(running.pop(process), process.returncode, out))
+                    report(outcomes[-1])
+                time.sleep(POLL)
+    return outcomes
+
+
+def start(job: Job, out: Path, more: Sequence[str]) -> subprocess.Popen:
+    """Start one job as a process."""
+    (out / job.name).mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-m", "sto_lite", "train", *job.arguments(out), *more]
+    with open(out / job.name / "log.txt", "a") as log:
+        return subprocess.Popen(command, stdout=log, stderr=log, env={**os.environ, "CI": "1"})
+
+
+def ended(job: Job, status: int, out: Path) -> Outcome:
+    """The outcome of a job whose process has ended with this status."""
+    if status == 0 and finished(job, out):
+        return Outcome(job, "done", result(job, out))
+    if status < 0:
+        name = signal.Signals(-status).name
+        return Outcome(
+            job, "failed", f"its process was ended by {name}; run again, it goes on from its last epoch"
+        )
+    log = out / job.name / "log.txt"
+    return Outcome(job, "failed", last_line(log) or f"ended with status {status}; see {log}")
+
+
+@contextmanager
+def stopping(running: dict[subprocess.Popen, Job]) -> Iterator[None]:
+    """Whatever ends this block, an interrupt or SIGTERM too, ends the processes that still run."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    try:
+        before = signal.signal(signal.SIGTERM, interrupt)
+    except ValueError:  # not in the main thread
+        before = None
+    try:
+        yield
+    finally:
+        for process in running:
+            process.terminate()
+        for process in running:
+            process.wait()
+        if before is not None:
+            signal.signal(signal.SIGTERM, before)
+
+
+def first_line(text: str) -> str:
+    """The first line, for a message."""
+    return text.strip().splitlines()[0] if text.strip() else ""
+
+
+def last_line(path: Path) -> str:
+    """The last line of a log, for a message; empty where there is none."""
+    try:
+        lines = path.read_text(errors="replace").strip().splitlines()
+    except OSError:
+        return ""
+    return lines[-1] if lines else ""

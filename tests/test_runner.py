@@ -1,0 +1,195 @@
+"""Queues of runs: every experiment end to end, failures that do not stop the rest, processes that are killed."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from sto_lite import experiments, records, runner
+from sto_lite.__main__ import main
+from sto_lite.experiments import EXPERIMENTS, jobs
+
+SMALL = ["--data", "faces", "--scale", "smoke", "--device", "cpu"]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """One folder for all experiments, so that runs they share are made once."""
+    return tmp_path_factory.mktemp("runs")
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_every_experiment_end_to_end(name, runs, capsys):
+    arguments = ["run", name, *SMALL, "--out", str(runs)]
+    if not EXPERIMENTS[name].compares_networks:  # table1 and figure3 take the paper's networks
+        arguments += ["--net", "resnet8"]
+    if name == "epochs":
+        arguments += ["--epochs", "15"]  # so that all its shares differ
+    assert main(arguments) == 0
+    first = capsys.readouterr().out
+    count = first.count(" done ") + first.count(" kept ")
+    assert count == len(EXPERIMENTS[name].cells) and " failed " not in first
+    assert main(arguments) == 0
+    again = capsys.readouterr().out
+    assert again.count(" kept ") == count and " done " not in again
+    assert main(["table", name, "--records", str(runs), "--format", "csv"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 1 + len(EXPERIMENTS[name].cells)
+    assert not any(",,,0," in line for line in lines[1:]), "every cell is measured"
+
+
+def folder_of(name, out, seed=0, **overrides):
+    """The folder of table3's job for a method."""
+    made = jobs(EXPERIMENTS["table3"], "faces", [seed], "smoke", {"net": "resnet8", **overrides})
+    return out / next(job.name for job in made if job.method == name)
+
+
+def test_a_job_that_fails_does_not_stop_the_others(tmp_path, capsys):
+    blocked = folder_of("stochastic-depth", tmp_path)
+    blocked.write_text("a file where the run's folder should be")
+    arguments = ["run", "table3", *SMALL, "--net", "resnet8", "--out", str(tmp_path)]
+    assert main(arguments) == 1
+    said = capsys.readouterr()
+    assert said.out.count(" done ") == 4 and said.out.count(" failed ") == 1
+    assert f"failed: {blocked.name}: cannot write into" in said.err and "1 of 5 runs failed" in said.err
+    blocked.unlink()
+    assert main(arguments) == 0
+    assert capsys.readouterr().out.count(" kept ") == 4
+
+
+def test_a_record_that_cannot_be_read_is_told(tmp_path, capsys):
+    broken = folder_of("sto", tmp_path) / "record.json"
+    broken.parent.mkdir()
+    broken.write_text('{"config": {')
+    assert main(["run", "table3", *SMALL, "--net", "resnet8", "--out", str(tmp_path)]) == 1
+    assert "record cannot be read" in capsys.readouterr().err
+
+
+def children(process):
+    """Process number -> command line of the runs that a queue has started."""
+    found = {}
+    for entry in Path("/proc").iterdir():
+        try:
+            status, line = (entry / "status").read_text(), (entry / "cmdline").read_bytes()
+        except (OSError, ValueError):
+            continue
+        if entry.name.isdecimal() and re.search(rf"^PPid:\s{process.pid}$", status, re.MULTILINE):
+            found[int(entry.name)] = line.decode().split("\0")
+    return found
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="looks for processes in /proc")
+def test_eight_jobs_side_by_side_one_killed_and_one_that_fails(tmp_path, capsys):
+    """The same command again finishes what was left: the killed run from its checkpoint, the failed one anew."""
+    arguments = ["run", "table3", *SMALL, "--net", "resnet8", "--seeds", "0-1", "--epochs", "30"]
+    arguments += ["--jobs", "2", "--out", str(tmp_path)]
+    made = jobs(EXPERIMENTS["table3"], "faces", [0, 1], "smoke", {"net": "resnet8", "epochs": 30})
+    for job in made[8:]:  # ten jobs; eight are enough
+        (tmp_path / job.name).mkdir()
+        made_up = {"config": {}, "history": {}, "result": {"test": {"error": 0.0}}}
+        (tmp_path / job.name / "record.json").write_text(json.dumps(made_up))
+    blocked = tmp_path / made[1].name
+    blocked.write_text("in the way")
+    queue = subprocess.Popen(
+        [sys.executable, "-m", "sto_lite", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    victim = tmp_path / made[2].name
+    deadline = time.monotonic() + 120
+    while not (victim / "checkpoint.pt").exists():
+        assert time.monotonic() < deadline and queue.poll() is None
+        time.sleep(0.02)
+    (number,) = [n for n, line in children(queue).items() if any(victim.name in word for word in line)]
+    os.kill(number, signal.SIGKILL)
+    out, err = queue.communicate(timeout=240)
+    assert queue.returncode == 1, err
+    assert f"failed {victim.name}: its process was ended by SIGKILL" in out
+    assert f"failed: {blocked.name}: " in err and "2 of 10 runs failed" in err
+    assert out.count(" done ") == 6 and out.count(" kept ") == 2
+    finished_before = {
+        job.name: (tmp_path / job.name / "record.json").stat().st_mtime_ns for job in made[3:8]
+    }
+    blocked.unlink()
+    assert main(arguments) == 0
+    said = capsys.readouterr().out
+    assert said.count(" done ") == 2 and said.count(" kept ") == 8
+    assert finished_before == {
+        name: (tmp_path / name / "record.json").stat().st_mtime_ns for name in finished_before
+    }
+    resumed = records.read_record(victim / "record.json")
+    assert len(resumed["history"]["seconds"]) == 30
+
+
+def test_stopping_the_queue_stops_its_runs(tmp_path):
+    arguments = ["run", "table3", *SMALL, "--net", "resnet8", "--epochs", "5000", "--jobs", "2"]
+    queue = subprocess.Popen(
+        [sys.executable, "-m", "sto_lite", *arguments, "--out", str(tmp_path)],
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+    )
+    deadline = time.monotonic() + 120
+    while len(list(tmp_path.glob("*/checkpoint.pt"))) < 2:
+        assert time.monotonic() < deadline and queue.poll() is None
+        time.sleep(0.05)
+    numbers = list(children(queue))
+    assert len(numbers) == 2
+    queue.terminate()
+    assert "the same command goes on" in queue.communicate(timeout=30)[1]
+    assert queue.returncode == 130
+    assert not any(Path(f"/proc/{number}").exists() for number in numbers)
+
+
+def test_dry_run_prints_commands_and_does_nothing(tmp_path, capsys):
+    assert main(["run", "table2", *SMALL, "--out", str(tmp_path / "r"), "--dry-run"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 7 and all(line.startswith("python -m sto_lite train --data faces") for line in lines)
+    assert not (tmp_path / "r").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run", "table9"], "no experiment is called 'table9'"),
+        (["run", "table1", "--net", "resnet8"], "compares networks"),
+        (["run", "table1", "--seeds", "x"], "seeds are written"),
+        (["run", "table1", "--jobs", "0"], "jobs is at least 1"),
+        (["run", "table1", "--scale", "large"], "scale is one of"),
+        (["run", "table1", "--device", "nonsense"], "cannot be used here"),
+        (["run", "table1", "--engine", "slurm", "--slurm", "partition"], "KEY=VALUE"),
+        (["table", "table1", "--records", "nowhere"], "nowhere holds no record"),
+    ],
+)
+def test_mistakes_are_one_message_and_status_2(arguments, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == 2
+    assert message in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_records_of_other_experiments_are_not_a_table(tmp_path, capsys):
+    for path in Path(__file__).parents[1].glob("data/runs/first-walk/*.json"):
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    assert main(["table", "table1", "--records", str(tmp_path)]) == 2
+    assert "none of the 3 records" in capsys.readouterr().err
+    assert main(["table", "table3", "--records", str(tmp_path), "--out", str(tmp_path / "t.txt")]) == 0
+    assert "first" not in capsys.readouterr().out and "STO" in (tmp_path / "t.txt").read_text()
+
+
+def test_images_are_loaded_once_for_neighbouring_jobs(tmp_path, monkeypatch):
+    runner.load.cache_clear()
+    loads = []
+    real = runner.data.load
+    monkeypatch.setattr(runner.data, "load", lambda *a: loads.append(a) or real(*a))
+    made = jobs(experiments.find("detach"), "faces", [0], "smoke", {"net": "resnet8"})
+    outcomes = runner.one_by_one(made, tmp_path, lambda outcome: None, "cpu")
+    assert [o.status for o in outcomes] == ["done", "done"] and len(loads) == 1
