@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sto_lite.errors import RunError, StoError
+from sto_lite.sets import PUBLISHED
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -30,7 +31,10 @@ def prepare(options: argparse.Namespace) -> None:
     from sto_lite import data
     from sto_lite import prepare as sources
 
-    path = sources.fer2013(Path(options.source), data.root())
+    if options.download:
+        path = sources.download(options.name, data.root())
+    else:
+        path = sources.SETS[options.name](Path(options.source), data.root())
     print(f"prepared: {path}")
 
 
@@ -82,13 +86,14 @@ def parser() -> argparse.ArgumentParser:
     p = verbs.add_parser(
         "prepare",
         help="write one prepared file from a data set as people have it",
-        description="Reads fer2013.csv or icml_face_data.csv, the archive that holds it, or the train/ and "
-        "test/ folders of images, checks every row, and writes data/fer2013.npz (or into $STO_DATA).",
+        description="Reads FER-2013, RAF-DB or CIFAR-100 as a file, an archive or a folder of images, checks "
+        "every row and image, and writes data/NAME.npz (or into $STO_DATA). data/README.md says where to get "
+        "each set, and which layouts are read.",
     )
-    p.add_argument("name", choices=["fer2013"], help="the data set")
-    p.add_argument(
-        "--from", dest="source", required=True, metavar="PATH", help="file, archive or folder to read"
-    )
+    p.add_argument("name", choices=list(PUBLISHED), help="the data set: %(choices)s", metavar="NAME")
+    origin = p.add_mutually_exclusive_group(required=True)
+    origin.add_argument("--from", dest="source", metavar="PATH", help="file, archive or folder to read")
+    origin.add_argument("--download", action="store_true", help="fetch the archive first; cifar100 alone")
     p.set_defaults(command=prepare)
 
     t = verbs.add_parser(
@@ -113,7 +118,9 @@ def parser() -> argparse.ArgumentParser:
         "evaluate-every": (int, 1, "epochs from one evaluation to the next"),
         "size": (int, 32, "height and width of an image in pixels"),
     }
-    t.add_argument("--data", default="faces", choices=["faces", "fer2013"], help="image set (default: faces)")
+    t.add_argument(
+        "--data", default="faces", choices=["faces", *PUBLISHED], help="image set (default: faces)"
+    )
     t.add_argument(
         "--method",
         default="sto",
