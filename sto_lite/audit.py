@@ -49,8 +49,11 @@ class Audit:
                 low, high = min(counts), max(counts)
                 cells = [f"{np.count_nonzero(counts)}", f"{low:,}" + (f" to {high:,}" if high > low else "")]
             rows.append([split, *cells, f"{sum(counts):,}", f"{self.copies_within[split]:,}"])
-        width = max(9, *(len(name) + 1 for name in rows[0]))
-        return ["".join([row[0].ljust(8), *(cell.rjust(width) for cell in row[1:])]) for row in rows]
+        widths = [max(9, len(name) + 1) for name in rows[0]]
+        return [
+            "".join([row[0].ljust(8), *(cell.rjust(n) for cell, n in zip(row[1:], widths[1:], strict=True))])
+            for row in rows
+        ]
 
     def _across(self) -> str:
         first, *others = self.counts

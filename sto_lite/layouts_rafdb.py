@@ -118,7 +118,7 @@ def _labels(table: Member, separator: str | None) -> dict[Key, _Label]:
 
 @dataclass(frozen=True)
 class _Place:
-    """An image at `home` + split folder / label folder / file."""
+    """An image at `home` + split folder / label folder / file; `label` is the label folder, or empty."""
 
     member: Member
     home: str
@@ -131,16 +131,22 @@ _DIGITS = tuple(str(n) for n in range(1, len(RAFDB.classes) + 1))
 
 def _places(members: list[Member]) -> list[_Place]:
     places = []
-    for member in members:
-        *home, split, label, _ = ["", "", *member.name.split("/")]
-        if split.lower() in RAFDB.splits and _is_image(member):
-            places.append(_Place(member, "".join(f"{part}/" for part in home if part), split.lower(), label))
+    for member in filter(_is_image, members):
+        folders = ["", "", *member.name.split("/")[:-1]]
+        for end, label in ((-1, folders[-1]), (len(folders), "")):  # in a label folder, or in none
+            *home, split = folders[:end]
+            if split.lower() in RAFDB.splits:
+                place = _Place(member, "".join(f"{part}/" for part in home if part), split.lower(), label)
+                places.append(place)
+                break
     return places
 
 
 def _read_folders(places: list[_Place], members: list[Member]) -> tuple[Arrays, list[str]]:
     labels: dict[Key, int] = {}
     for place in places:  # check all names before the first image is read
+        if not place.label:
+            raise DataError(f"{place.member.where}: lies in no folder of a label ({_CLASSES})")
         label = _label(place.label, place.member.where)
         split, number = _key(place.member.name.rpartition("/")[2], place.member.where)
         if split != place.split:

@@ -25,6 +25,7 @@ from PIL import Image
 
 from sto_lite import archives, layouts_fer2013, prepare
 from sto_lite.errors import DataError
+from tests.packing import files_below, mutate, tarred, zipped
 
 SIZES = {"train": 9, "public": 8, "private": 7}
 USAGE = {"train": "Training", "public": "PublicTest", "private": "PrivateTest"}
@@ -73,26 +74,6 @@ def write_folders(
         place.mkdir(parents=True, exist_ok=True)
         Image.fromarray(arrays[f"{split}_images"][i]).save(place / name(split, i))
     return folder
-
-
-def zipped(path: Path, files: dict[str, bytes]) -> Path:
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, data in files.items():
-            archive.writestr(name, data)
-    return path
-
-
-def tarred(path: Path, files: dict[str, bytes], mode: str = "w:gz") -> Path:
-    with tarfile.open(path, mode) as archive:  # type: ignore[call-overload]
-        for name, data in files.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            archive.addfile(info, io.BytesIO(data))
-    return path
-
-
-def files_below(folder: Path) -> dict[str, bytes]:
-    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
 def prepared(source: Path, root: Path) -> Arrays:
@@ -893,29 +874,6 @@ def test_the_command_line_shows_a_fault_in_one_message(
 
 
 # ---- mutations
-
-
-def mutate(data: bytes, rng: random.Random) -> bytes:
-    """One to four random edits: a byte, a cut, a repeated, removed or foreign piece."""
-    out = bytearray(data)
-    for _ in range(rng.randint(1, 4)):
-        i, n = rng.randrange(len(out) + 1), rng.choice([1, 2, 8, 100, 3000])
-        edit = rng.randrange(6)
-        if edit == 0 and out:
-            out[rng.randrange(len(out))] = rng.randrange(256)
-        elif edit == 1:
-            del out[i:]
-        elif edit == 2:
-            del out[i : i + n]
-        elif edit == 3:
-            out[i:i] = out[i : i + n]
-        elif edit == 4:
-            out[i:i] = rng.choice(
-                [b"\n", b"\r", b",", b'"', b"\0", b" ", b"-", b"256", b"\xff\xfe", b"PK\x03\x04", b"../"]
-            )
-        else:
-            out[i : i + n] = rng.randbytes(min(n, 8))
-    return bytes(out)
 
 
 @pytest.mark.parametrize("kind", ["csv", "icml.csv", "zip", "tar", "tar.gz", "images.zip", "images.tar"])
