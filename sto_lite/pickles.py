@@ -45,7 +45,8 @@ def load(data: bytes, where: str) -> dict[str, Any]:
             f"take the data set from a source that you trust"
         ) from None
     except Exception as fault:  # on damaged bytes pickle raises errors of many kinds
-        reason = shown(fault) or type(fault).__name__
+        told = isinstance(fault, ValueError | EOFError | pickle.UnpicklingError)
+        reason = shown(fault) if told else type(fault).__name__
         raise DataError(
             f"{where}: is no pickle of image data, or damaged or cut short ({reason}); "
             f"download or copy it again"
