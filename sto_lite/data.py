@@ -158,7 +158,7 @@ def _photographs(published: Published, folder: Path, size: int) -> tuple[dict[st
     """The prepared splits of a published set, resized, and the names of its classes."""
     path = folder / f"{published.name}.npz"
     if not path.exists():
-        download = ", or with --download in place of --from PATH" if published.url else ""
+        download = " or --download" if published.url else ""
         raise DataError(
             f"{published.title} is not prepared: {path} does not exist. Get the set as data/README.md says, then "
             f"run python -m sto_lite prepare {published.name} --from PATH{download} (or point STO_DATA at the "
