@@ -93,6 +93,16 @@ class Member:
                 stream = cast(IO[bytes], stack.enter_context(io.BufferedReader(cast(Any, raw), 1 << 18)))
             yield stream
 
+    def read(self, limit: int) -> bytes:
+        """All bytes of the member. Raises DataError as open does, and for damaged bytes."""
+        whole = io.BytesIO()
+        with self.open(limit) as stream, told(self.where):
+            while part := stream.read(1 << 20):  # a tar refuses to give much at once
+                if whole.tell() + len(part) > limit:
+                    raise ValueError("it has more bytes than it claims")
+                whole.write(part)
+        return whole.getvalue()
+
 
 @contextmanager
 def opened(path: Path) -> Iterator[list[Member]]:
@@ -110,9 +120,22 @@ def opened(path: Path) -> Iterator[list[Member]]:
             elif kind == "zip":
                 members = _zip_members(stack.enter_context(zipfile.ZipFile(path)), where)
             elif kind == "tar":
-                members = _tar_members(_open_tar(path, stack), where)
+                members = _tar_members(_open_tar(stack.enter_context(open(path, "rb")), stack), where)
             else:
                 members = [_on_disk(path.name, path, path.stat().st_size)]
+        yield members
+
+
+@contextmanager
+def inside(member: Member) -> Iterator[list[Member]]:
+    """The files of a zip or tar that is itself a member; it is read into memory. Raises DataError as opened does."""
+    data = io.BytesIO(member.read(MAX_MEMBER))
+    with ExitStack() as stack:
+        with told(member.where):
+            if _is_zip(data.read(4), member.name):
+                members = _zip_members(stack.enter_context(zipfile.ZipFile(data)), member.where)
+            else:
+                members = _tar_members(_open_tar(data, stack), member.where)
         yield members
 
 
@@ -145,12 +168,15 @@ def _kind(path: Path) -> str:
         raise DataError(f"{shown(path)}: is neither a file nor a folder")
     with open(path, "rb") as file:
         head = file.read(512)
-    name = path.name.lower()
-    if head.startswith((b"PK\x03\x04", b"PK\x05\x06")) or name.endswith((".zip", ".npz")):
+    if _is_zip(head, path.name):
         return "zip"
-    if head[257:262] == b"ustar" or head.startswith(tuple(_TARS)) or name.endswith(_TAR_NAMES):
+    if head[257:262] == b"ustar" or head.startswith(tuple(_TARS)) or path.name.lower().endswith(_TAR_NAMES):
         return "tar"
     return "file"
+
+
+def _is_zip(head: bytes, name: str) -> bool:
+    return head.startswith((b"PK\x03\x04", b"PK\x05\x06")) or name.lower().endswith((".zip", ".npz"))
 
 
 def _on_disk(name: str, path: Path, size: int) -> Member:
@@ -224,11 +250,12 @@ class _Capped:
         return cast(bytes, self.stream.read(size))
 
 
-def _open_tar(path: Path, stack: ExitStack) -> tarfile.TarFile:
-    with open(path, "rb") as file:
-        head = file.read(6)
-    opener = next((opener for magic, opener in _TARS.items() if head.startswith(magic)), open)
-    stream = _Capped(stack.enter_context(opener(path, "rb")))
+def _open_tar(file: IO[bytes], stack: ExitStack) -> tarfile.TarFile:
+    file.seek(0)
+    head = file.read(6)
+    file.seek(0)
+    opener = next((opener for magic, opener in _TARS.items() if head.startswith(magic)), None)
+    stream = _Capped(stack.enter_context(opener(file, "rb")) if opener else file)
     return stack.enter_context(tarfile.open(fileobj=cast(IO[bytes], stream), mode="r:"))
 
 
@@ -241,7 +268,7 @@ def _tar_members(archive: tarfile.TarFile, where: str) -> list[Member]:
         total += info.size
         if not 0 <= info.size <= MAX_MEMBER or total > MAX_TOTAL:
             raise DataError(
-                f"{label}: claims {info.size:,} bytes; that cannot be right for a data set of 0.3 GB"
+                f"{label}: claims {info.size:,} bytes, or all members do together; that is none of the data sets"
             )
         if info.isreg() and not _hidden(name):
             opener = cast(Callable[[], IO[bytes]], lambda info=info: archive.extractfile(info))
@@ -260,5 +287,5 @@ def _tar_members(archive: tarfile.TarFile, where: str) -> list[Member]:
 
 def _counted(members: list[Member], where: str) -> list[Member]:
     if len(members) > MAX_MEMBERS:
-        raise DataError(f"{where}: holds more than {MAX_MEMBERS:,} files; that is no FER-2013")
+        raise DataError(f"{where}: holds more than {MAX_MEMBERS:,} files; that is none of the data sets")
     return members

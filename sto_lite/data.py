@@ -15,9 +15,10 @@ from torch import Tensor
 
 from sto_lite.errors import DataError
 from sto_lite.faces import EXPRESSIONS, generate
+from sto_lite.sets import PUBLISHED, Published
 
 FACES_TRAIN, FACES_TEST = 4000, 2000  # images of the synthetic set
-DATA_SETS = ("faces", "fer2013")
+DATA_SETS = ("faces", *PUBLISHED)
 
 
 @dataclass(frozen=True)
@@ -56,8 +57,13 @@ class ImageSet:
     @cached_property
     def mean_std(self) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation of the training pixels, (C,) each, for pixels scaled to [0, 1]."""
-        pixels = self.splits["train"].images.double() / 255
-        return pixels.mean(dim=(0, 2, 3)).float(), pixels.std(dim=(0, 2, 3)).float()
+        values = torch.arange(256, dtype=torch.float64) / 255
+        channels = self.splits["train"].images.cpu().unbind(1)
+        counts = torch.stack([torch.bincount(c.flatten(), minlength=256) for c in channels]).double()
+        pixels = counts.sum(1)
+        mean = counts @ values / pixels
+        variance = (counts * (values - mean[:, None]) ** 2).sum(1) / (pixels - 1)
+        return mean.float(), variance.sqrt().float()
 
     @cached_property
     def fingerprint(self) -> str:
@@ -93,19 +99,21 @@ def load(
     """An image set by its name, resized to size × size pixels.
 
     Args:
-        name: "faces" (synthetic, made on the spot) or "fer2013" (after `python -m sto_lite prepare fer2013`).
+        name: "faces" (synthetic, made on the spot); or "fer2013", "rafdb" or "cifar100", after
+            `python -m sto_lite prepare` has brought them to disk.
         size: pixels; the paper's value is 32. Photographs are resized by antialiased bilinear interpolation.
         limit: keep so many training images, drawn at random but always alike; None keeps all.
         difficulty: of the synthetic faces, 0 to 2.
         label_noise: share of wrong labels among the synthetic training faces; their test labels stay right.
 
     Returns:
-        Gray sets have one channel here; `Batches` repeats it to three, as the paper does.
+        Colour sets have three channels; gray ones have one, and `Batches` repeats it to three, as the paper does.
 
     Raises:
         DataError: no such set; it is not prepared; its file is damaged; limit exceeds the training images;
             difficulty or label noise is asked of photographs.
     """
+    classes: tuple[str, ...] = EXPRESSIONS
     settings = {"difficulty": difficulty, "label_noise": label_noise} if name == "faces" else {}
     if name != "faces" and (difficulty, label_noise) != (1.0, 0.0):
         raise DataError(f"difficulty and label_noise are settings of the synthetic faces; {name} has none")
@@ -116,13 +124,13 @@ def load(
             ),
             "test": Split(*generate(FACES_TEST, size, seed=2, difficulty=difficulty)),
         }
-    elif name == "fer2013":
-        splits = {split: Split(resize(s.images, size), s.labels) for split, s in _fer2013(root()).items()}
+    elif name in PUBLISHED:
+        splits, classes = _photographs(PUBLISHED[name], root(), size)
     else:
         raise DataError(f"no image set is called {name!r}; there are {', '.join(DATA_SETS)}")
     if limit is not None:
         splits["train"] = _subset(splits["train"], limit)
-    return ImageSet(name, EXPRESSIONS, splits, settings)
+    return ImageSet(name, classes, splits, settings)
 
 
 def resize(images: Tensor, size: int) -> Tensor:
@@ -146,24 +154,30 @@ def _subset(split: Split, limit: int) -> Split:
     return Split(split.images[keep], split.labels[keep])
 
 
-def _fer2013(folder: Path) -> dict[str, Split]:
-    path = folder / "fer2013.npz"
+def _photographs(published: Published, folder: Path, size: int) -> tuple[dict[str, Split], tuple[str, ...]]:
+    """The prepared splits of a published set, resized, and the names of its classes."""
+    path = folder / f"{published.name}.npz"
     if not path.exists():
+        download = " or --download" if published.url else ""
         raise DataError(
-            f"FER-2013 is not prepared: {path} does not exist. Get the set as data/README.md says, then run "
-            f"python -m sto_lite prepare fer2013 --from PATH (or point STO_DATA at the folder that holds it)"
+            f"{published.title} is not prepared: {path} does not exist. Get the set as data/README.md says, then "
+            f"run python -m sto_lite prepare {published.name} --from PATH{download} (or point STO_DATA at the "
+            f"folder that holds it)"
         )
     try:
         with np.load(path, allow_pickle=False) as file:
-            return {
-                split: Split(
-                    torch.from_numpy(file[f"{split}_images"])[:, None],
-                    torch.from_numpy(file[f"{split}_labels"]).long(),
-                )
-                for split in ("train", "public", "private")
-            }
+            splits = {}
+            for split in published.splits:
+                images = torch.from_numpy(file[f"{split}_images"])
+                images = images.permute(0, 3, 1, 2) if images.dim() == 4 else images[:, None]
+                # In parts, so that a large set is never there twice in its own size.
+                small = torch.cat([resize(part.contiguous(), size) for part in images.split(1024)])
+                splits[split] = Split(small, torch.from_numpy(file[f"{split}_labels"]).long())
+            return splits, published.classes or tuple(file["classes"].tolist())
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise DataError(f"{path} is damaged ({error}); delete it and prepare FER-2013 again") from error
+        raise DataError(
+            f"{path} is damaged ({error}); delete it and prepare {published.title} again"
+        ) from error
 
 
 class Batches:

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from sto_lite import data
+from sto_lite import data, sets
 from sto_lite.data import Batches, ImageSet, Split
 from sto_lite.errors import DataError
+from sto_lite.faces import EXPRESSIONS
 
 
 def rng(seed=0):
@@ -44,6 +45,23 @@ def test_mean_and_deviation_are_the_training_pixels():
     )
     assert everything.mean((0, 2, 3)).abs().max() < 1e-5
     assert (everything.std((0, 2, 3)) - 1).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_mean_and_deviation_are_those_of_every_pixel(channels):
+    images = ImageSet("x", ("a",), {"train": split(50, channels), "test": split(5, channels, seed=1)})
+    pixels = images.splits["train"].images.double() / 255
+    mean, std = images.mean_std
+    assert mean.shape == std.shape == (channels,) and mean.dtype == torch.float32
+    assert mean.equal(pixels.mean(dim=(0, 2, 3)).float()) and std.equal(pixels.std(dim=(0, 2, 3)).float())
+
+
+def test_names_of_the_sets_and_of_their_classes():
+    assert data.DATA_SETS == ("faces", "fer2013", "rafdb", "cifar100")
+    assert sets.FER2013.classes == EXPRESSIONS, (
+        "label for label, so that a network can go from one to the other"
+    )
+    assert len(sets.RAFDB.classes) == len(set(sets.RAFDB.classes)) == 7
 
 
 @pytest.mark.parametrize("channels", [1, 3])

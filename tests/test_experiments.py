@@ -8,11 +8,12 @@ from dataclasses import fields
 import pytest
 
 from sto_lite import costs, experiments, registry, tables
-from sto_lite.__main__ import DATA, parser, read_seeds
-from sto_lite.__main__ import EXPERIMENTS as SPELT_OUT
+from sto_lite.__main__ import parser, read_seeds
 from sto_lite.data import DATA_SETS
 from sto_lite.experiments import EXPERIMENTS, OVERRIDES, Job, Source, cell_epochs, jobs
 from sto_lite.methods import STO
+from sto_lite.options import DATA
+from sto_lite.options import EXPERIMENTS as SPELT_OUT
 from sto_lite.stats import Interval
 from sto_lite.tables import tables as tables_of
 from sto_lite.train import Config, plain

@@ -23,8 +23,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sto_lite import archives, layouts, prepare
+from sto_lite import archives, layouts_fer2013, prepare
 from sto_lite.errors import DataError
+from tests.packing import files_below, mutate, tarred, zipped
 
 SIZES = {"train": 9, "public": 8, "private": 7}
 USAGE = {"train": "Training", "public": "PublicTest", "private": "PrivateTest"}
@@ -69,30 +70,10 @@ def write_folders(
     random.Random(1).shuffle(images)
     for split, i in images:
         place = folder / ("train" if split == "train" else "test")
-        place /= layouts.CLASSES[arrays[f"{split}_labels"][i]]
+        place /= layouts_fer2013.CLASSES[arrays[f"{split}_labels"][i]]
         place.mkdir(parents=True, exist_ok=True)
         Image.fromarray(arrays[f"{split}_images"][i]).save(place / name(split, i))
     return folder
-
-
-def zipped(path: Path, files: dict[str, bytes]) -> Path:
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, data in files.items():
-            archive.writestr(name, data)
-    return path
-
-
-def tarred(path: Path, files: dict[str, bytes], mode: str = "w:gz") -> Path:
-    with tarfile.open(path, mode) as archive:  # type: ignore[call-overload]
-        for name, data in files.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            archive.addfile(info, io.BytesIO(data))
-    return path
-
-
-def files_below(folder: Path) -> dict[str, bytes]:
-    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
 def prepared(source: Path, root: Path) -> Arrays:
@@ -273,7 +254,7 @@ def test_names_of_class_folders(label: int, names: list[str], arrays: Arrays, tm
     for name in names:
         folder = write_folders(tmp_path / f"as {name}", arrays)
         for part in ("train", "test"):
-            (folder / part / layouts.CLASSES[label]).rename(folder / part / "moved")
+            (folder / part / layouts_fer2013.CLASSES[label]).rename(folder / part / "moved")
             (folder / part / "moved").rename(folder / part / name)
         assert_equal(prepared(folder, tmp_path / "root"), arrays)
 
@@ -324,7 +305,7 @@ def test_second_time_reads_nothing(
         first = prepared(source, root)
         stamp = (root / "fer2013.npz").stat().st_mtime_ns
         with monkeypatch.context() as patch:
-            patch.setattr(layouts, "read", None)  # any reading would fail
+            patch.setattr(layouts_fer2013, "read", None)  # any reading would fail
             patch.setattr(prepare, "_write", None)
             said: list[str] = []
             prepare.fer2013(source, root, report=said.append)
@@ -405,14 +386,14 @@ def test_audit_counts_what_was_planted(arrays: Arrays) -> None:
     planted["private_images"][5] = planted["public_images"][5]  # private in public, with the same label
     planted["train_images"][6] = 0
     planted["private_images"][6] = 0  # black, private in train, with the same label
-    found = prepare.audit(planted)
+    found = prepare.audit(planted, layouts_fer2013.CLASSES)
     assert found.counts == {
         "train": [2, 2, 1, 1, 1, 1, 1],
         "public": [2, 1, 1, 1, 1, 1, 1],
         "private": [1] * 7,
     }
     assert found.copies == 5 and found.copies_within == {"train": 1, "public": 0, "private": 0}
-    assert (found.public_in_train, found.private_in_train, found.private_in_public) == (1, 2, 2)
+    assert found.stand_in == {"public_in_train": 1, "private_in_train": 2, "private_in_public": 2}
     assert (found.conflicts, found.black) == (2, 2)
 
 
@@ -428,7 +409,7 @@ def test_report(
     record = json.loads((root / "fer2013.json").read_text())
     assert record["audit"]["counts"]["private"] == [1] * 7
     md5 = text.split("(md5) ")[1][:32]
-    monkeypatch.setitem(layouts.KNOWN_MD5, md5, "fer2013.csv")
+    monkeypatch.setitem(layouts_fer2013.KNOWN_MD5, md5, "fer2013.csv")
     (root / "fer2013.json").unlink()
     prepare.fer2013(source, root, report=said.append)
     assert f"{md5}: as published (fer2013.csv)" in said[1]
@@ -440,7 +421,7 @@ def test_known_checksums_are_torchvisions() -> None:
     source = (Path(spec.origin).parent / "datasets" / "fer2013.py").read_text()
     published = {md5: name for name, md5 in re.findall(r'\("(\w+\.csv)", "([0-9a-f]{32})"\)', source)}
     assert {"fer2013.csv", "icml_face_data.csv"} <= set(published.values())
-    assert layouts.KNOWN_MD5.items() <= published.items() and len(layouts.KNOWN_MD5) == 2
+    assert layouts_fer2013.KNOWN_MD5.items() <= published.items() and len(layouts_fer2013.KNOWN_MD5) == 2
 
 
 # ---- faults in the CSV
@@ -692,7 +673,7 @@ def test_a_tar_cut_between_two_members(arrays: Arrays, tmp_path: Path, root: Pat
 
 
 def test_bombs(tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(layouts, "_MAX_CSV", 1 << 20)
+    monkeypatch.setattr(layouts_fer2013, "_MAX_CSV", 1 << 20)
     monkeypatch.setattr(archives, "MAX_MEMBER", 1 << 20)
     zeros = bytes((1 << 20) + 1)
     assert_refused(
@@ -867,7 +848,7 @@ def test_a_source_that_changes_while_it_is_read(
 ) -> None:
     source = tmp_path / "fer2013.csv"
     source.write_bytes(as_csv(rows))
-    read = layouts.read
+    read = layouts_fer2013.read
 
     def grow(path: Path, members: list[archives.Member]) -> object:
         found = read(path, members)
@@ -875,7 +856,7 @@ def test_a_source_that_changes_while_it_is_read(
             file.write(as_csv(rows))
         return found
 
-    monkeypatch.setattr(layouts, "read", grow)
+    monkeypatch.setattr(layouts_fer2013, "read", grow)
     assert_refused(source, root, "changed while it was read")
 
 
@@ -893,29 +874,6 @@ def test_the_command_line_shows_a_fault_in_one_message(
 
 
 # ---- mutations
-
-
-def mutate(data: bytes, rng: random.Random) -> bytes:
-    """One to four random edits: a byte, a cut, a repeated, removed or foreign piece."""
-    out = bytearray(data)
-    for _ in range(rng.randint(1, 4)):
-        i, n = rng.randrange(len(out) + 1), rng.choice([1, 2, 8, 100, 3000])
-        edit = rng.randrange(6)
-        if edit == 0 and out:
-            out[rng.randrange(len(out))] = rng.randrange(256)
-        elif edit == 1:
-            del out[i:]
-        elif edit == 2:
-            del out[i : i + n]
-        elif edit == 3:
-            out[i:i] = out[i : i + n]
-        elif edit == 4:
-            out[i:i] = rng.choice(
-                [b"\n", b"\r", b",", b'"', b"\0", b" ", b"-", b"256", b"\xff\xfe", b"PK\x03\x04", b"../"]
-            )
-        else:
-            out[i : i + n] = rng.randbytes(min(n, 8))
-    return bytes(out)
 
 
 @pytest.mark.parametrize("kind", ["csv", "icml.csv", "zip", "tar", "tar.gz", "images.zip", "images.tar"])

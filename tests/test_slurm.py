@@ -112,9 +112,8 @@ def slurm(tmp_path_factory):
 
 
 def command(out, *more):
-    return [sys.executable, "-m", "sto_lite", "run", "table3", "--data", "faces", "--scale", "smoke", "--net"] + [
-        "resnet8", "--out", str(out), "--engine", "slurm", "--minutes", "5", "--slurm", "partition=main", *more
-    ]  # fmt: skip
+    words = "run table3 --data faces --scale smoke --net resnet8 --engine slurm --minutes 5 --slurm partition=main"
+    return [sys.executable, "-m", "sto_lite", *words.split(), "--out", str(out), *more]
 
 
 def test_jobs_run_fail_and_are_finished_by_the_same_command(slurm, tmp_path):
