@@ -134,7 +134,7 @@ def run(options: argparse.Namespace) -> int:
 
 def table(options: argparse.Namespace) -> None:
     """Print an experiment's table from records, one for each protocol that they were made under."""
-    from sto_lite import experiments, records, tables
+    from sto_lite import experiments, formats, records, tables
 
     experiment = experiments.find(options.experiment)
     found = records.read_folder(Path(options.records))
@@ -154,7 +154,7 @@ def table(options: argparse.Namespace) -> None:
             f"not shown, {count} records under another protocol: {other.protocol} (--all shows it)",
             file=sys.stderr,
         )
-    text = "\n\n".join(tables.FORMATS[options.format](one) for one in shown)
+    text = "\n\n".join(formats.FORMATS[options.format](one) for one in shown)
     if options.out:
         write_atomically(Path(options.out), (text.rstrip("\n") + "\n").encode())
     else:

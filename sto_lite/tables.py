@@ -1,14 +1,10 @@
 """The paper's tables beside ours, from records: means, intervals, paired tests, verdicts (chapters 8 and 9)."""
 
-import csv
-import html
-import io
 import json
 import math
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from sto_lite import registry, stats
 from sto_lite.experiments import Cell, Experiment, cell_epochs
@@ -20,19 +16,7 @@ RULE = (
     "Verdict, for at least 3 paired seeds: reproduced if the 95 % interval of our difference lies above 0; not "
     "reproduced if it lies below half of the paper's difference (below 0 under a reduced protocol); else undecided."
 )
-HEAD = (
-    "run",
-    "paper",
-    "ours",
-    "± 95 %",
-    "seeds",
-    "best (flatters)",
-    "gain",
-    "95 % interval",
-    "p (images)",
-    "paper's gain",
-    "verdict",
-)
+UNKNOWN = "not measured"
 PAPER_COUNTS = {"fer2013": 28_709, "rafdb": 12_271, "cifar100": 50_000}  # training images
 
 
@@ -53,9 +37,10 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """An experiment's rows under one protocol. faithful: it is the paper's protocol."""
+    """An experiment's rows on one data set under one protocol. faithful: it is the paper's protocol."""
 
     experiment: Experiment
+    data: str
     protocol: str
     split: str
     faithful: bool
@@ -65,7 +50,7 @@ class Table:
 def verdict(gain: Interval | None, claimed: float, faithful: bool = True) -> str:
     """Apply RULE to our interval of a gain and the paper's gain, both in points."""
     if gain is None:
-        return "not measured"
+        return UNKNOWN
     if gain.seeds < 3:
         return "undecided"
     if gain.high < (claimed / 2 if faithful else 0):
@@ -93,6 +78,15 @@ def tables(experiment: Experiment, records: Sequence[Record], split: str | None 
             if any(rows):
                 found.append(table(experiment, rows, epochs, split))
     return sorted(found, key=lambda t: sum(len(row.records) for row in t.rows), reverse=True)
+
+
+def blank(experiment: Experiment, data: str) -> Table:
+    """The table at the paper's protocol with no record in it: what the paper reports, and "not measured"."""
+    rows = [
+        Row(c, (), "", None, None, None, None, claimed_gain(c, experiment, data), UNKNOWN)
+        for c in experiment.cells
+    ]
+    return Table(experiment, data, f"{data}, 300 epochs of all images", "", True, tuple(rows))
 
 
 def protocol_key(record: Record, experiment: Experiment) -> str:
@@ -142,7 +136,9 @@ def table(experiment: Experiment, rows: Sequence[Sequence[Record]], epochs: int,
         for cell, row in zip(experiment.cells, rows, strict=True)
     }
     made = [fill(cell, experiment, by_label, data["name"], split, faithful) for cell in experiment.cells]
-    return Table(experiment, describe(example, epochs, experiment), split, faithful, tuple(made))
+    return Table(
+        experiment, data["name"], describe(example, epochs, experiment), split, faithful, tuple(made)
+    )
 
 
 def fill(
@@ -195,116 +191,3 @@ def describe(record: Record, epochs: int, experiment: Experiment) -> str:
         f"{data['name']}{more}, {data['counts']['train']:,} training images, {data['size']} pixels, {net}"
         f"{epochs} epochs ({steps:,} steps)"
     )
-
-
-# ---------------------------------------------------------------------------------------------------- formats
-
-
-def cells_of(table: Table) -> list[list[str]]:
-    """The table as text, row by row in HEAD's order; "not measured" where there is no run."""
-    lines = []
-    for row in table.rows:
-        paper = row.cell.paper.get(table_data(table))
-        lines.append(
-            [
-                row.cell.label,
-                number(paper),
-                number(row.error.mean) if row.error else "not measured",
-                number(row.error.half) if row.error and row.error.seeds > 1 else "–",
-                str(row.error.seeds) if row.error else "0",
-                number(row.best),
-                signed(row.gain.mean) if row.gain else "–",
-                f"{signed(row.gain.low)} to {signed(row.gain.high)}"
-                if row.gain and row.gain.seeds > 1
-                else "–",
-                "–" if row.p is None else ("< 0.001" if row.p < 0.001 else f"{row.p:.3f}"),
-                "–" if row.claimed is None else signed(row.claimed),
-                row.verdict or "–",
-            ]
-        )
-    return lines
-
-
-def table_data(table: Table) -> str:
-    """Name of the table's data set."""
-    return next(str(row.records[0]["data"]["name"]) for row in table.rows if row.records)
-
-
-def number(value: float | None) -> str:
-    """Two decimals, or a dash."""
-    return "–" if value is None or math.isnan(value) else f"{value:.2f}"
-
-
-def signed(value: float) -> str:
-    """Two decimals with a sign."""
-    return f"{value:+.2f}".replace("-", "−")
-
-
-def heading(table: Table) -> str:
-    """Title and protocol."""
-    kind = "the paper's protocol" if table.faithful else "a reduced protocol, not the paper's"
-    return (
-        f"{table.experiment.title}. Top-1 error (%) on {table.split}, last epoch; {kind}: {table.protocol}."
-    )
-
-
-def as_text(table: Table) -> str:
-    """For a terminal."""
-    lines = [list(HEAD), *cells_of(table)]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(HEAD))]
-    body = [
-        "  ".join(
-            cell.ljust(w) if i == 0 else cell.rjust(w)
-            for i, (cell, w) in enumerate(zip(line, widths, strict=True))
-        )
-        for line in lines
-    ]
-    return "\n".join([heading(table), "", *body, "", RULE])
-
-
-def as_markdown(table: Table) -> str:
-    """A pipe table with its heading."""
-    lines = ["| " + " | ".join(HEAD) + " |", "|" + "---|" * len(HEAD)]
-    lines += ["| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in cells_of(table)]
-    return "\n".join([f"**{heading(table)}**", "", *lines, "", RULE])
-
-
-def as_html(table: Table, columns: Sequence[str] = HEAD) -> str:
-    """A table for the book, with the chosen columns of HEAD."""
-    keep = [HEAD.index(name) for name in columns]
-
-    def line(tag: str, texts: Sequence[str]) -> str:
-        parts = []
-        for place, text in zip(keep, (texts[i] for i in keep), strict=True):
-            side = "left" if place in (0, len(HEAD) - 1) else "right"
-            parts.append(
-                f'<{tag} style="text-align:{side};padding:.25em .8em .25em 0">{html.escape(text)}</{tag}>'
-            )
-        return f"<tr>{''.join(parts)}</tr>"
-
-    rows = "".join(line("td", texts) for texts in cells_of(table))
-    return (
-        f'<figure class="sto" style="margin:1em 0"><table>{line("th", HEAD)}{rows}</table>'
-        f"<figcaption>{html.escape(heading(table))}</figcaption></figure>"
-    )
-
-
-def as_csv(table: Table) -> str:
-    """Numbers in full, one line a row; empty where there is nothing."""
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    names = ["experiment", "protocol", "split", "run", "paper", "error", "error_low", "error_high", "seeds"]
-    names += ["best_error", "gain", "gain_low", "gain_high", "p_images", "paper_gain", "verdict"]
-    writer.writerow(names)
-    for row in table.rows:
-        e, g = row.error, row.gain
-        values: list[Any] = [row.cell.paper.get(table_data(table))]
-        values += [e.mean, e.low, e.high, e.seeds, row.best] if e else [None, None, None, 0, None]
-        values += [g.mean, g.low, g.high] if g else [None, None, None]
-        values += [row.p, row.claimed, row.verdict]
-        plain_values = ["" if v is None or (isinstance(v, float) and math.isnan(v)) else v for v in values]
-        writer.writerow([table.experiment.name, table.protocol, table.split, row.cell.label, *plain_values])
-    return out.getvalue()
-
-
-FORMATS = {"text": as_text, "markdown": as_markdown, "html": as_html, "csv": as_csv}

@@ -7,7 +7,7 @@ from dataclasses import fields
 
 import pytest
 
-from sto_lite import costs, experiments, registry, tables
+from sto_lite import costs, experiments, formats, registry, tables
 from sto_lite.__main__ import parser, read_seeds
 from sto_lite.data import DATA_SETS
 from sto_lite.experiments import EXPERIMENTS, OVERRIDES, Job, Source, cell_epochs, jobs
@@ -271,13 +271,13 @@ def test_verdicts(low, high, seeds, claimed, faithful, expected):
 def test_formats_say_the_same():
     (table,) = tables_of(EXPERIMENTS["table3"], three_seeds())
     for form in ("text", "markdown", "html"):
-        text = tables.FORMATS[form](table)
+        text = formats.FORMATS[form](table)
         for piece in ("41.00", "+5.00", "not measured", "reproduced", "reduced protocol"):
             assert piece in text, (form, piece)
-    read = list(csv.DictReader(io.StringIO(tables.FORMATS["csv"](table))))
+    read = list(csv.DictReader(io.StringIO(formats.FORMATS["csv"](table))))
     assert [row["run"] for row in read] == [cell.label for cell in EXPERIMENTS["table3"].cells]
     assert read[0]["error"] == "41.0" and read[2]["error"] == "" and read[4]["gain"] == "5.0"
-    assert len(tables.as_html(table, ["run", "ours"]).split("<th")) == 3
+    assert len(formats.as_html(table, ["run", "ours"]).split("<th")) == 3
 
 
 def test_the_committed_records_are_found():
