@@ -23,6 +23,9 @@ HEAD = (
     "verdict",
 )
 
+BESIDE_THE_PAPER = ("run", "paper", "paper's gain", "ours", "gain", "verdict")
+MEASURED = ("run", "ours", "± 95 %", "seeds", "gain", "95 % interval", "p (images)", "verdict")
+
 
 def cells_of(table: Table) -> list[list[str]]:
     """The table as text, row by row in HEAD's order; "not measured" where there is no run."""
@@ -62,9 +65,8 @@ def signed(value: float) -> str:
 def heading(table: Table) -> str:
     """Title and protocol."""
     kind = "the paper's protocol" if table.faithful else "a reduced protocol, not the paper's"
-    return (
-        f"{table.experiment.title}. Top-1 error (%) on {table.split}, last epoch; {kind}: {table.protocol}."
-    )
+    where = f" on {table.split}" if table.split else ""
+    return f"{table.experiment.title}. Top-1 error (%){where}, last epoch; {kind}: {table.protocol}."
 
 
 def as_text(table: Table) -> str:
@@ -106,6 +108,16 @@ def as_html(table: Table, columns: Sequence[str] = HEAD) -> str:
         f'<figure class="sto" style="margin:1em 0"><table>{line("th", HEAD)}{rows}</table>'
         f"<figcaption>{html.escape(heading(table))}</figcaption></figure>"
     )
+
+
+def show(table: Table | None, columns: Sequence[str] = MEASURED) -> None:
+    """Display a table in a notebook, with the chosen columns of HEAD; None says that nothing was measured."""
+    from IPython.display import HTML, display
+
+    if table is None:
+        print("Not measured.")
+    else:
+        display(HTML(as_html(table, columns)))
 
 
 def as_csv(table: Table) -> str:

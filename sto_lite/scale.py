@@ -51,7 +51,7 @@ def begin(
     Args:
         chapter: number and title, as "3 Stochastic depth".
         minutes: time that the whole notebook takes, by scale name; a scale that is missing was not timed.
-        data: name of the data set, as in ``data.load``; a name, not a path.
+        data: name of the data set, as in ``data.load``; "records" where nothing is trained.
         seed: where ``Scale.generator`` starts.
 
     Raises:
@@ -85,6 +85,9 @@ def _summary(chapter: str, name: str, asked: bool, gpu: bool, data: str, minutes
     threads = torch.get_num_threads()
     device = torch.cuda.get_device_name() if gpu else f"CPU, {threads} thread{'s' if threads > 1 else ''}"
     why = "from STO_SCALE" if asked else f"chosen because {'a' if gpu else 'no'} CUDA GPU was found"
+    if data == "records":  # nothing is trained, so scale and device make no difference
+        text = f"Chapter {chapter}. It reads records of measured runs, and trains nothing. Time to expect: seconds."
+        return fill(text, width=72)
     parts = [
         f"Chapter {chapter}. Scale: {name} ({why}). Device: {device}. Data: {DATA.get(data, data)}.",
         f"Time to expect: {_duration(minutes[name])}." if name in minutes else "",

@@ -89,6 +89,21 @@ def blank(experiment: Experiment, data: str) -> Table:
     return Table(experiment, data, f"{data}, 300 epochs of all images", "", True, tuple(rows))
 
 
+def at_paper(experiment: Experiment, records: Sequence[Record], data: str) -> Table:
+    """The table under the paper's protocol on one data set, blank where no run was made."""
+    mine = [record for record in records if record["data"]["name"] == data]
+    faithful = [table for table in tables(experiment, mine) if table.faithful]
+    return faithful[0] if faithful else blank(experiment, data)
+
+
+def reduced(
+    experiment: Experiment, records: Sequence[Record], data: str, split: str | None = None
+) -> Table | None:
+    """The fullest table under a reduced protocol on one data set, or None."""
+    mine = [record for record in records if record["data"]["name"] == data]
+    return next((table for table in tables(experiment, mine, split) if not table.faithful), None)
+
+
 def protocol_key(record: Record, experiment: Experiment) -> str:
     """What records must have in common to stand in one table."""
     free = {"seed", "evaluate_every", "epochs"} | ({"net"} if experiment.compares_networks else set())

@@ -111,3 +111,12 @@ def test_threads_are_left_alone_and_scale_is_frozen():
     assert scale.seed == 3
     with pytest.raises(FrozenInstanceError):
         scale.name = "paper"
+
+
+def test_a_chapter_that_reads_records_says_the_same_everywhere(monkeypatch, capsys):
+    said = []
+    for name in ("smoke", "paper"):
+        monkeypatch.setenv("STO_SCALE", name)
+        begin("8 Experiments", data="records")
+        said.append(capsys.readouterr().out)
+    assert said[0] == said[1] and "trains nothing" in said[0].replace("\n", " ") and "Scale:" not in said[0]
