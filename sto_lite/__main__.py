@@ -93,6 +93,7 @@ def run(options: argparse.Namespace) -> int:
         raise ValueError(f"scale is one of {', '.join(SCALES)}, not {scale!r}")
     if options.jobs < 1:
         raise ValueError(f"jobs is at least 1; {options.jobs} is not")
+    slurm = dict(read_pair(text) for text in options.slurm)
     experiment, out = experiments.find(options.experiment), Path(options.out)
     overrides = {key: value for key, value in vars(options).items() if key in experiments.OVERRIDES}
     data = options.data or experiment.data[0]
@@ -102,6 +103,8 @@ def run(options: argparse.Namespace) -> int:
             print(shlex.join(["python", "-m", "sto_lite", "train", *job.arguments(out)]))
         return 0
     ready = sum(runner.finished(job, out) for job in jobs)
+    if ready < len(jobs):
+        runner.load(jobs[0].source)  # data that is missing or damaged is told once, before any run
     print(f"{experiment.title}: {len(jobs)} runs on {data} at scale {scale}, {ready} of them finished before")
     told = 0
 
@@ -113,8 +116,7 @@ def run(options: argparse.Namespace) -> int:
     if options.engine == "slurm":
         from sto_lite.slurm import on_cluster
 
-        given = dict(read_pair(text) for text in options.slurm)
-        outcomes = on_cluster(jobs, out, report, given, options.minutes)
+        outcomes = on_cluster(jobs, out, report, slurm, options.minutes)
     elif options.jobs > 1:
         outcomes = runner.side_by_side(jobs, out, report, options.jobs, options.device, options.threads)
     else:

@@ -166,11 +166,13 @@ def test_dry_run_prints_commands_and_does_nothing(tmp_path, capsys):
         (["run", "table1", "--scale", "large"], "scale is one of"),
         (["run", "table1", "--device", "nonsense"], "cannot be used here"),
         (["run", "table1", "--engine", "slurm", "--slurm", "partition"], "KEY=VALUE"),
+        (["run", "table1", "--data", "rafdb"], "RAF-DB is not prepared"),
         (["table", "table1", "--records", "nowhere"], "nowhere holds no record"),
     ],
 )
 def test_mistakes_are_one_message_and_status_2(arguments, message, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("STO_DATA", str(tmp_path))
     assert main(arguments) == 2
     assert message in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
@@ -187,7 +189,7 @@ def test_records_of_other_experiments_are_not_a_table(tmp_path, capsys):
 
 def test_images_are_loaded_once_for_neighbouring_jobs(tmp_path, monkeypatch):
     runner.load.cache_clear()
-    loads = []
+    loads: list[tuple] = []
     real = runner.data.load
     monkeypatch.setattr(runner.data, "load", lambda *a: loads.append(a) or real(*a))
     made = jobs(experiments.find("detach"), "faces", [0], "smoke", {"net": "resnet8"})
