@@ -139,12 +139,12 @@ def table(options: argparse.Namespace) -> None:
     from sto_lite import experiments, formats, records, tables
 
     experiment = experiments.find(options.experiment)
-    found = records.read_folder(Path(options.records))
+    found = [record for folder in options.records for record in records.read_folder(Path(folder))]
     if options.data:
         found = [record for record in found if record["data"]["name"] == options.data]
     made = tables.tables(experiment, found, options.split)
     if not made:
-        where = f"{options.records}{f' on {options.data}' if options.data else ''}"
+        where = f"{', '.join(options.records)}{f' on {options.data}' if options.data else ''}"
         raise RunError(
             f"none of the {len(found)} records in {where} belongs to {experiment.name}; make some with "
             f"python -m sto_lite run {experiment.name}"

@@ -163,7 +163,11 @@ def parser() -> argparse.ArgumentParser:
     )
     b.add_argument("experiment", help="its name")
     b.add_argument(
-        "--records", metavar="DIR", default="runs", help="folder of runs or records (default: runs)"
+        "--records",
+        metavar="DIR",
+        nargs="+",
+        default=["runs"],
+        help="folders of runs or records (default: runs)",
     )
     b.add_argument("--data", choices=DATA, help="records of this image set alone")
     b.add_argument(
