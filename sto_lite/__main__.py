@@ -87,12 +87,12 @@ def run(options: argparse.Namespace) -> int:
     from sto_lite import experiments, runner
     from sto_lite.scale import SCALES, chosen
 
-    check_device(options.device)
-    scale = options.scale or chosen()[0]
+    check_engine(options)
+    scale, asked = (options.scale, True) if options.scale else chosen()
     if scale not in SCALES:
         raise ValueError(f"scale is one of {', '.join(SCALES)}, not {scale!r}")
-    if options.jobs < 1:
-        raise ValueError(f"jobs is at least 1; {options.jobs} is not")
+    if options.engine == "slurm" and not asked:
+        raise ValueError("this machine's hardware is not the nodes': say --scale smoke, colab or paper")
     slurm = dict(read_pair(text) for text in options.slurm)
     experiment, out = experiments.find(options.experiment), Path(options.out)
     overrides = {key: value for key, value in vars(options).items() if key in experiments.OVERRIDES}
@@ -116,8 +116,10 @@ def run(options: argparse.Namespace) -> int:
     if options.engine == "slurm":
         from sto_lite.slurm import on_cluster
 
-        outcomes = on_cluster(jobs, out, report, slurm, options.minutes)
-    elif options.jobs > 1:
+        more = [f"--device={options.device}"] if options.device else []
+        more += [f"--threads={options.threads}"] if options.threads else []
+        outcomes = on_cluster(jobs, out, report, slurm, options.minutes or 60, more)
+    elif (options.jobs or 1) > 1:
         outcomes = runner.side_by_side(jobs, out, report, options.jobs, options.device, options.threads)
     else:
         set_threads(options.threads)
@@ -132,6 +134,19 @@ def run(options: argparse.Namespace) -> int:
             f"all {len(jobs)} runs are finished: python -m sto_lite table {experiment.name} --records {out}"
         )
     return bool(failed)
+
+
+def check_engine(options: argparse.Namespace) -> None:
+    """Refuse options that the chosen engine does not have, and a device that is not here."""
+    if options.engine == "slurm":
+        if options.jobs is not None:
+            raise ValueError("--jobs is for one machine; Slurm decides how many run at a time")
+        return
+    if options.slurm or options.minutes is not None:
+        raise ValueError("--slurm and --minutes are for --engine slurm")
+    if options.jobs is not None and options.jobs < 1:
+        raise ValueError(f"jobs is at least 1; {options.jobs} is not")
+    check_device(options.device)
 
 
 def table(options: argparse.Namespace) -> None:

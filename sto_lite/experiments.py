@@ -215,7 +215,14 @@ class Job:
     def digest(self) -> str:
         """Eight hexadecimal digits of all settings that make a difference."""
         teacher = self.teacher.digest if self.teacher else None
-        identity = [asdict(self.source), self.method, dict(self.settings), plain(self.config), teacher]
+        known = fields(registry.METHODS[self.method])
+        method = {f.name: f.default for f in known if not f.metadata.get("local")}
+        for (
+            key,
+            value,
+        ) in self.settings.items():  # so that 0 and 0.0, or a default that is given, are the same
+            method[key] = float(value) if isinstance(method[key], float) else value
+        identity = [asdict(self.source), self.method, method, plain(self.config), teacher]
         return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:8]
 
     def arguments(self, out: Path) -> list[str]:
@@ -234,8 +241,8 @@ class Job:
 def option(name: str, value: object) -> list[str]:
     """A setting as `train` takes it: --p-last 0.5, --no-detach, --drop-at 0.5 0.75."""
     flag = name.replace("_", "-")
-    if value is False:
-        return [f"--no-{flag}"]
+    if isinstance(value, bool):
+        return [f"--{flag}" if value else f"--no-{flag}"]
     values = value if isinstance(value, tuple | list) else (value,)
     return [f"--{flag}", *map(str, values)]
 
@@ -268,6 +275,10 @@ def jobs(
         )
     chosen = {**SCALES[scale], **overrides}
     source = Source(data, **{f.name: chosen[f.name] for f in fields(Source) if f.name in chosen})
+    if "epochs" not in overrides and any(
+        cell.epochs != "sto" and cell.epochs != 1 for cell in experiment.cells
+    ):
+        chosen["epochs"] = max(chosen.get("epochs", Config.epochs), 15)  # so that the shares differ
     config = Config(**{f.name: chosen[f.name] for f in fields(Config) if f.name in chosen})
     found: dict[str, Job] = {}
     for seed in seeds:
@@ -275,13 +286,27 @@ def jobs(
             seeded = replace(config, net=overrides.get("net", cell.net), seed=seed)
             teacher = None
             if cell.teacher:
-                net = overrides.get("net", cell.teacher)
-                teacher = Job(f"teacher of {cell.label}", source, "baseline", {}, replace(seeded, net=net))
+                big = replace(seeded, net=cell.teacher)
+                teacher = Job(f"teacher of {cell.label}", source, "baseline", {}, big)
                 found.setdefault(teacher.name, teacher)
             seeded = replace(seeded, epochs=cell_epochs(cell, seeded, source.size))
-            job = Job(cell.label, source, cell.method, cell.settings, seeded, teacher)
-            found.setdefault(job.name, job)
+            settings = cell_settings(cell, seeded.epochs)
+            job = Job(cell.label, source, cell.method, settings, seeded, teacher)
+            if found.setdefault(job.name, job).label not in (cell.label, f"teacher of {cell.label}"):
+                same = found[job.name].label
+                raise ValueError(
+                    f"{cell.label} and {same} would be the same run: {config.epochs} epochs are too few for "
+                    f"{experiment.name}"
+                )
     return sorted(found.values(), key=lambda job: job.teacher is not None)
+
+
+def cell_settings(cell: Cell, epochs: int) -> Settings:
+    """The cell's settings; a schedule shorter than the paper's 300 epochs shortens the 80 epochs of a ramp too."""
+    ramp = round(80 / 300 * epochs)
+    if cell.method not in ("one", "okddip") or "ramp" in cell.settings or ramp >= 80:
+        return cell.settings
+    return {**cell.settings, "ramp": max(1, ramp)}
 
 
 def cell_epochs(cell: Cell, config: Config, size: int) -> int:

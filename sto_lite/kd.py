@@ -5,7 +5,7 @@ import io
 import pickle
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -38,8 +38,8 @@ class KD:
 
     The loss is CE + λ T² KL(teacher ‖ student), STO's Eq. 9 without a teacher that learns.
 
-    teacher: network.pt of a finished run, or its folder. temperature: T. lam: λ. fingerprint: of the teacher's file;
-    it is filled in, and stands in the record in place of the path.
+    teacher: network.pt of a finished run, or its folder. temperature: T. lam: λ. fingerprint, network: of the
+    teacher's file and of what it holds; they are filled in, and stand in the record in place of the path.
     """
 
     name: ClassVar[str] = "kd"
@@ -47,18 +47,21 @@ class KD:
     temperature: float = 3.0
     lam: float = 0.25
     fingerprint: str = ""
+    network: str = ""
 
     def __post_init__(self) -> None:
         if not self.teacher:
             raise ValueError("method kd needs a teacher: the folder of a finished run, or its network.pt")
         if self.temperature <= 0:
             raise ValueError(f"the temperature is positive; {self.temperature} is not")
-        digest = hashlib.sha256(self._file()).hexdigest()[:16]
+        content = self._file()
+        digest = hashlib.sha256(content).hexdigest()[:16]
         if self.fingerprint not in ("", digest):
             raise RunError(
                 f"{self.teacher} is another teacher: its fingerprint is {digest}, not {self.fingerprint}"
             )
         object.__setattr__(self, "fingerprint", digest)
+        object.__setattr__(self, "network", self._state(content)["net"])
 
     def _file(self) -> bytes:
         path = Path(self.teacher)
@@ -68,21 +71,31 @@ class KD:
         except OSError as error:
             raise RunError(f"the teacher {path} cannot be read: {error.strerror or error}") from error
 
+    def _state(self, content: bytes) -> dict[str, Any]:
+        try:
+            state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+            if state["net"] in resnet.NETWORKS and isinstance(state["weights"], dict):
+                return state
+        except (KeyError, TypeError, ValueError, RuntimeError, EOFError, pickle.UnpicklingError):
+            pass
+        raise RunError(
+            f"{self.teacher} holds no network that a run has written; give network.pt of a finished run"
+        )
+
     def build(self, net: str, num_classes: int, generator: torch.Generator | None = None) -> Taught:
         """The student, which starts from the baseline's weights, and the teacher from its file.
 
         Raises:
-            RunError: the file holds no network that `fit` wrote, or one for another number of classes.
+            RunError: the teacher's network is for another number of classes.
         """
         student = resnet.build(net, num_classes, generator=generator)
+        teacher = resnet.build(self.network, num_classes, generator=torch.Generator())
         try:
-            state = torch.load(io.BytesIO(self._file()), map_location="cpu", weights_only=True)
-            teacher = resnet.build(state["net"], num_classes, generator=torch.Generator())
-            teacher.load_state_dict(state["weights"])
-        except (KeyError, TypeError, ValueError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+            teacher.load_state_dict(self._state(self._file())["weights"])
+        except RuntimeError as error:
             raise RunError(
-                f"{self.teacher} holds no network for {num_classes} classes that a run has written "
-                f"({type(error).__name__}); give network.pt of a run on the same data"
+                f"{self.teacher} holds no {self.network} for {num_classes} classes; give one that was trained on "
+                f"the same data"
             ) from error
         return Taught(student, teacher)
 

@@ -84,18 +84,16 @@ def parser() -> argparse.ArgumentParser:
         "--students", type=int, default=argparse.SUPPRESS, help="[sto] sub-networks a step (default: 1)"
     )
     m.add_argument(
-        "--no-detach",
-        dest="detach",
-        action="store_false",
+        "--detach",
+        action=argparse.BooleanOptionalAction,
         default=argparse.SUPPRESS,
-        help="[sto] let the distillation term's gradient into the teacher (default: the teacher is a constant there)",
+        help="[sto, okddip] the teacher is a constant in the distillation term (default: in sto yes, in okddip no)",
     )
     m.add_argument(
-        "--no-teacher-backward",
-        dest="teacher_backward",
-        action="store_false",
+        "--teacher-backward",
+        action=argparse.BooleanOptionalAction,
         default=argparse.SUPPRESS,
-        help='[sto] no gradient through the full network, "W/O Backward Full network" in Table 3',
+        help='[sto] gradient through the full network (default: yes; no is Table 3\'s "W/O Backward Full network")',
     )
     m.add_argument(
         "--running-stats",
@@ -140,7 +138,7 @@ def parser() -> argparse.ArgumentParser:
         "--out", metavar="DIR", default="runs", help="folder with one folder a run (default: runs)"
     )
     r.add_argument("--engine", choices=["local", "slurm"], default="local", help="where (default: local)")
-    r.add_argument("--jobs", type=int, default=1, help="runs at a time on this machine (default: 1)")
+    r.add_argument("--jobs", type=int, help="runs at a time on this machine (default: 1)")
     r.add_argument(
         "--slurm",
         action="append",
@@ -148,9 +146,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="KEY=VALUE",
         help="option of sbatch, such as partition=gpu",
     )
-    r.add_argument(
-        "--minutes", type=int, default=60, help="a Slurm job's time before it is requeued (default: 60)"
-    )
+    r.add_argument("--minutes", type=int, help="time of a Slurm job before it is requeued (default: 60)")
     r.add_argument("--dry-run", action="store_true", help="print the train commands and do nothing")
     machine_options(r)
     protocol_options(r, "what the scale says")

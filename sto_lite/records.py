@@ -32,9 +32,10 @@ def read_record(path: Path) -> Record:
         record = json.loads(path.read_text())
     except (OSError, ValueError) as error:
         raise RunError(f"{path} is no readable record: {error}") from error
-    parts = [record.get(key) for key in ("config", "history")] if isinstance(record, dict) else [None]
-    if not all(isinstance(part, dict) for part in parts):
-        raise RunError(f"{path} is JSON, but no record of a run: config or history is missing")
+    needed = ("config", "method", "data", "result", "history", "labels", "predictions")
+    missing = [key for key in needed if not isinstance(record, dict) or not isinstance(record.get(key), dict)]
+    if missing:
+        raise RunError(f"{path} is JSON, but no record of a run: it lacks {', '.join(missing)}")
     return record
 
 

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -52,6 +52,14 @@ def finished(job: Job, out: Path) -> bool:
     return (out / job.name / "record.json").exists()
 
 
+def outcome_of(job: Job, out: Path, status: str) -> Outcome:
+    """The outcome of a job that has a record, with its result; failed if that cannot be read."""
+    try:
+        return Outcome(job, status, result(job, out))
+    except (RunError, KeyError, TypeError, ValueError) as error:
+        return Outcome(job, "failed", f"its record cannot be read: {error}; delete it")
+
+
 def kept(jobs: Sequence[Job], out: Path, report: Report) -> tuple[list[Outcome], list[Job]]:
     """Set apart what is finished already: its outcomes, and the jobs that are left."""
     outcomes, left = [], []
@@ -59,10 +67,7 @@ def kept(jobs: Sequence[Job], out: Path, report: Report) -> tuple[list[Outcome],
         if not finished(job, out):
             left.append(job)
             continue
-        try:
-            outcomes.append(Outcome(job, "kept", result(job, out)))
-        except (RunError, KeyError, TypeError, ValueError) as error:
-            outcomes.append(Outcome(job, "failed", f"its record cannot be read: {error}; delete it"))
+        outcomes.append(outcome_of(job, out, "kept"))
         report(outcomes[-1])
     return outcomes, left
 
@@ -93,7 +98,7 @@ def one_by_one(jobs: Sequence[Job], out: Path, report: Report, device: str | Non
                     settings["teacher"] = str(out / job.teacher.name)
                 method = registry.make(job.method, **settings)
                 fit(method, load(job.source), job.config, out / job.name, device)
-                outcomes.append(Outcome(job, "done", result(job, out)))
+                outcomes.append(outcome_of(job, out, "done"))
             except (StoError, ValueError, RuntimeError, MemoryError, OSError) as error:
                 outcomes.append(Outcome(job, "failed", first_line(str(error) or type(error).__name__)))
             report(outcomes[-1])
@@ -118,46 +123,49 @@ def side_by_side(
     for wave in waves(jobs):
         had, left = kept(wave, out, report)
         outcomes += had
-        running: dict[subprocess.Popen, Job] = {}
+        running: dict[subprocess.Popen, tuple[Job, int]] = {}
         with stopping(running):
             while left or running:
                 while left and len(running) < count:
                     job = left.pop(0)
                     try:
-                        running[start(job, out, more)] = job
+                        process, begun = start(job, out, more)
+                        running[process] = (job, begun)
                     except OSError as error:
                         outcomes.append(Outcome(job, "failed", str(error)))
                         report(outcomes[-1])
                 for process in [p for p in running if p.poll() is not None]:
-                    outcomes.append(ended(running.pop(process), process.returncode, out))
+                    outcomes.append(ended(*running.pop(process), process.returncode, out))
                     report(outcomes[-1])
                 time.sleep(POLL)
     return outcomes
 
 
-def start(job: Job, out: Path, more: Sequence[str]) -> subprocess.Popen:
-    """Start one job as a process."""
+def start(job: Job, out: Path, more: Sequence[str]) -> tuple[subprocess.Popen, int]:
+    """Start one job as a process; and where in its log this attempt begins."""
     (out / job.name).mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "sto_lite", "train", *job.arguments(out), *more]
     with open(out / job.name / "log.txt", "a") as log:
-        return subprocess.Popen(command, stdout=log, stderr=log, env={**os.environ, "CI": "1"})
+        begun = log.tell()
+        return subprocess.Popen(command, stdout=log, stderr=log, env={**os.environ, "CI": "1"}), begun
 
 
-def ended(job: Job, status: int, out: Path) -> Outcome:
+def ended(job: Job, begun: int, status: int, out: Path) -> Outcome:
     """The outcome of a job whose process has ended with this status."""
     if status == 0 and finished(job, out):
-        return Outcome(job, "done", result(job, out))
+        return outcome_of(job, out, "done")
     if status < 0:
-        name = signal.Signals(-status).name
+        known = [s.name for s in signal.Signals if s == -status]
+        name = known[0] if known else f"signal {-status}"
         return Outcome(
             job, "failed", f"its process was ended by {name}; run again, it goes on from its last epoch"
         )
     log = out / job.name / "log.txt"
-    return Outcome(job, "failed", last_line(log) or f"ended with status {status}; see {log}")
+    return Outcome(job, "failed", last_line(log, begun) or f"ended with status {status}; see {log}")
 
 
 @contextmanager
-def stopping(running: dict[subprocess.Popen, Job]) -> Iterator[None]:
+def stopping(running: Mapping[subprocess.Popen, object]) -> Iterator[None]:
     """Whatever ends this block, an interrupt or SIGTERM too, ends the processes that still run."""
 
     def interrupt(*_: object) -> None:
@@ -183,10 +191,11 @@ def first_line(text: str) -> str:
     return text.strip().splitlines()[0] if text.strip() else ""
 
 
-def last_line(path: Path) -> str:
-    """The last line of a log, for a message; empty where there is none."""
+def last_line(path: Path, begun: int = 0) -> str:
+    """What a log says last from a place on, for a message: the train command's own words, else its last line."""
     try:
-        lines = path.read_text(errors="replace").strip().splitlines()
+        lines = path.read_bytes()[begun:].decode(errors="replace").strip().splitlines()
     except OSError:
         return ""
-    return lines[-1] if lines else ""
+    told = [line.removeprefix("sto_lite train: ") for line in lines if line.startswith("sto_lite train: ")]
+    return (told or lines or [""])[-1]

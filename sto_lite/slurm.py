@@ -5,6 +5,7 @@ the queue and goes on from its last epoch. What counts in the end is the record 
 does not tell how a job ended.
 """
 
+import hashlib
 import os
 import subprocess
 import time
@@ -23,9 +24,12 @@ except ImportError as error:
 
 from sto_lite.errors import RunError
 from sto_lite.experiments import Job
-from sto_lite.runner import Outcome, Report, finished, kept, last_line, result, waves
+from sto_lite.runner import Outcome, Report, finished, kept, last_line, outcome_of, waves
 
 POLL = 5.0  # seconds between two looks at the queue
+PATIENCE = 60  # looks in a row that may fail
+# Reasons for which Slurm lets a job wait for good.
+STUCK = {"JobHeldAdmin", "JobHeldUser", "DependencyNeverSatisfied", "launch failed requeued held"}
 
 
 class Training(Checkpointable):  # type: ignore[misc]
@@ -52,6 +56,7 @@ def on_cluster(
     report: Report,
     options: Mapping[str, str] | None = None,
     minutes: int = 60,
+    more: Sequence[str] = (),
 ) -> list[Outcome]:
     """Submit jobs and wait for them. Interrupted, it leaves them running; the same call finds and awaits them.
 
@@ -61,6 +66,7 @@ def on_cluster(
         report: called with each outcome.
         options: of sbatch, such as {"partition": "gpu", "gres": "gpu:1"}.
         minutes: time limit of a job, after which it is put back into the queue and goes on.
+        more: further options of the train command.
 
     Raises:
         RunError: there is no Slurm here, or it refuses the options.
@@ -69,70 +75,128 @@ def on_cluster(
     for wave in waves(jobs):
         had, left = kept(wave, out, report)
         outcomes += had
-        waiting = submit(left, out, options or {}, minutes)
+        waiting: dict[str, Job] = {}
         missing: dict[str, int] = {}
-        while waiting:
-            alive = queue()
+        while left or waiting:
+            if left:
+                left = submit(left, waiting, out, options or {}, minutes, more)
+            alive = patient_queue()
             for number, job in list(waiting.items()):
                 gone = number not in alive
                 missing[number] = missing.get(number, 0) + 1 if gone else 0
                 # A record ends a job; one that left the queue without may still be writing, so look three times.
-                if (gone and finished(job, out)) or missing[number] >= 3:
-                    outcomes.append(ended(job, number, out))
+                if (
+                    (gone and finished(job, out))
+                    or missing[number] >= 3
+                    or alive.get(number, ("", ""))[1] in STUCK
+                ):
+                    outcomes.append(ended(job, number, out, alive.get(number, ("", ""))[1]))
                     report(outcomes[-1])
                     del waiting[number]
-            if waiting:
+            if left or waiting:
                 time.sleep(POLL)
     return outcomes
 
 
-def submit(jobs: Sequence[Job], out: Path, options: Mapping[str, str], minutes: int) -> dict[str, Job]:
-    """Submit what is not in the queue yet: Slurm's job number -> job."""
-    queued = {name: number for number, name in queue().items()}
-    waiting = {queued[slurm_name(job)]: job for job in jobs if slurm_name(job) in queued}
-    try:
-        executor = submitit.AutoExecutor(folder=out / "slurm", cluster="slurm")
-        common = {"partition", "gres", "account", "qos", "constraint", "mem", "cpus_per_task"}
-        executor.update_parameters(
-            timeout_min=minutes,
-            **{f"slurm_{key}": value for key, value in options.items() if key in common},
-            slurm_additional_parameters={k: v for k, v in options.items() if k not in common},
-        )
-        for job in jobs:
-            if slurm_name(job) not in queued:
-                executor.update_parameters(name=slurm_name(job))
-                waiting[executor.submit(Training(job.arguments(out.resolve()))).job_id] = job
-    except (RuntimeError, NameError, TypeError, ValueError, subprocess.CalledProcessError) as error:
-        raise RunError(f"Slurm refuses the job: {error}") from error
-    except submitit.core.utils.FailedJobError as error:
-        raise RunError(f"Slurm refuses the job: {error}") from error
-    return waiting
+def submit(
+    jobs: Sequence[Job],
+    waiting: dict[str, Job],
+    out: Path,
+    options: Mapping[str, str],
+    minutes: int,
+    more: Sequence[str] = (),
+) -> list[Job]:
+    """Submit what is not in the queue yet, and note it in `waiting`: Slurm's job number -> job.
+
+    Returns:
+        The jobs that Slurm does not take at present, as it limits how many one user may submit; empty as a rule.
+
+    Raises:
+        RunError: Slurm refuses a job, and has none of ours of which the end could be awaited.
+    """
+    queued = {name: number for number, (name, _) in queue().items()}
+    executor = None
+    for place, job in enumerate(jobs):
+        number = queued.get(slurm_name(job, out))
+        if number is None:
+            try:
+                executor = executor or make_executor(out, options, minutes)
+                executor.update_parameters(name=slurm_name(job, out))
+                number = executor.submit(Training([*job.arguments(out.resolve()), *more])).job_id
+            except (RuntimeError, NameError, TypeError, ValueError, subprocess.CalledProcessError) as error:
+                if waiting:
+                    return list(jobs[place:])
+                raise RunError(f"Slurm refuses the job: {error}") from error
+        waiting[number] = job
+    return []
 
 
-def slurm_name(job: Job) -> str:
-    """The name by which a job is found in the queue again."""
-    return f"sto-{job.digest}"
+def make_executor(out: Path, options: Mapping[str, str], minutes: int) -> submitit.AutoExecutor:
+    """Submitit's executor with sbatch's options, written with hyphens or underscores."""
+    given = {key.replace("-", "_"): value for key, value in options.items()}
+    if "time" in given:
+        raise RunError("the time of a job is given by --minutes, not by --slurm time=…")
+    own = {
+        "partition",
+        "gres",
+        "account",
+        "qos",
+        "constraint",
+        "mem",
+        "mem_per_cpu",
+        "mem_per_gpu",
+        "cpus_per_task",
+    }
+    own |= {"cpus_per_gpu", "gpus_per_node", "exclude", "nodelist", "dependency", "comment"}
+    # Requeued as often as it takes; submitit's own limit is three times.
+    executor = submitit.AutoExecutor(folder=out / "slurm", cluster="slurm", slurm_max_num_timeout=100_000)
+    cores = given.get("cpus_per_task")  # which srun does not take over from sbatch
+    executor.update_parameters(
+        timeout_min=minutes,
+        slurm_srun_args=[f"--cpus-per-task={cores}"] if cores else [],
+        slurm_additional_parameters={key: value for key, value in given.items() if key not in own},
+        **{f"slurm_{key}": value for key, value in given.items() if key in own},
+    )
+    return executor
 
 
-def queue() -> dict[str, str]:
-    """What this user has in Slurm's queue: number -> name.
+def slurm_name(job: Job, out: Path) -> str:
+    """The name by which a job is found in the queue again; other folders have other names."""
+    return f"sto-{job.digest}-{hashlib.sha256(str(out.resolve()).encode()).hexdigest()[:6]}"
+
+
+def queue() -> dict[str, tuple[str, str]]:
+    """What this user has in Slurm's queue: number -> (name, reason why it waits).
 
     Raises:
         RunError: squeue is not there or fails.
     """
-    command = ["squeue", "--noheader", "--format=%A|%j", f"--user={os.getuid()}"]
+    command = ["squeue", "--noheader", "--format=%A|%r|%j", f"--user={os.getuid()}"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=True)
     except OSError as error:
         raise RunError("there is no Slurm here (no squeue); use --engine local") from error
     except subprocess.CalledProcessError as error:
         raise RunError(f"Slurm does not answer: {error.stderr.strip()}") from error
-    return dict(line.split("|", 1) for line in done.stdout.split())
+    rows = [line.split("|", 2) for line in done.stdout.splitlines() if line.count("|") >= 2]
+    return {number: (name, reason) for number, reason, name in rows}
 
 
-def ended(job: Job, number: str, out: Path) -> Outcome:
-    """The outcome of a job that has left the queue."""
+def patient_queue() -> dict[str, tuple[str, str]]:
+    """The queue; a controller that does not answer for a while, as when it is restarted, is asked again."""
+    for _ in range(PATIENCE):
+        try:
+            return queue()
+        except RunError:
+            time.sleep(POLL)
+    return queue()
+
+
+def ended(job: Job, number: str, out: Path, reason: str = "") -> Outcome:
+    """The outcome of a job that has left the queue, or is stuck in it for a reason."""
     if finished(job, out):
-        return Outcome(job, "done", result(job, out))
+        return outcome_of(job, out, "done")
+    if reason in STUCK:
+        return Outcome(job, "failed", f"Slurm holds job {number} ({reason}); see scontrol show job {number}")
     log = out / "slurm" / f"{number}_0_log.err"
     return Outcome(job, "failed", last_line(log) or f"left no record; see {log}")

@@ -138,16 +138,19 @@ def seeds_needed(
         most: give up there.
 
     Raises:
-        ValueError: more than `most` would be needed, or the difference is zero.
+        ValueError: more than `most` would be needed; the difference is zero; or the deviation is not positive.
     """
     from scipy.stats import nct, t
 
     if difference == 0:
         raise ValueError("no number of seeds finds a difference of zero")
+    if deviation <= 0:
+        raise ValueError(f"the standard deviation is positive; {deviation} is not")
     for n in range(2, most + 1):
         bar = t.ppf((1 + level) / 2, n - 1)
         shift = abs(difference) / deviation * math.sqrt(n)
-        if nct.sf(bar, n - 1, shift) + nct.cdf(-bar, n - 1, shift) >= power:
+        # Far from zero scipy gives NaN for the other tail, which is nothing there.
+        if nct.sf(bar, n - 1, shift) + np.nan_to_num(nct.cdf(-bar, n - 1, shift)) >= power:
             return n
     raise ValueError(f"more than {most} seeds are needed")
 

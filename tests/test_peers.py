@@ -261,14 +261,10 @@ def test_kd_against_plain_python(teacher):
 
 def test_kd_record_has_the_teachers_fingerprint_and_no_path(teacher, tmp_path):
     method = KD(str(teacher / "network.pt"))
-    assert set(plain(method)) == {"temperature", "lam", "fingerprint"}
+    assert set(plain(method)) == {"temperature", "lam", "fingerprint", "network"}
     record = fit(method, tiny(), Config(net="resnet8", epochs=1), tmp_path / "kd", "cpu").record
-    assert record["method"] == {
-        "name": "kd",
-        "temperature": 3.0,
-        "lam": 0.25,
-        "fingerprint": method.fingerprint,
-    }
+    settings = {"temperature": 3.0, "lam": 0.25, "fingerprint": method.fingerprint, "network": "resnet14"}
+    assert record["method"] == {"name": "kd", **settings}
     assert str(tmp_path) not in (tmp_path / "kd" / "record.json").read_text()
     with pytest.raises(RunError, match="another teacher"):
         KD(str(teacher), fingerprint="0" * 16)
@@ -278,9 +274,12 @@ def test_kd_refuses_what_is_no_teacher(teacher, tmp_path):
     with pytest.raises(RunError, match="cannot be read"):
         KD(str(tmp_path / "nowhere"))
     (tmp_path / "foreign.pt").write_bytes(b"no network")
-    for method, classes in ((KD(str(tmp_path / "foreign.pt")), 7), (KD(str(teacher)), 100)):
-        with pytest.raises(RunError, match=f"no network for {classes} classes"):
-            method.build("resnet8", classes, rng())
+    torch.save({"net": "resnet9", "weights": {}}, tmp_path / "other.pt")
+    for name in ("foreign.pt", "other.pt"):
+        with pytest.raises(RunError, match="holds no network that a run has written"):
+            KD(str(tmp_path / name))
+    with pytest.raises(RunError, match="no resnet14 for 100 classes"):
+        KD(str(teacher)).build("resnet8", 100, rng())
 
 
 @pytest.mark.parametrize("name", ["dml", "one", "okddip"])

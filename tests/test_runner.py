@@ -29,12 +29,11 @@ def test_every_experiment_end_to_end(name, runs, capsys):
     arguments = ["run", name, *SMALL, "--out", str(runs)]
     if not EXPERIMENTS[name].compares_networks:  # table1 and figure3 take the paper's networks
         arguments += ["--net", "resnet8"]
-    if name == "epochs":
-        arguments += ["--epochs", "15"]  # so that all its shares differ
     assert main(arguments) == 0
     first = capsys.readouterr().out
     count = first.count(" done ") + first.count(" kept ")
-    assert count == len(EXPERIMENTS[name].cells) and " failed " not in first
+    teachers = name == "table2"
+    assert count == len(EXPERIMENTS[name].cells) + teachers and " failed " not in first
     assert main(arguments) == 0
     again = capsys.readouterr().out
     assert again.count(" kept ") == count and " done " not in again
@@ -92,7 +91,8 @@ def test_eight_jobs_side_by_side_one_killed_and_one_that_fails(tmp_path, capsys)
     made = jobs(EXPERIMENTS["table3"], "faces", [0, 1], "smoke", {"net": "resnet8", "epochs": 30})
     for job in made[8:]:  # ten jobs; eight are enough
         (tmp_path / job.name).mkdir()
-        made_up = {"config": {}, "history": {}, "result": {"test": {"error": 0.0}}}
+        made_up: dict = {k: {} for k in ("config", "method", "data", "history", "labels", "predictions")}
+        made_up["result"] = {"test": {"error": 0.0}}
         (tmp_path / job.name / "record.json").write_text(json.dumps(made_up))
     blocked = tmp_path / made[1].name
     blocked.write_text("in the way")
@@ -163,9 +163,12 @@ def test_dry_run_prints_commands_and_does_nothing(tmp_path, capsys):
         (["run", "table1", "--net", "resnet8"], "compares networks"),
         (["run", "table1", "--seeds", "x"], "seeds are written"),
         (["run", "table1", "--jobs", "0"], "jobs is at least 1"),
+        (["run", "table1", "--engine", "slurm", "--jobs", "2"], "--jobs is for one machine"),
+        (["run", "table1", "--minutes", "5"], "are for --engine slurm"),
+        (["run", "epochs", "--epochs", "3"], "too few for epochs"),
         (["run", "table1", "--scale", "large"], "scale is one of"),
         (["run", "table1", "--device", "nonsense"], "cannot be used here"),
-        (["run", "table1", "--engine", "slurm", "--slurm", "partition"], "KEY=VALUE"),
+        (["run", "table1", "--engine", "slurm", "--scale", "smoke", "--slurm", "partition"], "KEY=VALUE"),
         (["run", "table1", "--data", "rafdb"], "RAF-DB is not prepared"),
         (["table", "table1", "--records", "nowhere"], "nowhere holds no record"),
     ],
@@ -184,7 +187,9 @@ def test_records_of_other_experiments_are_not_a_table(tmp_path, capsys):
     assert main(["table", "table1", "--records", str(tmp_path)]) == 2
     assert "none of the 3 records" in capsys.readouterr().err
     assert main(["table", "table3", "--records", str(tmp_path), "--out", str(tmp_path / "t.txt")]) == 0
-    assert "first" not in capsys.readouterr().out and "STO" in (tmp_path / "t.txt").read_text()
+    assert capsys.readouterr().out == "" and "STO" in (tmp_path / "t.txt").read_text()
+    assert main(["table", "table3", "--records", str(tmp_path), "--split", "publik"]) == 2
+    assert "no test split 'publik'; it has public, private" in capsys.readouterr().err
 
 
 def test_images_are_loaded_once_for_neighbouring_jobs(tmp_path, monkeypatch):

@@ -123,7 +123,9 @@ def test_jobs_run_fail_and_are_finished_by_the_same_command(slurm, tmp_path):
     first = subprocess.run(command(tmp_path), capture_output=True, text=True, timeout=300)
     assert first.returncode == 1, first.stdout + first.stderr
     assert first.stdout.count(" done ") == 4
-    assert f"failed: {blocked.name}: " in first.stderr and "1 of 5 runs failed" in first.stderr
+    assert (
+        f"failed: {blocked.name}: cannot write into" in first.stderr and "1 of 5 runs failed" in first.stderr
+    )
     blocked.unlink()
     second = subprocess.run(command(tmp_path), capture_output=True, text=True, timeout=300)
     assert second.returncode == 0, second.stdout + second.stderr
@@ -146,7 +148,7 @@ def test_a_job_that_is_requeued_goes_on_from_its_checkpoint(slurm, tmp_path):
     while not (victim / "checkpoint.pt").exists():
         assert time.monotonic() < deadline and queue.poll() is None, in_queue()
         time.sleep(0.1)
-    (number,) = [job[0] for job in in_queue() if job[2] == f"sto-{made[0].digest}"]
+    (number,) = [job[0] for job in in_queue() if job[2].startswith(f"sto-{made[0].digest}")]
     subprocess.run(["scancel", "--signal=USR2", number], check=True)
     out, err = queue.communicate(timeout=300)
     assert queue.returncode == 0, out + err
@@ -167,15 +169,44 @@ def test_a_second_command_waits_for_jobs_that_are_queued(slurm, tmp_path):
     from sto_lite import slurm as engine
 
     made = jobs(EXPERIMENTS["detach"], "faces", [1], "smoke", {"net": "resnet8"})
-    first = engine.submit(made, tmp_path, {"partition": "main"}, 5)
-    second = engine.submit(made, tmp_path, {"partition": "main"}, 5)
-    assert first == second
+    first: dict = {}
+    second: dict = {}
+    assert engine.submit(made, first, tmp_path, {"partition": "main"}, 5) == []
+    assert engine.submit(made, second, tmp_path, {"partition": "main"}, 5) == []
+    assert first == second and len(first) == 2
+    assert engine.slurm_name(made[0], tmp_path) != engine.slurm_name(made[0], tmp_path / "elsewhere")
     told = []
     outcomes = engine.on_cluster(made, tmp_path, told.append, {"partition": "main"}, 5)
     assert [o.status for o in outcomes] == [o.status for o in told] and {o.status for o in told} <= {
         "done",
         "kept",
     }
+
+
+def test_the_queue_is_read_whatever_jobs_are_called(tmp_path, monkeypatch):
+    from sto_lite import slurm as engine
+
+    fake = tmp_path / "squeue"
+    fake.write_text("#!/bin/sh\nprintf '7|None|my job | x\\n12|JobHeldUser|sto-1\\nnonsense\\n'\n")
+    fake.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    assert engine.queue() == {"7": ("my job | x", "None"), "12": ("sto-1", "JobHeldUser")}
+
+
+def test_a_job_that_slurm_holds_for_good_has_failed(tmp_path, monkeypatch):
+    from sto_lite import slurm as engine
+
+    (job,) = jobs(EXPERIMENTS["detach"], "faces", [0], "smoke", {"net": "resnet8"})[:1]
+    monkeypatch.setattr(engine, "queue", lambda: {"5": (engine.slurm_name(job, tmp_path), "JobHeldAdmin")})
+    (outcome,) = engine.on_cluster([job], tmp_path, lambda outcome: None)
+    assert outcome.status == "failed" and "Slurm holds job 5 (JobHeldAdmin)" in outcome.message
+
+
+def test_the_time_of_a_job_is_given_in_one_way(tmp_path):
+    from sto_lite import slurm as engine
+
+    with pytest.raises(RunError, match="--minutes"):
+        engine.make_executor(tmp_path, {"time": "1:00"}, 5)
 
 
 def test_without_slurm_there_is_one_message(monkeypatch):

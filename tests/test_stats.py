@@ -96,8 +96,10 @@ def test_seeds_needed_gives_the_power_it_promises():
     ]
     assert found[0] < 0.81 and found[1] > 0.79
     assert stats.seeds_needed(-1.0, 0.8) == n < stats.seeds_needed(0.5, 0.8)
-    with pytest.raises(ValueError, match="zero"):
-        stats.seeds_needed(0.0, 1.0)
+    assert stats.seeds_needed(3.0, 0.25) == stats.seeds_needed(5.0, 0.1) == 2  # scipy's far tail is NaN there
+    for difference, deviation, message in ((0.0, 1.0, "zero"), (1.0, 0.0, "positive")):
+        with pytest.raises(ValueError, match=message):
+            stats.seeds_needed(difference, deviation)
     with pytest.raises(ValueError, match="more than 20"):
         stats.seeds_needed(0.01, 1.0, most=20)
 
