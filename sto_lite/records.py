@@ -39,7 +39,7 @@ def read_record(path: Path) -> Record:
 
 
 def read_folder(folder: Path) -> list[Record]:
-    """Every record in a folder of runs (FOLDER/RUN/record.json) or of records (FOLDER/*.json), in order of path.
+    """Every record in a folder of runs (`FOLDER/RUN/record.json`) or of records (`FOLDER/*.json`), in order of path.
 
     Raises:
         RunError: the folder is missing, holds no record, or holds a file that is none.

@@ -115,7 +115,7 @@ def class_errors(record: Record, split: str, classes: int) -> list[float]:
 
 
 def calibration_error(record: Record, split: str, bins: int = 15) -> float:
-    """Expected calibration error in points (Guo et al. 2017): mean |accuracy - confidence| over bins of confidence.
+    """Expected calibration error in points (Guo et al. 2017): mean `|accuracy - confidence|` over bins of confidence.
 
     Bins are of equal width and weighted by their images. Confidence is the probability of the predicted class.
     """

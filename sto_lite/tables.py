@@ -136,6 +136,9 @@ def table(experiment: Experiment, rows: Sequence[Sequence[Record]], epochs: int,
         data["size"] == 32
         and data["counts"]["train"] == PAPER_COUNTS.get(data["name"])
         and replace(config, epochs=epochs) == paper_config
+        and all(
+            r["config"]["net"] == c.net for c, row in zip(experiment.cells, rows, strict=True) for r in row
+        )
     )
     by_label = {
         cell.label: {r["config"]["seed"]: r for r in row}
