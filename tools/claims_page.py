@@ -140,7 +140,7 @@ def claim_list(found: Iterable[Finding]) -> Iterator[str]:
     """Claims of the text: the quotation, its status, what the book says, and where to look."""
     for f in found:
         yield from [
-            f"[“{f.claim.quote}”]{{#{f.claim.id}}} {f.claim.where}.",
+            f"[“{f.claim.quote}”]{{#{f.claim.id}}} [{f.claim.where}]{{.claim-where}}",
             f": {badge(f.status)} {f.claim.note}",
         ]
         if f.ours:
