@@ -15,9 +15,10 @@ from sto_lite.methods import STO, Baseline, StochasticDepth
 from sto_lite.options import parser
 from sto_lite.resnet import count_parameters
 from sto_lite.train import Config, plain
-from tools import claims, claims_page
+from tools import claims_page
 from tools.address import Repository
-from tools.claims import DERIVED, MEASURED, ROOT, ClaimError, find, read_all, read_claims
+from tools.claims import DERIVED, MEASURED, ROOT, ClaimError, read_claims
+from tools.findings import Results, find, printed, read_all
 
 CLAIMS = read_claims()
 BY_ID = {claim.id: claim for claim in CLAIMS}
@@ -61,9 +62,9 @@ def test_every_number_of_parameters_has_a_claim():
     """Typed from the paper a second time."""
     one = ["0.46M", "0.46M", "0.76M", "0.76M", "1.15M", "1.15M", "1.08M", "1.08M"]
     two = ["0.47M", "1.4M", "1.18M", "1.53M", "0.47M"]
-    for name, printed in (("table1", one), ("table2", two)):
+    for name, column in (("table1", one), ("table2", two)):
         labels = [c.label for c in EXPERIMENTS[name].cells if c.paper]
-        assert numbers(name, "parameters") == {(label,): p for label, p in zip(labels, printed, strict=True)}
+        assert numbers(name, "parameters") == {(label,): p for label, p in zip(labels, column, strict=True)}
 
 
 def exists(reference):
@@ -330,8 +331,8 @@ def test_statuses_of_the_committed_records():
 
 
 def test_parameters_are_counted():
-    assert claims.printed(1_400_133, "1.4M") and claims.printed(466_711, "0.47M")
-    assert not claims.printed(466_711, "0.46M") and not claims.printed(1_450_001, "1.4M")
+    assert printed(1_400_133, "1.4M") and printed(466_711, "0.47M")
+    assert not printed(466_711, "0.46M") and not printed(1_450_001, "1.4M")
     wrong = replace(BY_ID["t2-one-params"], parameters="1.19M")
     assert [f.status for f in find([BY_ID["t2-one-params"], wrong], [])] == ["holds", "does not hold"]
 
@@ -397,11 +398,11 @@ def test_the_choices_name_options_and_experiments_that_exist():
 
 def test_effects_come_from_records():
     records = several("sto", [30.0, 31.0], epochs=30) + several("sto", [31.0, 32.5], epochs=30, detach=False)
-    lines = list(claims_page.effects("detach", claims.Results(records)))
+    lines = list(claims_page.effects("detach", Results(records)))
     (line,) = (line for line in lines if "against" in line)
     assert "detached teacher = False against detached teacher = True: −1.25" in line
     assert "reduced protocol" in line and "2 seeds" in line
-    assert list(claims_page.effects("students", claims.Results(records))) == [
+    assert list(claims_page.effects("students", Results(records))) == [
         "**Measured effect:** not measured yet (experiment `students`)."
     ]
     assert list(claims_page.effects("")) == ["**Measured effect:** not measured yet."]
@@ -411,7 +412,7 @@ def test_effects_of_looking_at_the_test_images():
     records = several("sto", [30.0, 31.0])
     for record in records:
         record["result"]["public"] = {"error": 29.0}
-    found = claims.Results(records)
+    found = Results(records)
     (best,) = (line for line in claims_page.effects("best-epoch", found) if "committed" in line)
     (split,) = (line for line in claims_page.effects("test-set", found) if "committed" in line)
     assert "+0.50 points on average over 2 committed runs" in best

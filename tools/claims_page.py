@@ -19,20 +19,8 @@ from sto_lite import stats
 from sto_lite.records import Record
 from sto_lite.tables import signed, table_data
 from tools.address import repository
-from tools.claims import (
-    DERIVED,
-    MEASURED,
-    NAMES,
-    ROOT,
-    Claim,
-    Finding,
-    Results,
-    find,
-    read_all,
-    read_claims,
-    split_of,
-    spread,
-)
+from tools.claims import DERIVED, MEASURED, NAMES, ROOT, Claim, read_claims
+from tools.findings import Finding, Results, find, read_all, split_of, spread
 
 BOOK = ROOT / "book"
 TABLES = ("table1", "table2", "table3")
