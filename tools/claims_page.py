@@ -6,6 +6,7 @@ A Sphinx extension, named in ``_config.yml``. Each directive writes Markdown, wh
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache, partial
+from itertools import groupby
 from pathlib import Path
 from typing import ClassVar
 
@@ -106,13 +107,14 @@ def number(claim: Claim) -> str:
 def number_table(found: Sequence[Finding]) -> Iterator[str]:
     """A table of the paper's, number by number, and below it the notes and what reduced protocols say."""
     yield from ["| Number | Paper | Ours | Status |", "|---|--:|--:|---|"]
-    cell = ""
-    for f in found:
-        if f.claim.cell != cell:
-            cell = f.claim.cell
-            yield f"| **{cell}** | | | |"
-        name = f"[{quantity(f.claim)}]{{#{f.claim.id}}}"
-        yield f"| {name} | {number(f.claim)} | {f.ours or '–'} | {badge(f.status)} |"
+    for cell, group in groupby(found, key=lambda f: f.claim.cell):
+        rows = list(group)
+        lead = f"**{cell}**"
+        if len(rows) > 1:
+            yield f"| {lead} | | | |"
+        for f in rows:
+            name = quantity(f.claim) if len(rows) > 1 else lead
+            yield f"| [{name}]{{#{f.claim.id}}} | {number(f.claim)} | {f.ours or '–'} | {badge(f.status)} |"
     yield ""
     for f in found:
         if f.claim.note:
@@ -211,13 +213,10 @@ def effect(name: str, found: Results) -> Iterator[str]:
 def effects(names: str, found: Results | None = None) -> Iterator[str]:
     """The measured effect of a choice, from the experiments that vary it."""
     lines = [line for name in names.split() for line in effect(name, found or results())]
-    if lines:
-        yield from [
-            "**Measured effect** (above 0: a lower error):"
-            if names not in FROM_ALL
-            else "**Measured effect:**"
-        ]
-        yield from ["", *(f"- {line}" for line in lines)]
+    if names in FROM_ALL and lines:
+        yield f"**Measured effect:** {lines[0]}"
+    elif lines:
+        yield from ["**Measured effect** (above 0: a lower error):", "", *(f"- {line}" for line in lines)]
     else:
         runs = " and ".join(f"`{name}`" for name in names.split())
         yield f"**Measured effect:** not measured yet{f' (experiment {runs})' if names else ''}."
