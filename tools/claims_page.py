@@ -1,0 +1,257 @@
+"""What the pages on the paper's claims and on our choices print: claims with their statuses, and measured effects.
+
+A Sphinx extension, named in ``_config.yml``. Each directive writes Markdown, which the page then reads as its own.
+"""
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cache, partial
+from itertools import groupby
+from pathlib import Path
+from typing import ClassVar
+
+from docutils import nodes
+from docutils.parsers.rst import Directive
+from docutils.statemachine import StringList
+from myst_parser.mdit_to_docutils.base import default_slugify
+from sphinx.application import Sphinx
+
+from sto_lite import stats
+from sto_lite.formats import signed
+from sto_lite.records import Record
+from tools.address import repository
+from tools.claims import DERIVED, MEASURED, NAMES, ROOT, Claim, read_claims
+from tools.findings import Finding, Results, find, read_all, split_of, spread
+
+BOOK = ROOT / "book"
+TABLES = ("table1", "table2", "table3")
+MARKS = dict(zip((*MEASURED, *DERIVED), "✓✗?–✓~✗", strict=True))
+CODE = {"github": "/blob/", "gitlab": "/-/blob/", "bitbucket": "/src/"}
+
+
+# -------------------------------------------------------------------------------------------------- evidence
+
+
+@cache
+def headings(page: Path) -> dict[str, str]:
+    """The places on a page that a link can name: anchor -> heading, or the anchor itself for a target."""
+    text = re.sub(r"^(`{3,}).*?^\1", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    found = {default_slugify(title): title for title in re.findall(r"^#+ +(.+)$", text, re.MULTILINE)}
+    return found | {target: target for target in re.findall(r"^\(([\w-]+)\)=$", text, re.MULTILINE)}
+
+
+def place(reference: str) -> tuple[str, str]:
+    """The page's title and the heading of a link such as 04-distillation.ipynb#temperature.
+
+    Raises:
+        KeyError: there is no such place.
+        OSError: there is no such page.
+    """
+    name, _, anchor = reference.partition("#")
+    found = headings((BOOK / name).with_suffix(".md"))
+    return next(iter(found.values())), found[anchor] if anchor else ""
+
+
+def evidence(reference: str) -> str:
+    """A link to what a claim rests on, Markdown."""
+    if reference.startswith("tests/"):
+        path, _, test = reference.partition("::")
+        home = repository()
+        shown = f"`{test}`"
+        if home and home.provider:
+            return f"[{shown}]({home.url}{CODE[home.provider]}{home.branch}/{path}) in `{path}`"
+        return f"{shown} in `{path}`"
+    if reference.startswith("data/"):
+        return f"`{reference}`"
+    title, heading = place(reference)
+    number = re.match(r"\d+", title)
+    page = f"chapter {number[0]}" if number else title
+    return f"[{page}{', ' if heading else ''}{heading}]({reference})"
+
+
+# ---------------------------------------------------------------------------------------------------- claims
+
+
+@cache
+def results() -> Results:
+    """The committed records, read once."""
+    return Results(read_all())
+
+
+@cache
+def findings() -> list[Finding]:
+    """Every claim's finding, from the committed records."""
+    return find(read_claims(), results().records)
+
+
+def badge(status: str) -> str:
+    """A status as the page shows it."""
+    return f"[{MARKS[status]} {status}]{{.claim-status .{status.replace(' ', '-')}}}"
+
+
+def quantity(claim: Claim) -> str:
+    """What a number of a table is, in words."""
+    if claim.parameters:
+        return "parameters"
+    kind = "gain" if claim.gain is not None else "error"
+    return f"{kind}, {NAMES[claim.data[0]]}"
+
+
+def number(claim: Claim) -> str:
+    """A number as the paper prints it."""
+    if claim.gain is not None:
+        return signed(claim.gain)
+    return claim.parameters or f"{claim.error:.2f}"
+
+
+def number_table(found: Sequence[Finding]) -> Iterator[str]:
+    """A table of the paper's, number by number, and below it the notes and what reduced protocols say."""
+    yield from ["| Number | Paper | Ours | Status |", "|---|--:|--:|---|"]
+    for cell, group in groupby(found, key=lambda f: f.claim.cell):
+        rows = list(group)
+        lead = f"**{cell}**"
+        if len(rows) > 1:
+            yield f"| {lead} | | | |"
+        for f in rows:
+            name = quantity(f.claim) if len(rows) > 1 else lead
+            yield f"| [{name}]{{#{f.claim.id}}} | {number(f.claim)} | {f.ours or '–'} | {badge(f.status)} |"
+    yield ""
+    for f in found:
+        if f.claim.note:
+            yield f"- {f.claim.cell}, {quantity(f.claim)}: {f.claim.note}"
+    yield ""
+    reduced = [f for f in found if f.reduced]
+    if reduced:
+        yield from ["Under a reduced protocol, which decides nothing about these numbers:", ""]
+        yield from (f"- {quantity(f.claim).partition(', ')[2]}: {f.reduced}." for f in reduced)
+
+
+def claim_list(found: Iterable[Finding]) -> Iterator[str]:
+    """Claims of the text: the quotation, its status, what the book says, and where to look."""
+    for f in found:
+        yield from [
+            f"[“{f.claim.quote}”]{{#{f.claim.id}}} [{f.claim.where}]{{.claim-where}}",
+            f": {badge(f.status)} {f.claim.note}",
+        ]
+        if f.ours:
+            yield from ["", f"  At the paper's protocol: {f.ours}."]
+        if f.reduced:
+            yield from ["", f"  Reduced protocol: {f.reduced}."]
+        sources = "; ".join(map(evidence, f.claim.evidence))
+        if sources:
+            yield from ["", f"  See {sources}."]
+        yield ""
+
+
+def claims(group: str) -> Iterator[str]:
+    """A group of claims as Markdown."""
+    found = [f for f in findings() if f.claim.group == group]
+    if not found:
+        raise ValueError(f"claims.yml has no group {group!r}")
+    return number_table(found) if group in TABLES else claim_list(found)
+
+
+def count_table() -> Iterator[str]:
+    """How many claims have each status, in the paper's tables and in its text."""
+    yield from ["| Status | Tables | Text | All |", "|---|--:|--:|--:|"]
+    totals = [0, 0]
+    for status in MARKS:
+        found = [f.claim.group in TABLES for f in findings() if f.status == status]
+        counts = [sum(found), len(found) - sum(found)]
+        totals = [total + count for total, count in zip(totals, counts, strict=True)]
+        yield f"| {badge(status)} | {counts[0]} | {counts[1]} | {len(found)} |"
+    yield f"| all | {totals[0]} | {totals[1]} | {sum(totals)} |"
+
+
+# --------------------------------------------------------------------------------------------------- choices
+
+
+def best_epoch(records: Sequence[Record]) -> str:
+    """How much the best test epoch flatters."""
+    rows = [record["result"][split_of(record)] for record in records]
+    return mean(
+        [row["error"] - row["best_error"] for row in rows],
+        "error of the last epoch minus that of the best one",
+    )
+
+
+def test_set(records: Sequence[Record]) -> str:
+    """How far FER-2013's two test sets lie apart."""
+    rows = [record["result"] for record in records if record["data"]["name"] == "fer2013"]
+    return mean(
+        [row["private"]["error"] - row["public"]["error"] for row in rows], "error on private minus on public"
+    )
+
+
+def mean(values: Sequence[float], what: str) -> str:
+    """Mean and range over runs; empty without runs."""
+    if not values:
+        return ""
+    average = stats.interval(values).mean
+    return (
+        f"{what}: {signed(average)} points on average over {len(values)} committed runs "
+        f"({signed(min(values))} to {signed(max(values))}), of all methods and protocols."
+    )
+
+
+FROM_ALL: dict[str, Callable[[Sequence[Record]], str]] = {"best-epoch": best_epoch, "test-set": test_set}
+
+
+def effect(name: str, found: Results) -> Iterator[str]:
+    """What an experiment's records say of each of its settings against the one that the book takes."""
+    if name in FROM_ALL:
+        yield from filter(None, [FROM_ALL[name](found.records)])
+        return
+    for table in found.tables(name):
+        kind = "the paper's protocol" if table.faithful else "reduced protocol"
+        for row in table.rows:
+            if row.gain:
+                of = f"{row.cell.label} against {row.cell.against}"
+                yield f"{of}: {spread(row.gain, signed)} ({kind}, {NAMES[table.data]}: {table.protocol})."
+
+
+def effects(names: str, found: Results | None = None) -> Iterator[str]:
+    """The measured effect of a choice, from the experiments that vary it."""
+    lines = [line for name in names.split() for line in effect(name, found or results())]
+    if names in FROM_ALL and lines:
+        yield f"**Measured effect:** {lines[0]}"
+    elif lines:
+        yield from ["**Measured effect** (above 0: a lower error):", "", *(f"- {line}" for line in lines)]
+    else:
+        runs = " and ".join(f"`{name}`" for name in names.split())
+        yield f"**Measured effect:** not measured yet{f' (experiment {runs})' if names else ''}."
+
+
+# ------------------------------------------------------------------------------------------------ directives
+
+
+class Written(Directive):
+    """A directive whose content is Markdown that a function writes."""
+
+    optional_arguments = 1
+    final_argument_whitespace = True
+    write: ClassVar[Callable[[str], Iterator[str]]]
+
+    def run(self) -> list[nodes.Node]:
+        """Return what the page shows."""
+        env = self.state.document.settings.env
+        for path in (BOOK / "claims.yml", *sorted((ROOT / "data" / "runs").glob("*/*.json"))):
+            env.note_dependency(str(path))
+        try:
+            lines = [*type(self).write(self.arguments[0] if self.arguments else "")]
+        except ValueError as error:
+            raise self.error(str(error)) from error
+        box = nodes.container("", classes=["claims"])
+        self.state.nested_parse(StringList(lines, source=env.docname), self.content_offset, box)
+        return [box]
+
+
+def setup(app: Sphinx) -> dict[str, bool]:
+    """Tell Sphinx what this extension adds."""
+    for name, write in (
+        ("claims-table", claims),
+        ("claims-count", lambda _: count_table()),
+        ("measured-effect", partial(effects, found=None)),
+    ):
+        app.add_directive(name, type(name, (Written,), {"write": staticmethod(write)}))
+    return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,0 +1,257 @@
+"""What the committed records, the code and the paper itself say of each claim; its status is computed here.
+
+The rules are told in ``book/claims.md``. Only runs at the paper's protocol give a status; others are quoted.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+
+import torch
+
+from sto_lite import registry, stats
+from sto_lite.experiments import EXPERIMENTS
+from sto_lite.formats import signed
+from sto_lite.records import Record, read_record
+from sto_lite.resnet import count_parameters
+from sto_lite.stats import Interval
+from sto_lite.tables import Table, tables, verdict
+from tools.claims import MEASURED, NAMES, ROOT, Claim, ClaimError, cell_of, experiment_of
+
+SEEDS = 3  # with fewer, nothing is decided
+CLASSES = {"fer2013": 7, "rafdb": 7, "cifar100": 100}
+# In place of "reproduced" and "not reproduced" under a reduced protocol, which reproduces nothing.
+THERE = {
+    "error": ("a lower error there", "a higher error there"),
+    "gap": ("a smaller gap there", "a larger gap there"),
+    "margin": ("no worse there", "worse there"),
+}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A claim with its status. ours: what was found at the paper's protocol. reduced: under another, in one line."""
+
+    claim: Claim
+    status: str
+    ours: str = ""
+    reduced: str = ""
+
+
+@dataclass
+class Results:
+    """Records as tables, each experiment's made once."""
+
+    records: Sequence[Record]
+    made: dict[str, list[Table]] = field(default_factory=dict)
+
+    def tables(self, experiment: str) -> list[Table]:
+        """Tables of an experiment, one a protocol."""
+        if experiment not in self.made:
+            self.made[experiment] = tables(EXPERIMENTS[experiment], self.records)
+        return self.made[experiment]
+
+    def at_paper(self, experiment: str, data: str) -> list[Table]:
+        """Those at the paper's protocol."""
+        return [t for t in self.tables(experiment) if t.faithful and t.data == data]
+
+
+def read_all(runs: Path = ROOT / "data" / "runs") -> list[Record]:
+    """Every committed record with the name of its collection, in order of path."""
+    return [{**read_record(path), "collection": path.parent.name} for path in sorted(runs.glob("*/*.json"))]
+
+
+def find(claims: Iterable[Claim], records: Sequence[Record]) -> list[Finding]:
+    """Every claim's finding."""
+    results = Results(records)
+    return [finding(claim, results) for claim in claims]
+
+
+def finding(claim: Claim, results: Results) -> Finding:
+    """One claim's finding, by its kind."""
+    if claim.kind == "derived":
+        return Finding(claim, claim.status)
+    if claim.kind == "open":
+        return Finding(claim, "not measured")
+    if claim.parameters is not None:
+        count = parameters(claim)
+        return Finding(claim, "holds" if printed(count, claim.parameters) else "does not hold", f"{count:,}")
+    if claim.error is not None:
+        return number_finding(claim, results)
+    return comparison_finding(claim, results)
+
+
+# ------------------------------------------------------------------------------------------- numbers of tables
+
+
+@cache
+def count(method: str, net: str, classes: int) -> int:
+    """Trainable parameters of what a method trains."""
+    return count_parameters(registry.make(method).build(net, classes, torch.Generator()))
+
+
+def parameters(claim: Claim) -> int:
+    """Trainable parameters of a cell's model, for the classes of its experiment's first data set."""
+    experiment = experiment_of(claim)
+    cell = cell_of(experiment, claim.cell)
+    return count(cell.method, cell.net, CLASSES[experiment.data[0]])
+
+
+def printed(count: int, text: str) -> bool:
+    """Whether a count rounds to what is printed, such as 1.4M."""
+    decimals = len(text.removesuffix("M").partition(".")[2])
+    return f"{count / 1e6:.{decimals}f}M" == text
+
+
+def error_status(errors: Sequence[float], paper: float) -> str:
+    """Whether the paper's error could be one more run of ours."""
+    if not errors:
+        return "not measured"
+    if len(errors) < SEEDS:
+        return "undecided"
+    found = stats.prediction_interval(errors)
+    return "reproduced" if found.low <= paper <= found.high else "not reproduced"
+
+
+def number_finding(claim: Claim, results: Results) -> Finding:
+    """An error of a table: ours from the protocol with most seeds, and the gain under reduced ones."""
+    (data,) = claim.data
+    rows = [
+        row
+        for t in results.at_paper(claim.experiment, data)
+        for row in t.rows
+        if row.cell.label == claim.cell and row.error
+    ]
+    assert claim.error is not None
+    reduced = ""
+    cell = cell_of(experiment_of(claim), claim.cell)
+    if cell.against and claim.experiment != "table1":  # Table 1 has claims of its own for its gains
+        reduced = reduced_line(claim, [(cell.label, cell.against)], results)
+    if not rows:
+        return Finding(claim, error_status([], claim.error), "", reduced)
+    row = max(rows, key=lambda row: len(row.records))
+    errors = [record["result"][split_of(record)]["error"] for record in row.records]
+    assert row.error is not None
+    return Finding(claim, error_status(errors, claim.error), spread(row.error, "{:.2f}".format), reduced)
+
+
+# ------------------------------------------------------------------------------------------------- comparisons
+
+
+def split_of(record: Record) -> str:
+    """The headline's test split."""
+    return str(list(record["labels"])[-1])
+
+
+def value(record: Record, quantity: str) -> float:
+    """Error of the last epoch on the headline's split (%), or its distance from the training error (points)."""
+    error = float(record["result"][split_of(record)]["error"])
+    return error - float(record["history"]["train_error"][-1]) if quantity == "gap" else error
+
+
+def difference(table: Table, better: str, worse: str, quantity: str = "error") -> Interval | None:
+    """Interval of worse minus better over the seeds that both cells have; None without any."""
+    by_label = {row.cell.label: {r["config"]["seed"]: r for r in row.records} for row in table.rows}
+    one, two = by_label[better], by_label[worse]
+    seeds = sorted(one.keys() & two.keys())
+    if not seeds:
+        return None
+    return stats.interval([value(two[s], quantity) - value(one[s], quantity) for s in seeds])
+
+
+def judge(found: Interval | None, claimed: float, margin: float = 0.0, faithful: bool = True) -> str:
+    """tables.verdict; with a margin, whether the difference is known to lie above minus the margin."""
+    if margin and found is not None and found.seeds >= SEEDS:
+        if found.high < -margin:
+            return "not reproduced"
+        return "reproduced" if found.low > -margin else "undecided"
+    return verdict(found, claimed, faithful)
+
+
+def claimed(claim: Claim, better: str, worse: str, data: str) -> float:
+    """The paper's difference of two cells, in points; 0 where it gives none."""
+    if claim.gain is not None:
+        return claim.gain
+    one, two = (cell_of(experiment_of(claim), label).paper.get(data) for label in (better, worse))
+    return round(two - one, 2) if one is not None and two is not None and claim.quantity == "error" else 0.0
+
+
+def together(statuses: Sequence[str]) -> str:
+    """The status of a claim about several differences: all have to be reproduced; one that is not refutes it."""
+    if "not reproduced" in statuses:
+        return "not reproduced"
+    if set(statuses) == {"not measured"}:
+        return "not measured"
+    return "reproduced" if set(statuses) == {"reproduced"} else "undecided"
+
+
+def comparison_finding(claim: Claim, results: Results) -> Finding:
+    """Every difference that a claim is about, at the paper's protocol; for each the records with most seeds."""
+    pairs = pairs_of(claim)
+    statuses, ours = [], []
+    for data in claim.data:
+        for better, worse in pairs:
+            made = [
+                difference(t, better, worse, claim.quantity) for t in results.at_paper(claim.experiment, data)
+            ]
+            found = max((d for d in made if d), key=lambda d: d.seeds, default=None)
+            statuses.append(judge(found, claimed(claim, better, worse, data), claim.margin))
+            if found:
+                of = f"{against(claim, better, worse)}, {NAMES[data]}: "
+                where = of if claim.kind == "comparison" else ""
+                ours.append(f"{where}{spread(found, signed)}")
+    return Finding(claim, together(statuses), "; ".join(ours), reduced_line(claim, pairs, results))
+
+
+def pairs_of(claim: Claim) -> list[tuple[str, str]]:
+    """The claim's pairs of cells, better and worse; a gain's are its row and the row that it is compared with."""
+    if claim.kind == "comparison":
+        return list(claim.pairs)
+    against = cell_of(experiment_of(claim), claim.cell).against
+    if against is None:
+        raise ClaimError(f"{claim.id}: {claim.cell} is compared with no cell, so it has no gain")
+    return [(claim.cell, against)]
+
+
+def reduced_line(claim: Claim, pairs: Sequence[tuple[str, str]], results: Results) -> str:
+    """What another protocol says of the differences, in one line: that with most seeds, of the claim's data if any.
+
+    It never makes a status.
+    """
+    candidates = []
+    for table in results.tables(claim.experiment):
+        made = [(pair, difference(table, *pair, claim.quantity)) for pair in pairs]
+        parts = [(pair, found) for pair, found in made if found]
+        own = table.data in claim.data  # or it is of data that the experiment is not about
+        if parts and not table.faithful and (own or table.data not in experiment_of(claim).data):
+            candidates.append((own, sum(found.seeds for _, found in parts), table, parts))
+    if not candidates:
+        return ""
+    *_, table, parts = max(candidates, key=lambda candidate: candidate[:2])
+    words = dict(zip(MEASURED, THERE["margin" if claim.margin else claim.quantity], strict=False))
+    told = []
+    for (better, worse), found in parts:
+        status = judge(found, 0.0, claim.margin, faithful=False)
+        told.append(f"{against(claim, better, worse)}: {spread(found, signed)}, {words.get(status, status)}")
+    labels = {label for pair, _ in parts for label in pair}
+    return f"{'; '.join(told)}. On {table.protocol}{collections(table, labels)}"
+
+
+def collections(table: Table, labels: Iterable[str]) -> str:
+    """Where the records of these rows are committed."""
+    rows = [row for row in table.rows if row.cell.label in labels]
+    names = sorted({record["collection"] for row in rows for record in row.records if "collection" in record})
+    return f", from {' and '.join(f'`data/runs/{name}`' for name in names)}" if names else ""
+
+
+def against(claim: Claim, better: str, worse: str) -> str:
+    """What a difference is of, in words; it counts above 0 where the first is better."""
+    return f"{better} against {worse}{', gap' if claim.quantity == 'gap' else ''}"
+
+
+def spread(found: Interval, form: Callable[[float], str]) -> str:
+    """A mean with its interval and seeds, in words."""
+    if found.seeds == 1:
+        return f"{form(found.mean)}, one seed"
+    return f"{form(found.mean)} (95 %: {form(found.low)} to {form(found.high)}), {found.seeds} seeds"
