@@ -30,10 +30,10 @@ def updates(module: nn.Module, times: int) -> Iterator[None]:
     try:
         for norm in norms:
             norm.track_running_stats = times > 0
-            norm.momentum = 1 - (1 - norm.momentum) ** times
+            norm.momentum = 1 - (1 - norm.momentum) ** times  # type: ignore[operator]
         yield
         for norm in norms if times else []:
-            norm.num_batches_tracked.add_(times - 1)  # type: ignore[operator, union-attr]
+            norm.num_batches_tracked.add_(times - 1)  # type: ignore[union-attr]
     finally:
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.track_running_stats, norm.momentum = True, momentum

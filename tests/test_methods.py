@@ -5,8 +5,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from sto_lite.losses import kd_loss
 from sto_lite.fused import FusedSTO
+from sto_lite.losses import kd_loss
 from sto_lite.methods import STO, Baseline, StochasticDepth
 from sto_lite.registry import METHODS, make
 from sto_lite.resnet import build
