@@ -61,7 +61,7 @@ def train(options: argparse.Namespace) -> None:
         difficulty=options.difficulty,
         label_noise=options.label_noise,
     )
-    record = fit(method, images, config, options.out, options.device).record
+    record = fit(method, images, config, options.out, options.device, graphs=options.graphs).record
     for split, result in record["result"].items():
         print(
             f"{options.method} {options.net} {options.data} seed {options.seed}: {split} error "
@@ -122,6 +122,17 @@ def parser() -> argparse.ArgumentParser:
     )
     for name, (kind, default, explanation) in text.items():
         t.add_argument(f"--{name}", type=kind, default=default, help=f"{explanation} (default: %(default)s)")
+    t.add_argument(
+        "--precision",
+        default="float32",
+        choices=["float32", "bf16", "fp16"],
+        help="of the convolutions (default: float32); fp16 is for GPUs without bf16",
+    )
+    t.add_argument(
+        "--graphs",
+        action="store_true",
+        help="on a CUDA GPU, record a step of baseline or sto once and replay it",
+    )
     t.add_argument(
         "--drop-at",
         type=float,
