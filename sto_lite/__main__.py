@@ -1,4 +1,4 @@
-"""The command line: python -m sto_lite prepare | train (chapters 1 and 6)."""
+"""The command line: python -m sto_lite prepare | train | bench (chapters 1, 6 and 7)."""
 
 import argparse
 import dataclasses
@@ -45,12 +45,7 @@ def train(options: argparse.Namespace) -> None:
         if options.threads < 1:
             raise ValueError(f"threads is at least 1; {options.threads} is not")
         torch.set_num_threads(options.threads)
-    if options.device:
-        try:
-            torch.empty(0, device=options.device)
-        except (RuntimeError, AssertionError, NotImplementedError) as error:
-            reason = str(error).splitlines()[0]
-            raise RunError(f"device {options.device!r} cannot be used here: {reason}") from error
+    usable(options.device)
     known = {field.name for method in registry.METHODS.values() for field in dataclasses.fields(method)}
     method = registry.make(options.method, **{k: v for k, v in vars(options).items() if k in known})
     config = Config(**{field.name: getattr(options, field.name) for field in dataclasses.fields(Config)})
@@ -72,12 +67,58 @@ def train(options: argparse.Namespace) -> None:
         print(f"record: {Path(options.out) / 'record.json'}")
 
 
+def usable(device: str | None) -> None:
+    """Refuse a device that torch cannot use here.
+
+    Raises:
+        RunError: it cannot.
+    """
+    import torch
+
+    try:
+        torch.empty(0, device=device or "cpu")
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise RunError(f"device {device!r} cannot be used here: {reason}") from error
+
+
+def bench(options: argparse.Namespace) -> None:
+    """Measure what a step costs on this machine, print a table, and write the record."""
+    import torch
+
+    from sto_lite import bench as benches
+    from sto_lite import records
+    from sto_lite.contenders import BenchConfig
+    from sto_lite.files import write_atomically
+
+    usable(options.device)
+    device = torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    quick = {"net": "resnet8", "size": 16, "batch_size": 16, "seconds": 1.0, "scaling": False}
+    chosen = {
+        field.name: getattr(options, field.name)
+        for field in dataclasses.fields(BenchConfig)
+        if getattr(options, field.name, None) is not None
+    }
+    chosen.setdefault("precision", "bf16" if device.type == "cuda" else "float32")
+    config = BenchConfig(**{**(quick if options.quick else {}), **chosen})
+    record = benches.bench(config, device)
+    print(benches.table(record))
+    if options.out:
+        out = Path(options.out)
+        try:
+            out.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(out, records.encode(record))
+        except OSError as error:
+            raise RunError(f"{out} cannot be written: {error.strerror or error}") from error
+        print(f"record: {out}")
+
+
 def parser() -> argparse.ArgumentParser:
     """The commands and their options, each with the paper's default."""
     top = argparse.ArgumentParser(
         prog="python -m sto_lite", description="Student-Teacher Oneness: the book's code."
     )
-    verbs = top.add_subparsers(dest="verb", required=True, metavar="prepare | train")
+    verbs = top.add_subparsers(dest="verb", required=True, metavar="prepare | train | bench")
 
     p = verbs.add_parser(
         "prepare",
@@ -218,6 +259,27 @@ def parser() -> argparse.ArgumentParser:
         help="[kd] folder of a finished run, or its network.pt",
     )
     t.set_defaults(command=train)
+
+    b = verbs.add_parser(
+        "bench",
+        help="measure what a training step costs on this machine",
+        description="Times baseline, stochastic depth, STO in its forms and the competitors in one process, in "
+        "rounds, and prints medians, quartiles, and ratios beside those of multiply-adds. About five minutes on two "
+        "CPU cores. Defaults are those of the book's record.",
+    )
+    b.add_argument("--net", help="network (default: resnet32)")
+    b.add_argument("--size", type=int, help="height and width of an image in pixels (default: 32)")
+    b.add_argument("--batch-size", type=int, help="images a step (default: 128)")
+    b.add_argument(
+        "--precision",
+        choices=["float32", "bf16", "fp16"],
+        help="of the convolutions (default: float32 on a CPU, bf16 on a CUDA GPU)",
+    )
+    b.add_argument("--seconds", type=float, help="to measure for, and half of it for scaling (default: 150)")
+    b.add_argument("--device", help="cpu, cuda, cuda:1 … (default: a GPU if there is one)")
+    b.add_argument("--out", metavar="FILE", help="write the record there, as JSON")
+    b.add_argument("--quick", action="store_true", help="a tiny network for a second: shows the form alone")
+    b.set_defaults(command=bench)
     return top
 
 

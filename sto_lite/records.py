@@ -23,7 +23,7 @@ def encode(record: Record) -> bytes:
 
 
 def read_record(path: Path) -> Record:
-    """Read one record.
+    """Read one record, of a run or of a bench.
 
     Raises:
         RunError: the file is missing or is no record.
@@ -32,9 +32,12 @@ def read_record(path: Path) -> Record:
         record = json.loads(path.read_text())
     except (OSError, ValueError) as error:
         raise RunError(f"{path} is no readable record: {error}") from error
-    parts = [record.get(key) for key in ("config", "history")] if isinstance(record, dict) else [None]
+    keys = ("config", "history")
+    if isinstance(record, dict) and record.get("kind") == "bench":
+        keys = ("config", "results")
+    parts = [record.get(key) for key in keys] if isinstance(record, dict) else [None]
     if not all(isinstance(part, dict) for part in parts):
-        raise RunError(f"{path} is JSON, but no record of a run: config or history is missing")
+        raise RunError(f"{path} is JSON, but no record of a run: {keys[0]} or {keys[1]} is missing")
     return record
 
 
