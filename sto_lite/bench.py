@@ -14,8 +14,8 @@ from typing import Any
 
 import torch
 
-from sto_lite import records
-from sto_lite.contenders import NCHW, NHWC, BenchConfig, Contender, contenders, feeds
+from sto_lite import records, resnet
+from sto_lite.contenders import NCHW, NHWC, BenchConfig, Contender, contenders, fair_seeds, feeds
 from sto_lite.methods import Baseline
 from sto_lite.records import Record
 
@@ -38,20 +38,20 @@ def finish(device: torch.device) -> None:
 
 
 def rounds(
-    runs: dict[str, Callable[[int], object]], seconds: float, device: torch.device
+    runs: dict[str, Callable[[int], object]], seconds: float, device: torch.device, seeds: Sequence[int]
 ) -> dict[str, list[float]]:
-    """Times of every run in every round; a first round warms up and is not kept."""
+    """Times of every run in every round, with one seed after another; what runs first warms up and is not kept."""
     times: dict[str, list[float]] = {name: [] for name in runs}
     order, dice = list(runs), random.Random(0)
     for name in order:
         for _ in range(2):  # a recording takes a few steps to be made
             timed(runs[name], 0, device)
-    started, seed = time.perf_counter(), 0
-    while seed < 3 or time.perf_counter() - started < seconds:
-        seed += 1
+    started, done = time.perf_counter(), 0
+    while done < 3 or time.perf_counter() - started < seconds:
         dice.shuffle(order)
         for name in order:
-            times[name].append(timed(runs[name], seed, device))
+            times[name].append(timed(runs[name], seeds[done % len(seeds)], device))
+        done += 1
     return times
 
 
@@ -63,7 +63,7 @@ def summary(times: Sequence[float], base: Sequence[float]) -> dict[str, Any]:
     return {
         "ms": 1e3 * middle,
         "ms_quartiles": [1e3 * low, 1e3 * high],
-        "ratio": middle / statistics.median(base),
+        "ratio": statistics.median(ratios),
         "ratio_quartiles": [ratio_low, ratio_high],
         "repetitions": len(times),
     }
@@ -98,9 +98,9 @@ def bench(config: BenchConfig, device: torch.device) -> Record:
     fed = {"baseline + batches": ("batches", NHWC), "baseline, NCHW + PIL loader": ("PIL loader", NCHW)}
     for name, (source, layout) in fed.items():
         runs[name] = Contender(Baseline(), config, device, layout, feed=sources[source])
-    times = rounds(runs, config.seconds, device)
+    seeds = fair_seeds(resnet.build(config.net, 7).num_blocks)
+    times = rounds(runs, config.seconds, device, seeds)
     results = {name: summary(taken, times["baseline"]) for name, taken in times.items()}
-    seeds = range(1, 1 + min(40, len(times["baseline"])))
     for name, step in steps.items():
         results[name] |= step.costs(seeds)
         if device.type == "cuda":
@@ -181,7 +181,8 @@ def scaling(config: BenchConfig, device: torch.device) -> list[dict[str, Any]]:
         other = dataclasses.replace(config, **case)  # type: ignore[arg-type]
         names = ("baseline", "STO, two passes", "STO", "baseline, recorded", "STO, recorded")
         steps = contenders(other, device, names)
-        times = rounds(dict(steps), config.seconds / 2 / len(cases), device)
+        seeds = fair_seeds(resnet.build(other.net, 7).num_blocks)
+        times = rounds(dict(steps), config.seconds / 2 / len(cases), device, seeds)
         results = {name: summary(taken, times["baseline"]) for name, taken in times.items()}
         rows.append({"net": other.net, "batch_size": other.batch_size, "results": results})
     return rows

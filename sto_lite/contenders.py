@@ -1,8 +1,10 @@
 """What a bench times (chapter 7): methods in their forms and layouts, and where their images come from."""
 
+import copy
 import random
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -11,7 +13,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from sto_lite import costs, faces, resnet
+from sto_lite import costs, faces, resnet, survival
 from sto_lite.data import Batches, ImageSet, Split
 from sto_lite.fused import FusedSTO
 from sto_lite.graphs import Recorded, device_step
@@ -99,16 +101,18 @@ class Contender:
 
     def costs(self, seeds: Sequence[int]) -> dict[str, float]:
         """Multiply-adds an image (mean over the seeds), and operations, bytes and kept bytes of one step."""
-        images, labels = (part[:2] for part in self.batch)
+        meta = torch.device("meta")  # shapes without numbers: counting takes no time
+        shapes = copy.copy(self)
+        shapes.model, shapes.device = copy.deepcopy(self.model).to(meta), meta
         counted = 0
         for seed in seeds:
-            with costs.multiply_adds(self.model) as counts:
-                self.loss(seed, images, labels)
+            with costs.multiply_adds(shapes.model) as counts:
+                shapes.loss(seed, *(part.to(meta) for part in self.batch))
             counted += sum(counts)
         with costs.Traffic() as traffic:
             self.arithmetic.update(lambda: self.loss(seeds[0], *self.batch))
         return {
-            "multiply_adds": counted / len(seeds) / len(images),
+            "multiply_adds": counted / len(seeds) / len(self.batch[1]),
             "operations": traffic.operations,
             "bytes": traffic.bytes,
             "kept_bytes": costs.kept_bytes(self.model, lambda: self.loss(seeds[0], *self.batch)),
@@ -116,7 +120,10 @@ class Contender:
 
 
 class PilFaces(Dataset):
-    """Images as the competitors' code feeds them: PIL crop and flip, one image at a time, in NCHW."""
+    """Images as the competitors' code feeds them: PIL crop and flip, one image at a time, in NCHW.
+
+    The transforms are torchvision's, as theirs are; where it is not installed, the same by hand, which is faster.
+    """
 
     def __init__(self, split: Split, mean: Tensor, std: Tensor, pad: int = 4):
         self.pictures = [Image.fromarray(image.numpy()).convert("RGB") for image in split.images[:, 0]]
@@ -126,19 +133,29 @@ class PilFaces(Dataset):
             std[:, None, None],
             pad,
         )
+        self.transform: Callable[[Image.Image], Tensor] = self.by_hand
+        if find_spec("torchvision"):
+            from torchvision import transforms as t
+
+            crop = t.RandomCrop(split.images.shape[-1], padding=pad)
+            normalise = t.Normalize(mean.expand(3).tolist(), std.expand(3).tolist())
+            self.transform = t.Compose([crop, t.RandomHorizontalFlip(), t.ToTensor(), normalise])
 
     def __len__(self) -> int:
         return len(self.pictures)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        picture = ImageOps.expand(self.pictures[index], self.pad)
+        return self.transform(self.pictures[index]), self.labels[index]
+
+    def by_hand(self, picture: Image.Image) -> Tensor:
+        """A random crop of the padded picture, perhaps flipped: (3, H, W) float32."""
         left, top = random.randrange(2 * self.pad + 1), random.randrange(2 * self.pad + 1)
-        width, height = self.pictures[index].size
-        picture = picture.crop((left, top, left + width, top + height))
+        width, height = picture.size
+        picture = ImageOps.expand(picture, self.pad).crop((left, top, left + width, top + height))
         if random.random() < 0.5:
             picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
         pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1).contiguous()
-        return (pixels.float().div(255) - self.mean) / self.std, self.labels[index]
+        return (pixels.float().div(255) - self.mean) / self.std
 
 
 def endless(
@@ -162,9 +179,21 @@ def feeds(config: BenchConfig, device: torch.device) -> dict[str, Iterator[tuple
     }
 
 
+def fair_seeds(num_blocks: int, count: int = 10) -> list[int]:
+    """Seeds whose students together keep each block about as often as its survival probability says.
+
+    A bench has few rounds, and by chance their students could be longer or shorter than students are.
+    """
+    p = survival.linear_decay(num_blocks)
+    draws = [survival.sample(p, torch.Generator().manual_seed(seed)) for seed in range(2000)]
+    windows = torch.stack(draws).unfold(0, count, 1).mean(dim=2)
+    first = int((windows - p).square().sum(dim=1).argmin())
+    return list(range(first, first + count))
+
+
 def contenders(config: BenchConfig, device: torch.device, only: Sequence[str] = ()) -> dict[str, Contender]:
     """What is timed, by its name in the table; only some, if said which."""
-    entries: dict[str, tuple[Any, ...]] = {
+    entries: dict[str, tuple[Any, ...]] = {  # method, layout, form
         "baseline": (Baseline(),),
         "baseline, NCHW": (Baseline(), NCHW),
         "stochastic depth": (StochasticDepth(),),
@@ -178,8 +207,13 @@ def contenders(config: BenchConfig, device: torch.device, only: Sequence[str] = 
     if device.type == "cuda" and config.precision != "fp16":
         entries["baseline, recorded"] = (Baseline(), NHWC, "recorded")
         entries["STO, recorded"] = (FusedSTO(), NCHW, "recorded")
-    return {
+    made = {
         name: Contender(entry[0], config, device, *entry[1:])
         for name, entry in entries.items()
         if not only or name in only
     }
+    if device.type == "cpu" and config.precision == "float32" and not only:
+        short = replace(config, precision="bf16")  # pays where the processor knows bf16
+        made |= {"baseline, bf16": Contender(Baseline(), short, device)}
+        made |= {"STO, bf16": Contender(FusedSTO(), short, device)}
+    return made

@@ -9,12 +9,13 @@ import torch
 from sto_lite import costs, records
 from sto_lite.__main__ import main
 from sto_lite.bench import rounds, summary, table
-from sto_lite.contenders import BenchConfig, Contender, PilFaces, contenders, feeds
+from sto_lite.contenders import BenchConfig, Contender, PilFaces, contenders, fair_seeds, feeds
 from sto_lite.data import Split
 from sto_lite.errors import RunError
 from sto_lite.fused import FusedSTO
 from sto_lite.methods import STO, Baseline, StochasticDepth
 from sto_lite.resnet import build
+from sto_lite.survival import linear_decay, sample
 
 CPU = torch.device("cpu")
 SMALL = BenchConfig(net="resnet8", size=8, batch_size=4, seconds=0.1, scaling=False)
@@ -29,7 +30,7 @@ def test_a_quick_bench_from_the_command_line(tmp_path, capsys, monkeypatch):
     (record,) = records.read_records("bench")
     assert record["config"] == {**vars(BenchConfig("resnet8", 16, 4, "float32", 0.1, False)), "device": "cpu"}
     names = ["baseline", "baseline, NCHW", "stochastic depth", "STO, two passes", "STO", "STO, interleaved"]
-    names += ["DML", "ONE", "OKDDip", "batches", "PIL loader"]
+    names += ["DML", "ONE", "OKDDip", "baseline, bf16", "STO, bf16", "batches", "PIL loader"]
     names += ["baseline + batches", "baseline, NCHW + PIL loader"]
     assert list(record["results"]) == names
     for result in record["results"].values():
@@ -80,7 +81,7 @@ def test_the_fused_step_is_not_slower_than_two_passes():
     """Of three blocks it computes one for both roles, so that it does about 0.8 of the work."""
     config = BenchConfig(net="resnet8", size=16, batch_size=32)
     steps = contenders(config, CPU, ["STO", "STO, two passes"])
-    times = rounds(dict(steps), 1.5, CPU)
+    times = rounds(dict(steps), 1.5, CPU, fair_seeds(3))
     pairs = zip(times["STO"], times["STO, two passes"], strict=True)
     assert statistics.median(ours / theirs for ours, theirs in pairs) <= 1.0
 
@@ -109,6 +110,13 @@ def test_multiply_adds_of_gates():
     assert full - student == 3 * macs[2]
     assert two == full + student
     assert fused == two - 2 * macs[0] - 3 * macs[1]
+
+
+def test_fair_seeds_keep_blocks_as_often_as_they_survive():
+    for num_blocks in (3, 15):
+        p, seeds = linear_decay(num_blocks), fair_seeds(num_blocks)
+        kept = torch.stack([sample(p, torch.Generator().manual_seed(seed)) for seed in seeds]).mean(dim=0)
+        assert len(seeds) == 10 and (kept - p).abs().mean() < 0.1 and abs(kept.sum() - p.sum()) < 0.4
 
 
 def gates(seed):
@@ -141,9 +149,13 @@ def test_both_feeds_give_the_same_kind_of_batches():
     assert theirs[0].is_contiguous() and ours[0].is_contiguous(memory_format=torch.channels_last)
 
 
-def test_pil_crops_and_flips_the_padded_picture():
+@pytest.mark.parametrize("by_hand", [True, False])
+def test_pil_crops_and_flips_the_padded_picture(by_hand):
+    torch.manual_seed(0)
     pixels = torch.arange(1, 17, dtype=torch.uint8).view(1, 1, 4, 4)
     pictures = PilFaces(Split(pixels, torch.zeros(1)), torch.zeros(3), torch.ones(3), pad=1)
+    if by_hand:
+        pictures.transform = pictures.by_hand
     padded = torch.nn.functional.pad(pixels[0, 0], (1,) * 4)
     crops = {tuple(padded[i : i + 4, j : j + 4].flatten().tolist()) for i in range(3) for j in range(3)}
     flipped = {tuple(torch.tensor(crop).view(4, 4).flip(1).flatten().tolist()) for crop in crops}
