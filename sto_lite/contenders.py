@@ -99,8 +99,8 @@ class Contender:
             return device_step(self.method, self.model, images, labels, gates)  # type: ignore[arg-type]
         return self.method.step(self.model, images, labels, generator)
 
-    def costs(self, seeds: Sequence[int]) -> dict[str, float]:
-        """Multiply-adds an image (mean over the seeds), and operations, bytes and kept bytes of one step."""
+    def costs(self, seeds: Sequence[int]) -> dict[str, Any]:
+        """Multiply-adds an image (mean over the seeds), and operations, bytes, kept bytes and profile of one step."""
         meta = torch.device("meta")  # shapes without numbers: counting takes no time
         shapes = copy.copy(self)
         shapes.model, shapes.device = copy.deepcopy(self.model).to(meta), meta
@@ -111,7 +111,14 @@ class Contender:
             counted += sum(counts)
         with costs.Traffic() as traffic:
             self.arithmetic.update(lambda: self.loss(seeds[0], *self.batch))
-        return {
+        found: dict[str, Any] = {"profile": costs.shares(traffic.seconds)}
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
+            before = torch.cuda.memory_allocated(self.device)
+            found["launches"], seconds = costs.launches(lambda: self(seeds[0]))
+            found["profile"] = costs.shares(seconds)
+            found["peak_bytes"] = torch.cuda.max_memory_allocated(self.device) - before
+        return found | {
             "multiply_adds": counted / len(seeds) / len(self.batch[1]),
             "operations": traffic.operations,
             "bytes": traffic.bytes,

@@ -134,9 +134,12 @@ def test_traffic_and_kept_bytes():
     with costs.Traffic() as traffic:
         y = x.view(10, 100) * 2.0
     assert traffic.operations == 1 and traffic.bytes == 8000 and y.shape == (10, 100)
+    assert list(traffic.seconds) == ["view", "mul"]
+    assert costs.shares({"a": 1.0, "b": 3.0}, 1) == {"b": 0.75}
     step = Contender(Baseline(), SMALL, CPU)
     small = step.costs([1])
     large = Contender(Baseline(), BenchConfig(net="resnet8", size=8, batch_size=8), CPU).costs([1])
+    assert 0 < sum(small["profile"].values()) <= 1 and "convolution_backward" in small["profile"]
     assert small["operations"] == large["operations"]
     assert 1.9 < large["kept_bytes"] / small["kept_bytes"] <= 2
 
