@@ -1,4 +1,4 @@
-"""The command line: python -m sto_lite prepare | train | run | table (chapters 1, 6 and 8)."""
+"""The command line: python -m sto_lite prepare | train | run | table | bench (chapters 1 and 6 to 8)."""
 
 import argparse
 import dataclasses
@@ -60,7 +60,7 @@ def train(options: argparse.Namespace) -> None:
         difficulty=options.difficulty,
         label_noise=options.label_noise,
     )
-    record = fit(method, images, config, options.out, options.device).record
+    record = fit(method, images, config, options.out, options.device, graphs=options.graphs).record
     for split, result in record["result"].items():
         print(
             f"{options.method} {options.net} {options.data} seed {options.seed}: {split} error "
@@ -178,6 +178,34 @@ def table(options: argparse.Namespace) -> None:
         print(text.rstrip("\n"))
 
 
+def bench(options: argparse.Namespace) -> None:
+    """Measure what a step costs on this machine, print a table, and write the record."""
+    import torch
+
+    from sto_lite import bench as benches
+    from sto_lite import records
+    from sto_lite.contenders import BenchConfig
+
+    check_device(options.device)
+    device = torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    quick = {"net": "resnet8", "size": 16, "batch_size": 16, "seconds": 1.0, "scaling": False}
+    chosen = {
+        field.name: getattr(options, field.name)
+        for field in dataclasses.fields(BenchConfig)
+        if getattr(options, field.name, None) is not None
+    }
+    chosen.setdefault("precision", "bf16" if device.type == "cuda" else "float32")
+    config = BenchConfig(**{**(quick if options.quick else {}), **chosen})
+    record = benches.bench(config, device)
+    print(benches.table(record))
+    if options.out:
+        try:
+            write_atomically(Path(options.out), records.encode(record))
+        except OSError as error:
+            raise RunError(f"{options.out} cannot be written: {error.strerror or error}") from error
+        print(f"record: {options.out}")
+
+
 def read_seeds(text: str) -> list[int]:
     """Seeds as people write them: 0-4, or 0,2,5, or both."""
     seeds: list[int] = []
@@ -207,7 +235,7 @@ def set_threads(threads: int | None) -> None:
         torch.set_num_threads(threads)
 
 
-COMMANDS = {"prepare": prepare, "train": train, "run": run, "table": table}
+COMMANDS = {"prepare": prepare, "train": train, "run": run, "table": table, "bench": bench}
 
 if __name__ == "__main__":
     sys.exit(main())

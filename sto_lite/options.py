@@ -25,7 +25,7 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(
         prog="python -m sto_lite", description="Student-Teacher Oneness: the book's code."
     )
-    verbs = top.add_subparsers(dest="verb", required=True, metavar="prepare | train | run | table")
+    verbs = top.add_subparsers(dest="verb", required=True, metavar="prepare | train | run | table | bench")
 
     p = verbs.add_parser(
         "prepare",
@@ -53,6 +53,11 @@ def parser() -> argparse.ArgumentParser:
         help="training method (default: sto)",
     )
     protocol_options(t)
+    t.add_argument(
+        "--graphs",
+        action="store_true",
+        help="on a CUDA GPU, record a step of baseline or sto once and replay it",
+    )
     t.add_argument("--seed", type=int, default=0, help="of weights, batches and gates (default: 0)")
     t.add_argument(
         "--out", metavar="DIR", help="folder for checkpoint, network and record (default: keep nothing)"
@@ -174,6 +179,26 @@ def parser() -> argparse.ArgumentParser:
         "--format", choices=["text", "markdown", "html", "csv"], default="text", help="(default: text)"
     )
     b.add_argument("--out", metavar="FILE", help="write there (default: print)")
+
+    b = verbs.add_parser(
+        "bench",
+        help="measure what a training step costs on this machine",
+        description="Times baseline, stochastic depth, STO in its forms and the competitors in one process, in "
+        "rounds, and prints medians, quartiles, and ratios beside those of multiply-adds. About five minutes on two "
+        "CPU cores. Defaults are those of the book's record.",
+    )
+    b.add_argument("--net", help="network (default: resnet32)")
+    b.add_argument("--size", type=int, help="height and width of an image in pixels (default: 32)")
+    b.add_argument("--batch-size", type=int, help="images a step (default: 128)")
+    b.add_argument(
+        "--precision",
+        choices=["float32", "bf16", "fp16"],
+        help="of the convolutions (default: float32 on a CPU, bf16 on a CUDA GPU)",
+    )
+    b.add_argument("--seconds", type=float, help="to measure for, and half of it for scaling (default: 150)")
+    b.add_argument("--device", help="cpu, cuda, cuda:1 … (default: a GPU if there is one)")
+    b.add_argument("--out", metavar="FILE", help="write the record there, as JSON")
+    b.add_argument("--quick", action="store_true", help="a tiny network for a second: shows the form alone")
     return top
 
 
@@ -213,6 +238,12 @@ def protocol_options(p: argparse.ArgumentParser, default: str = "") -> None:
         default=argparse.SUPPRESS if default else (0.5, 0.75),
         metavar="F",
         help=f"fractions of the epochs at which the learning rate drops (default: {default or '0.5 0.75'})",
+    )
+    p.add_argument(
+        "--precision",
+        choices=["float32", "bf16", "fp16"],
+        default=argparse.SUPPRESS if default else "float32",
+        help=f"of the convolutions; fp16 is for GPUs without bf16 (default: {default or 'float32'})",
     )
     p.add_argument(
         "--no-augment",

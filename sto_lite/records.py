@@ -23,7 +23,7 @@ def encode(record: Record) -> bytes:
 
 
 def read_record(path: Path) -> Record:
-    """Read one record.
+    """Read one record, of a run or of a bench.
 
     Raises:
         RunError: the file is missing or is no record.
@@ -32,7 +32,9 @@ def read_record(path: Path) -> Record:
         record = json.loads(path.read_text())
     except (OSError, ValueError) as error:
         raise RunError(f"{path} is no readable record: {error}") from error
-    needed = ("config", "method", "data", "result", "history", "labels", "predictions")
+    needed: tuple[str, ...] = ("config", "method", "data", "result", "history", "labels", "predictions")
+    if isinstance(record, dict) and record.get("kind") == "bench":
+        needed = ("config", "results")
     missing = [key for key in needed if not isinstance(record, dict) or not isinstance(record.get(key), dict)]
     if missing:
         raise RunError(f"{path} is JSON, but no record of a run: it lacks {', '.join(missing)}")

@@ -2,12 +2,13 @@
 
 from dataclasses import fields
 
+from sto_lite.fused import FusedSTO
 from sto_lite.kd import KD
-from sto_lite.methods import STO, Baseline, Method, StochasticDepth
+from sto_lite.methods import Baseline, Method, StochasticDepth
 from sto_lite.peers import DML, ONE, OKDDip
 
 METHODS: dict[str, type] = {
-    method.name: method for method in (Baseline, StochasticDepth, STO, DML, ONE, OKDDip, KD)
+    method.name: method for method in (Baseline, StochasticDepth, FusedSTO, DML, ONE, OKDDip, KD)
 }
 
 

@@ -11,7 +11,7 @@ from sto_lite.errors import RunError
 from sto_lite.experiments import Cell, Experiment, cell_epochs, cell_settings
 from sto_lite.records import Record
 from sto_lite.stats import Interval
-from sto_lite.train import Config, plain
+from sto_lite.train import YOUNGER, Config, plain
 
 RULE = (
     "Verdict, for at least 3 paired seeds: not reproduced if the 95 % interval of our difference lies below half "
@@ -127,7 +127,7 @@ def reduced(
 def protocol_key(record: Record, experiment: Experiment) -> str:
     """What records must have in common to stand in one table."""
     free = {"seed", "evaluate_every", "epochs"} | ({"net"} if experiment.compares_networks else set())
-    config = {key: value for key, value in record["config"].items() if key not in free}
+    config = {key: value for key, value in {**YOUNGER, **record["config"]}.items() if key not in free}
     return json.dumps([config, record["data"]], sort_keys=True)
 
 

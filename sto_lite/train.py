@@ -19,7 +19,9 @@ from sto_lite import records
 from sto_lite.data import Batches, ImageSet, Split
 from sto_lite.errors import RunError
 from sto_lite.files import locked, write_atomically
-from sto_lite.methods import Method
+from sto_lite.graphs import Recorded, obstacle
+from sto_lite.methods import Method, Step
+from sto_lite.precision import PRECISIONS, Arithmetic
 from sto_lite.records import Record
 from sto_lite.resnet import count_parameters
 
@@ -35,6 +37,9 @@ DAMAGE = (
     pickle.UnpicklingError,
 )
 
+# Settings that are younger than some records, and what was done before there was a choice.
+YOUNGER = {"precision": "float32"}
+
 
 @dataclass(frozen=True)
 class Config:
@@ -43,7 +48,8 @@ class Config:
     net: a name for resnet.build. epochs, batch_size: as said. lr: initial learning rate of SGD with Nesterov
     momentum. drop_at: fractions of the epochs at which lr is multiplied by drop_by. weight_decay: on all parameters.
     augment: crops and flips. seed: of weights, batches and gates. evaluate_every: epochs from one evaluation on the
-    test splits to the next; the last epoch is always evaluated.
+    test splits to the next; the last epoch is always evaluated. precision: "float32", or "bf16" or "fp16", in which
+    convolutions compute while weights, batch norm's statistics and losses stay float32.
     """
 
     net: str = "resnet32"
@@ -57,6 +63,7 @@ class Config:
     augment: bool = True
     seed: int = 0
     evaluate_every: int = 1
+    precision: str = "float32"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "drop_at", tuple(self.drop_at))  # a command line gives a list
@@ -65,6 +72,8 @@ class Config:
                 raise ValueError(f"{name} is at least 1; {getattr(self, name)} is not")
         if not all(0 <= fraction <= 1 for fraction in self.drop_at):
             raise ValueError(f"drop_at holds fractions of the epochs, 0 to 1; {self.drop_at} does not")
+        if self.precision not in PRECISIONS:
+            raise ValueError(f"precision is one of {', '.join(PRECISIONS)}, not {self.precision!r}")
         if self.lr <= 0:
             raise ValueError(f"the learning rate is positive; {self.lr} is not")
 
@@ -110,6 +119,7 @@ def fit(
     out: Path | str | None = None,
     device: torch.device | str | None = None,
     progress: bool | None = None,
+    graphs: bool = False,
 ) -> Run:
     """Train a network by a method, as Algorithm 1 does; resume where an interrupted run stopped.
 
@@ -124,16 +134,18 @@ def fit(
         out: folder for checkpoint.pt (each epoch), network.pt and record.json (at the end); None keeps nothing.
         device: default is a CUDA GPU if there is one, else the CPU.
         progress: show a bar; default is yes in a terminal or a notebook, no where nobody looks (CI).
+        graphs: on a CUDA GPU, record the step once and replay it (graphs.py); the numbers are the same up to
+            rounding. Where that cannot be, a line on standard error says why, and the steps run one by one.
 
     Raises:
         RunError: out holds a run of another configuration or data, or a damaged checkpoint; another process trains
-            into it; the loss is not finite.
+            into it; the loss is not finite; the device does not compute in this precision.
     """
     if out is None:
-        return _Training(method, images, config, None, device).run(progress)
+        return _Training(method, images, config, None, device, graphs).run(progress)
     out = Path(out)
     with locked(out):
-        return _Training(method, images, config, out, device).run(progress)
+        return _Training(method, images, config, out, device, graphs).run(progress)
 
 
 class _Training:
@@ -146,6 +158,7 @@ class _Training:
         config: Config,
         out: Path | None,
         device: torch.device | str | None,
+        graphs: bool = False,
     ):
         self.method, self.images, self.config, self.out = method, images, config, out
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
@@ -173,6 +186,16 @@ class _Training:
             weight_decay=config.weight_decay,
             nesterov=config.momentum > 0,
         )
+        self.arithmetic = Arithmetic(self.model, self.optimizer, self.device, config.precision)
+        self.recorded: Recorded | None = None
+        if graphs:
+            reason = (
+                obstacle(method, config.precision) if self.device.type == "cuda" else "there is no CUDA GPU"
+            )
+            if reason:
+                print(f"no CUDA graph, the steps run one by one: {reason}", file=sys.stderr)
+            else:
+                self.recorded = Recorded(method, self.model, self.arithmetic.update)  # type: ignore[arg-type]
         # Two streams, so that methods with the same seed see the same batches however many gates they draw.
         self.generators = {
             "batches": torch.Generator().manual_seed(2 * config.seed + 1_000_003),
@@ -216,20 +239,17 @@ class _Training:
     def train_epoch(self, batches: Batches, bar: Any) -> dict[str, float]:
         """One epoch: forward, backward, update. Sums stay on the device; they are read once, at the end."""
         started = time.perf_counter()
+        rate = self.config.learning_rate(self.epoch)
         for group in self.optimizer.param_groups:
-            group["lr"] = self.config.learning_rate(self.epoch)
+            group["lr"] = rate
         self.model.train()
+        if self.recorded:
+            self.recorded.begin(len(batches), self.generators["gates"], rate)
         sums: dict[str, Tensor] = {}
         for images, labels in batches.epoch(self.generators["batches"]):
-            step = self.method.step(self.model, images, labels, self.generators["gates"], self.epoch)
-            self.optimizer.zero_grad(set_to_none=True)
-            step.loss.backward()
-            self.optimizer.step()
-            wrong = (step.logits.detach().argmax(dim=1) != labels).sum()
-            terms = {
-                "loss": step.loss.detach(),
-                **{f"loss_{name}": part for name, part in step.parts.items()},
-            }
+            step = self.step(images, labels)
+            wrong = (step.logits.argmax(dim=1) != labels).sum()
+            terms = {"loss": step.loss, **{f"loss_{name}": part for name, part in step.parts.items()}}
             for name, value in terms.items():
                 sums[name] = sums.get(name, torch.zeros((), device=self.device)) + value * len(labels)
             sums["error"] = sums.get("error", torch.zeros((), device=self.device)) + 100 * wrong
@@ -249,6 +269,13 @@ class _Training:
             )
         row |= {"lr": self.config.learning_rate(self.epoch - 1), "seconds": time.perf_counter() - started}
         return row
+
+    def step(self, images: Tensor, labels: Tensor) -> Step:
+        """One update of the weights."""
+        if self.recorded:
+            return self.recorded(images, labels)
+        gates = self.generators["gates"]
+        return self.arithmetic.update(lambda: self.method.step(self.model, images, labels, gates, self.epoch))
 
     def test(self) -> tuple[nn.Module, dict[str, Evaluation]]:
         """The deployed network and its evaluation on every test split."""
@@ -299,6 +326,7 @@ class _Training:
             "epoch": self.epoch,
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
+            "scaler": self.arithmetic.scaler.state_dict(),
             "generators": {name: generator.get_state() for name, generator in self.generators.items()},
             "history": self.history,
             "environments": json.dumps(self.environments),
@@ -332,6 +360,8 @@ class _Training:
             self.check_identity(json.loads(state["identity"]), path)
             self.model.load_state_dict(state["model"])
             self.optimizer.load_state_dict(state["optimizer"])
+            if self.arithmetic.scaler.is_enabled():
+                self.arithmetic.scaler.load_state_dict(state["scaler"])
             for name, generator in self.generators.items():
                 generator.set_state(state["generators"][name])
             self.epoch, self.history = state["epoch"], state["history"]
@@ -365,7 +395,7 @@ class _Training:
         differences = [
             f"{part}.{key} is {theirs.get(key)!r} there and {ours.get(key)!r} here"
             for part, ours in self.identity.items()
-            for theirs in [other.get(part, {})]
+            for theirs in [{**YOUNGER, **other.get(part, {})} if part == "config" else other.get(part, {})]
             for key in {**theirs, **ours}
             if theirs.get(key) != ours.get(key)
         ]

@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from sto_lite.fused import FusedSTO
 from sto_lite.losses import kd_loss
 from sto_lite.methods import STO, Baseline, StochasticDepth
 from sto_lite.registry import METHODS, make
@@ -177,7 +178,7 @@ def test_gates_come_from_the_generator_alone(batch):
 
 
 def test_make():
-    assert make("sto", lam=0.5) == STO(lam=0.5)
+    assert make("sto", lam=0.5) == FusedSTO(lam=0.5)
     assert list(METHODS) == ["baseline", "stochastic-depth", "sto", "dml", "one", "okddip", "kd"]
     with pytest.raises(ValueError, match="no method is called 'stoo'"):
         make("stoo")

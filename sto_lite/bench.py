@@ -1,0 +1,207 @@
+"""What a training step costs here, beside what it should (chapter 7): python -m sto_lite bench.
+
+All contenders are timed in one process, in rounds: each once a round, in random order, with the same gates. A machine
+that is slow for a while is then slow for all, and ratios hold where times do not.
+"""
+
+import dataclasses
+import os
+import random
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from sto_lite import records, resnet
+from sto_lite.contenders import NCHW, NHWC, BenchConfig, Contender, contenders, fair_seeds, feeds
+from sto_lite.methods import Baseline
+from sto_lite.records import Record
+
+
+def timed(run: Callable[[int], object], seed: int, device: torch.device) -> float:
+    """Seconds of a step; on a GPU of one in a queue of 20, so that the host may run ahead as in training."""
+    repeats = 20 if device.type == "cuda" else 1
+    finish(device)
+    started = time.perf_counter()
+    for step in range(repeats):
+        run(seed + step)
+    finish(device)
+    return (time.perf_counter() - started) / repeats
+
+
+def finish(device: torch.device) -> None:
+    """Wait until the device has done what it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def rounds(
+    runs: dict[str, Callable[[int], object]], seconds: float, device: torch.device, seeds: Sequence[int]
+) -> dict[str, list[float]]:
+    """Times of every run in every round, with one seed after another; what runs first warms up and is not kept."""
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    order, dice = list(runs), random.Random(0)
+    for name in order:
+        timed(runs[name], seeds[0], device)
+    started, done = time.perf_counter(), 0
+    while done < 3 or time.perf_counter() - started < seconds:
+        dice.shuffle(order)
+        for name in order:
+            times[name].append(timed(runs[name], seeds[done % len(seeds)], device))
+        done += 1
+    return times
+
+
+def summary(times: Sequence[float], base: Sequence[float]) -> dict[str, Any]:
+    """Median and quartiles of times in ms, and of the ratios to the baseline's time in the same round."""
+    ratios = [ours / theirs for ours, theirs in zip(times, base, strict=True)]
+    low, middle, high = statistics.quantiles(times, n=4, method="inclusive")
+    ratio_low, _, ratio_high = statistics.quantiles(ratios, n=4, method="inclusive")
+    return {
+        "ms": 1e3 * middle,
+        "ms_quartiles": [1e3 * low, 1e3 * high],
+        "ratio": statistics.median(ratios),
+        "ratio_quartiles": [ratio_low, ratio_high],
+        "repetitions": len(times),
+    }
+
+
+def bandwidth(device: torch.device) -> float:
+    """Bytes a second that a copy of a large tensor reads and writes: the median of nine."""
+    source = torch.ones((2**29 if device.type == "cuda" else 2**25), dtype=torch.float32, device=device)
+    target = torch.empty_like(source)
+    times = [timed(lambda _: target.copy_(source), 0, device) for _ in range(10)][1:]
+    return 2 * source.numel() * source.element_size() / statistics.median(times)
+
+
+def launch(device: torch.device) -> float:
+    """Seconds of one operation on one number, in a row of many: what cannot be less, however small the tensor."""
+    number = torch.zeros((), device=device)
+
+    def many(_: int) -> None:
+        for _ in range(500):
+            number.add_(1)
+
+    return statistics.median([timed(many, 0, device) for _ in range(6)][1:]) / 500
+
+
+def bench(config: BenchConfig, device: torch.device) -> Record:
+    """Measure everything and give the record."""
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
+    steps, sources = contenders(config, device), feeds(config, device)
+    runs: dict[str, Callable[[int], object]] = dict(steps)
+    for name, feed in sources.items():
+        runs[name] = lambda _, feed=feed: next(feed)  # type: ignore[misc]
+    fed = {"baseline + batches": ("batches", NHWC), "baseline, NCHW + PIL loader": ("PIL loader", NCHW)}
+    for name, (source, layout) in fed.items():
+        runs[name] = Contender(Baseline(), config, device, layout, feed=sources[source])
+    seeds = fair_seeds(resnet.build(config.net, 7).num_blocks)
+    times = rounds(runs, config.seconds, device, seeds)
+    results = {name: summary(taken, times["baseline"]) for name, taken in times.items()}
+    for name, step in steps.items():
+        results[name] |= step.costs(seeds)
+    for name in (*steps, *fed):
+        results[name]["images_a_second"] = 1e3 * config.batch_size / results[name]["ms"]
+    floors = {"copy_bytes_a_second": bandwidth(device), "operation_seconds": launch(device)}
+    for name in steps:
+        results[name]["multiply_add_ratio"] = (
+            results[name]["multiply_adds"] / results["baseline"]["multiply_adds"]
+        )
+        results[name]["floor_ms"] = {
+            "bytes": 1e3 * results[name]["bytes"] / floors["copy_bytes_a_second"],
+            "operations": 1e3 * results[name]["operations"] * floors["operation_seconds"],
+        }
+    del steps, runs  # their memory, before larger ones are made
+    usual = (config.net, config.size, config.batch_size) == ("resnet32", 32, 128)
+    record = {
+        "format": 1,
+        "kind": "bench",
+        "config": {**vars(config), "device": device.type},
+        "environment": records.environment(device),
+        "load_before": load,
+        "finished": time.strftime("%Y-%m-%d"),
+        "floors": floors,
+        "results": results,
+        "marks": marks(results, device) if usual else [],
+        "scaling": scaling(config, device) if config.scaling else [],
+    }
+    return rounded(record)
+
+
+def rounded(value: Any) -> Any:
+    """The same with five digits for every number that is not whole."""
+    if isinstance(value, dict):
+        return {key: rounded(part) for key, part in value.items()}
+    if isinstance(value, list):
+        return [rounded(part) for part in value]
+    return float(f"{value:.5g}") if isinstance(value, float) else value
+
+
+def marks(results: dict[str, Any], device: torch.device) -> list[dict[str, Any]]:
+    """What the book set out to reach with ResNet-32 and 128 images of 32 pixels, and what was measured."""
+    if device.type == "cuda":
+        found = [
+            ("baseline, ms a step, at most", results.get("baseline, recorded", {}).get("ms"), 0.5),
+            ("STO over baseline, both recorded, at most", None, 1.3),
+        ]
+        if found[0][1]:
+            found[1] = (*found[1][:1], results["STO, recorded"]["ms"] / found[0][1], 1.3)
+    else:
+        speed = {name: result.get("images_a_second", 0.0) for name, result in results.items()}
+        gain = speed["baseline + batches"] / speed["baseline, NCHW + PIL loader"]
+        found = [
+            ("STO over baseline, at most", results["STO"]["ratio"], 1.72),
+            ("images a second over NCHW with a PIL loader, at least", gain, 1.4),
+            ("batches over a step, at most", results["batches"]["ratio"], 0.03),
+        ]
+    return [
+        {
+            "mark": name,
+            "measured": value,
+            "limit": limit,
+            "reached": None if value is None else bool(value >= limit if "least" in name else value <= limit),
+        }
+        for name, value, limit in found
+    ]
+
+
+def scaling(config: BenchConfig, device: torch.device) -> list[dict[str, Any]]:
+    """Baseline and both forms of STO at other batch sizes and depths."""
+    sizes = [{"batch_size": size} for size in (16, 64, 256)]
+    cases = [*sizes, *({"net": net} for net in ("resnet8", "resnet20", "resnet56"))]
+    rows = []
+    for case in cases:
+        other = dataclasses.replace(config, **case)  # type: ignore[arg-type]
+        names = ("baseline", "STO, two passes", "STO", "baseline, recorded", "STO, recorded")
+        steps = contenders(other, device, names)
+        seeds = fair_seeds(resnet.build(other.net, 7).num_blocks)
+        times = rounds(dict(steps), config.seconds / 2 / len(cases), device, seeds)
+        results = {name: summary(taken, times["baseline"]) for name, taken in times.items()}
+        rows.append({"net": other.net, "batch_size": other.batch_size, "results": results})
+    return rows
+
+
+def table(record: Record) -> str:
+    """A record as lines of text."""
+    lines = [
+        f"{'':28} {'ms':>8} {'quartiles':>17} {'ratio':>6} {'quartiles':>11} {'mult-adds':>9} {'images/s':>8}"
+    ]
+
+    def row(name: str, result: dict[str, Any]) -> str:
+        (low, high), (ratio_low, ratio_high) = result["ms_quartiles"], result["ratio_quartiles"]
+        counted = f"{result['multiply_add_ratio']:9.3f}" if "multiply_add_ratio" in result else " " * 9
+        speed = f"{result['images_a_second']:8.0f}" if "images_a_second" in result else ""
+        spread, ratios = f"{low:.2f} – {high:.2f}", f"{ratio_low:.2f} – {ratio_high:.2f}"
+        return f"{name:28} {result['ms']:8.2f} {spread:>17} {result['ratio']:6.3f} {ratios:>11} {counted} {speed}"
+
+    lines += [row(name, result) for name, result in record["results"].items()]
+    for case in record["scaling"]:
+        lines.append(f"{case['net']}, batches of {case['batch_size']}")
+        lines += [row(f"  {name}", result) for name, result in case["results"].items()]
+    for mark in record["marks"]:
+        verdict = {True: "reached", False: "not reached", None: "not measured"}[mark["reached"]]
+        measured = "–" if mark["measured"] is None else f"{mark['measured']:.3f}"
+        lines.append(f"{mark['mark']} {mark['limit']}: {measured}, {verdict}")
+    return "\n".join(line.rstrip() for line in lines)

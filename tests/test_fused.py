@@ -1,0 +1,133 @@
+"""Chapter 7: one pass for two roles is the two-pass form: losses, every gradient, running statistics."""
+
+import copy
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from sto_lite.fused import FusedSTO, side_by_side, updates
+from sto_lite.methods import STO
+from sto_lite.registry import make
+from sto_lite.resnet import ResNet, initialise
+
+
+def rng(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def network(blocks=2, bottleneck=False, shortcut="B", seed=0):
+    """A small network in float64 whose batch norms have scales and shifts of their own."""
+    net = ResNet(blocks, 4, bottleneck=bottleneck, shortcut=shortcut)
+    initialise(net, rng(seed))
+    for m in net.modules():
+        if isinstance(m, nn.BatchNorm2d):
+            nn.init.uniform_(m.weight, 0.5, 1.5, generator=rng(seed + 1))
+            nn.init.normal_(m.bias, generator=rng(seed + 2))
+    return net.double()
+
+
+def batch(size=8, images=5, seed=0):
+    x = torch.randn(images, 3, size, size, dtype=torch.float64, generator=rng(seed + 3))
+    return x, torch.randint(4, (images,), generator=rng(seed + 4))
+
+
+def assert_same(ours, theirs, names=None):
+    """Tensors by name: none missing, none different by more than 1e-12 of the largest."""
+    assert ours.keys() == theirs.keys()
+    for name, value in theirs.items():
+        if value is None or ours[name] is None:
+            assert value is None and ours[name] is None, name
+        else:
+            assert ours[name].shape == value.shape
+            scale = max(1.0, value.abs().max().item())
+            assert (ours[name] - value).abs().max() <= 1e-12 * scale, name
+
+
+def after_step(step, net):
+    """Losses, logits, gradients and buffers that a step leaves behind."""
+    result = step(net)
+    result.loss.backward()
+    buffers = {name: buffer.double() for name, buffer in net.named_buffers()}
+    grads = {f"gradient of {name}": p.grad for name, p in net.named_parameters()}
+    return {"loss": result.loss, "logits": result.logits, **result.parts, **grads, **buffers}
+
+
+SETTINGS = {
+    "p_last": st.sampled_from([0.0, 0.2, 0.5, 1.0]),
+    "schedule": st.sampled_from(["linear", "uniform"]),
+    "lam": st.sampled_from([0.0, 0.25, 2.0]),
+    "temperature": st.sampled_from([1.0, 3.0]),
+    "detach": st.booleans(),
+    "teacher_backward": st.booleans(),
+    "running_stats": st.sampled_from(["teacher", "both"]),
+    "students": st.integers(1, 3),
+}
+NETS = {
+    "blocks": st.integers(1, 2),
+    "bottleneck": st.booleans(),
+    "shortcut": st.sampled_from(["A", "B"]),
+    "seed": st.integers(0, 99),
+}
+
+
+@settings(max_examples=60)
+@given(st.fixed_dictionaries(SETTINGS), st.fixed_dictionaries(NETS), st.integers(0, 10**6))
+def test_one_pass_is_two_passes(chosen, net, seed):
+    ours, (x, y) = network(**net), batch(seed=net["seed"])
+    theirs = copy.deepcopy(ours)
+    assert_same(
+        after_step(lambda m: FusedSTO(**chosen).step(m, x, y, rng(seed)), ours),
+        after_step(lambda m: STO(**chosen).step(m, x, y, rng(seed)), theirs),
+    )
+
+
+@pytest.mark.parametrize("rows", [[[1, 1, 1]], [[1, 0.5, 0], [1, 0, 0], [1, 0.5, 0]], [[0, 0, 0]] * 2])
+def test_any_rows_of_gates(rows):
+    """Streams that part, streams that never do, and one that is alone: each is what the network gives for its row."""
+    net, (x, _) = network(blocks=1), batch()
+    gates = torch.tensor(rows, dtype=torch.float64)
+    logits = side_by_side(net, x, gates, [True] * len(rows), [True] * len(rows))
+    twin = network(blocks=1)
+    for ours, row in zip(logits, gates, strict=True):
+        assert (ours - twin(x, row)).abs().max() < 1e-12
+    assert_same(*({n: b.double() for n, b in m.named_buffers()} for m in (net, twin)))
+
+
+def test_what_both_streams_share_runs_once():
+    """Stem and f_1 see the batch once, though both streams use them; later blocks twice where they survive."""
+    net, (x, y) = network(blocks=1), batch()
+    calls = []
+    for module in [net.stem, *(block.residual for block in net.blocks)]:
+        module.register_forward_hook(lambda m, inputs, out: calls.append(m))
+    seed = next(s for s in range(99) if FusedSTO().draw(net, rng(s))[0].tolist() == [1, 0, 1])
+    FusedSTO().step(net, x, y, rng(seed))
+    assert [calls.count(m) for m in (net.stem, *(b.residual for b in net.blocks))] == [1, 1, 1, 2]
+
+
+def test_settings_of_batch_norm_come_back_after_an_error():
+    net, (x, y) = network(blocks=1), batch()
+    with pytest.raises(RuntimeError):
+        FusedSTO(running_stats="both").step(net, x[:, :2], y, rng())
+    norms = [m for m in net.modules() if isinstance(m, nn.BatchNorm2d)]
+    assert all(m.track_running_stats and m.momentum == 0.1 for m in norms)
+
+
+def test_many_updates_at_once():
+    """The chapter's closed form: k updates with the same statistics are one of momentum 1 - 0.9^k."""
+    once, often = nn.BatchNorm2d(3).double(), nn.BatchNorm2d(3).double()
+    x = batch()[0]
+    with updates(once, 3):
+        once(x)
+    for _ in range(3):
+        often(x)
+    with updates(once, 0):
+        once(x + 1)
+    assert_same(*({n: b.double() for n, b in m.named_buffers()} for m in (once, often)))
+
+
+def test_the_registry_has_the_fused_form_under_the_same_name():
+    assert type(make("sto", lam=0.5)) is FusedSTO and FusedSTO.name == STO.name == "sto"
+    assert vars(FusedSTO(lam=0.5)) == vars(STO(lam=0.5))

@@ -1,0 +1,176 @@
+"""Chapter 7: gates as tensors on the device give the numbers of skipped blocks; recorded steps those of eager ones.
+
+Without a GPU a recording is played by its stand-in here, which runs the step on the same buffers.
+"""
+
+import copy
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from sto_lite import data, graphs, train
+from sto_lite.fused import FusedSTO
+from sto_lite.graphs import Recorded, device_step, obstacle
+from sto_lite.methods import STO, Baseline, StochasticDepth
+from sto_lite.precision import Arithmetic
+from sto_lite.registry import make
+from sto_lite.train import Config, fit
+from tests.test_fused import NETS, SETTINGS, after_step, assert_same, batch, network, rng
+
+RECORDABLE = {k: v for k, v in SETTINGS.items() if k != "teacher_backward"} | {
+    "p_last": st.sampled_from([0.2, 0.5, 1.0])
+}
+
+
+@settings(max_examples=40)
+@given(st.fixed_dictionaries(RECORDABLE), st.fixed_dictionaries(NETS), st.integers(0, 10**6))
+def test_gates_on_the_device_are_skipped_blocks(chosen, net, seed):
+    """Running statistics of dropped blocks included, which are not moved."""
+    ours, (x, y) = network(**net), batch(seed=net["seed"])
+    theirs, method = copy.deepcopy(ours), FusedSTO(**chosen)
+    gates = method.draw(ours, rng(seed))
+    assert obstacle(method) is None
+    assert_same(
+        after_step(lambda m: device_step(method, m, x, y, gates), ours),
+        after_step(lambda m: STO(**chosen).step(m, x, y, rng(seed)), theirs),
+    )
+
+
+@pytest.mark.parametrize("running_stats", ["teacher", "both"])
+def test_one_trace_serves_all_gates(running_stats):
+    """As a recording must: no Python number depends on a gate."""
+    net, (x, y) = network(blocks=1), batch()
+    method, twin = FusedSTO(running_stats=running_stats), copy.deepcopy(net)
+    rows = torch.tensor([[1, 1, 1], [0, 1, 0]], dtype=torch.float64)
+    first, second = (torch.stack([row, torch.tensor([0.8, 0.7, 0.5]).double()]) for row in rows)
+    traced = make_fx(lambda gates: device_step(method, net, x, y, gates).loss)(first)
+    device_step(method, twin, x, y, first)  # as tracing did
+    assert abs(traced(second) - device_step(method, twin, x, y, second).loss) < 1e-12
+    assert_same(*({n: b.double() for n, b in m.named_buffers()} for m in (net, twin)))
+
+
+@pytest.mark.parametrize(
+    ("method", "precision", "reason"),
+    [
+        (Baseline(), "bf16", None),
+        (FusedSTO(), "float32", None),
+        (FusedSTO(), "fp16", "reads a number back"),
+        (FusedSTO(teacher_backward=False), "float32", "without a gradient"),
+        (FusedSTO(p_last=0.0), "float32", "without a gradient"),
+        (StochasticDepth(), "float32", "no step with gates on the device"),
+        (make("dml"), "float32", "no step with gates on the device"),
+    ],
+)
+def test_what_cannot_be_recorded(method, precision, reason):
+    found = obstacle(method, precision)
+    assert found is None if reason is None else reason in found
+
+
+@pytest.fixture
+def recordings(monkeypatch):
+    """Bodies that were recorded; a stand-in plays them."""
+    bodies = []
+    monkeypatch.setattr(graphs, "capture", lambda body: bodies.append(body) or body)
+    return bodies
+
+
+@pytest.fixture(scope="module")
+def faces():
+    drawn = data.load("faces", size=8, limit=20)
+    test = drawn.splits["test"]
+    splits = {"train": drawn.splits["train"], "test": data.Split(test.images[:30], test.labels[:30])}
+    return data.ImageSet("faces", drawn.classes, splits)
+
+
+@pytest.mark.parametrize("method", [Baseline(), FusedSTO(students=2, running_stats="both")])
+def test_a_recorded_run_is_an_eager_run(method, faces, recordings):
+    """Same gates, batches, a last batch that is smaller, and a recording for each learning rate."""
+    config = Config(net="resnet8", epochs=6, batch_size=8, lr=0.01, evaluate_every=6)
+    eager = fit(method, faces, config, progress=False).record
+    training = train._Training(method, faces, config, None, "cpu")
+    training.recorded = Recorded(method, training.model, training.arithmetic.update)
+    recorded = training.run(False).record
+    assert len(recordings) == 3
+    assert recorded["history"]["train_loss"] == pytest.approx(eager["history"]["train_loss"], rel=2e-3)
+    assert recorded["config"] == eager["config"]
+
+
+def test_a_recording_that_fails_goes_on_step_by_step(faces, monkeypatch, capsys):
+    def fail(body):
+        raise RuntimeError("operation not permitted when stream is capturing\nmore")
+
+    monkeypatch.setattr(graphs, "capture", fail)
+    net = network(blocks=1)
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    run = Recorded(FusedSTO(), net, Arithmetic(net, optimizer, torch.device("cpu"), "float32").update)
+    run.begin(6, rng(), 0.1)
+    losses = [run(*batch(seed=i)).loss.item() for i in range(6)]
+    twin = network(blocks=1)
+    optimizer, dice = torch.optim.SGD(twin.parameters(), lr=0.1), rng()
+    for i, loss in enumerate(losses):
+        step = STO().step(twin, *batch(seed=i), dice)
+        optimizer.zero_grad()
+        step.loss.backward()
+        optimizer.step()
+        assert step.loss.item() == pytest.approx(loss, rel=1e-9)
+    assert capsys.readouterr().err == (
+        "no CUDA graph, the steps run one by one: operation not permitted when stream is capturing\n"
+    )
+
+
+def test_graphs_without_a_gpu_are_declined_in_one_line(faces, capsys):
+    config = Config(net="resnet8", epochs=1, batch_size=16, lr=0.01)
+    fit(Baseline(), faces, config, device="cpu", progress=False, graphs=True)
+    assert capsys.readouterr().err == "no CUDA graph, the steps run one by one: there is no CUDA GPU\n"
+
+
+@pytest.mark.parametrize("name", ["baseline", "stochastic-depth", "sto", "dml", "one", "okddip"])
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_sixteen_bits_give_nearly_the_same_loss(name, precision):
+    method = make(name)
+    x, y = (part.float() if part.is_floating_point() else part for part in batch(images=16))
+    losses = {}
+    for kind in ("float32", precision):
+        net = method.build("resnet8", 4, rng())
+        optimizer = torch.optim.SGD(net.parameters(), lr=0.01)
+        arithmetic = Arithmetic(net, optimizer, torch.device("cpu"), kind)
+        step = [arithmetic.update(lambda: method.step(net, x, y, rng(1))) for _ in range(2)][-1]  # noqa: B023
+        assert step.loss.dtype == step.logits.dtype == torch.float32 and not step.loss.requires_grad
+        assert all(p.dtype == torch.float32 for p in net.parameters())
+        losses[kind] = step.loss.item()
+    assert losses[precision] == pytest.approx(losses["float32"], rel=0.05)
+
+
+def test_precision_in_records(faces, tmp_path):
+    """A record from before there was a choice is one of float32; another precision is another run."""
+    config = Config(net="resnet8", epochs=1, batch_size=16, lr=0.01)
+    fit(Baseline(), faces, config, tmp_path, "cpu", progress=False)
+    record = tmp_path / "record.json"
+    assert '"precision":"float32"' in record.read_text()
+    record.write_text(record.read_text().replace(',"precision":"float32"', ""))
+    fit(Baseline(), faces, config, tmp_path, "cpu", progress=False)
+    with pytest.raises(train.RunError, match="precision is 'float32' there and 'bf16' here"):
+        fit(
+            Baseline(),
+            faces,
+            Config(**{**vars(config), "precision": "bf16"}),
+            tmp_path,
+            "cpu",
+            progress=False,
+        )
+    with pytest.raises(ValueError, match="precision is one of float32, bf16, fp16, not 'half'"):
+        Config(precision="half")
+
+
+def test_a_run_in_fp16_resumes_with_its_scale(faces, tmp_path):
+    config = Config(net="resnet8", epochs=2, batch_size=16, lr=0.01, precision="fp16")
+    fit(Baseline(), faces, config, tmp_path, "cpu", progress=False)
+    (tmp_path / "record.json").unlink()
+    training = train._Training(Baseline(), faces, config, tmp_path, "cpu")
+    fresh = training.arithmetic.scaler.state_dict()
+    training.resume()
+    saved = torch.load(tmp_path / "checkpoint.pt", weights_only=True)["scaler"]
+    assert training.arithmetic.scaler.state_dict() == saved != fresh
