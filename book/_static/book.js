@@ -21,5 +21,5 @@ addEventListener("load", () => {
     }
   };
   mark();
-  new ResizeObserver(mark).observe(document.querySelector("article"));
+  if (boxes.length) new ResizeObserver(mark).observe(document.querySelector("article"));
 });
