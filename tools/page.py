@@ -20,6 +20,11 @@ from tools.address import AddressError, Repository, repository
 
 HEAD = ("Notebook", "Scale", "Time", "Device", "Python", "PyTorch", "Stamp")
 FORMULA = re.compile(r'([(\[“]?)(<span class="math notranslate nohighlight">[^<]*</span>)([^\s<\w(\[“]*)')
+VERBATIM = re.compile(r"(<(?P<tag>pre|code|script|svg)\b.*?</(?P=tag)>|<[^>]*>)", re.DOTALL)
+TIED = re.compile(
+    r"(?<=\d)[ \n](?=%|×)|(?<=×)[ \n](?=\d)"
+    r"|(?:(?<=[Cc]hapter)|(?<=Figure)|(?<=Table)|(?<=Equation)|(?<=Eq\.))[ \n](?=\d)"
+)
 NOTED = ("scale", "seconds", "device", "python", "torch", "stamp")
 
 
@@ -92,16 +97,27 @@ def write_hints(found: Repository, source: list[str]) -> None:
 def mend(
     app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: nodes.document | None
 ) -> None:
-    """Mend two things in a page's HTML.
+    """Mend three things in a page's HTML.
 
-    The empty corner of a table becomes a plain cell, since a heading would be read out without a name; and a
-    formula keeps the bracket or comma next to it on its line.
+    The empty corner of a table becomes a plain cell, since a heading would be read out without a name; a
+    formula keeps the bracket or comma next to it on its line; and so does a number its per-cent sign or noun.
     """
     if "body" in context:
         body = re.sub(r'<th(?: class="head[^"]*")?>(?:<p></p>)?</th>', "<td></td>", context["body"])
-        context["body"] = FORMULA.sub(
-            lambda m: f'<span class="unbroken">{m[0]}</span>' if m[1] or m[3] else m[0], body
-        )
+        body = FORMULA.sub(lambda m: f'<span class="unbroken">{m[0]}</span>' if m[1] or m[3] else m[0], body)
+        context["body"] = tie(body)
+
+
+def tie(body: str) -> str:
+    """Return the HTML with no-break spaces where a line must not end, as in "1.5 %" or "chapter 3".
+
+    Code, formulas and figures stay as they are.
+    """
+    parts, last = [], 0
+    for verbatim in VERBATIM.finditer(body):
+        parts += [TIED.sub("\N{NO-BREAK SPACE}", body[last : verbatim.start()]), verbatim[0]]
+        last = verbatim.end()
+    return "".join([*parts, TIED.sub("\N{NO-BREAK SPACE}", body[last:])])
 
 
 def setup(app: Sphinx) -> dict[str, bool]:

@@ -10,3 +10,16 @@ addEventListener("load", () => window.MathJax?.startup?.promise.then(() => {
   mark();
   new ResizeObserver(mark).observe(document.querySelector("article"));
 }));
+
+// What scrolls sideways can be reached by the keyboard: tables, formulas, code.
+addEventListener("load", () => {
+  const boxes = [...document.querySelectorAll("article :is(table, pre, div.math)")];
+  const mark = () => {
+    for (const box of boxes) {
+      if (box.scrollWidth > box.clientWidth) box.tabIndex = 0;
+      else box.removeAttribute("tabindex");
+    }
+  };
+  mark();
+  if (boxes.length) new ResizeObserver(mark).observe(document.querySelector("article"));
+});
