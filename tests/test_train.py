@@ -371,13 +371,13 @@ def test_config_is_checked():
 
 
 def test_committed_records_are_consistent():
-    """Every record under data/runs: its errors follow from its own predictions."""
+    """Every record under data/runs: a run's errors follow from its own predictions."""
     folder = Path(__file__).resolve().parent.parent / "data" / "runs"
     paths = sorted(folder.rglob("*.json"))
     assert paths
     for path in paths:
         record = records.read_record(path)
-        for split, result in record["result"].items():
+        for split, result in record.get("result", {}).items():
             labels, predictions = record["labels"][split], record["predictions"][split]
             assert len(labels) == len(predictions) == record["data"]["counts"][split], path
             wrong = sum(p != y for p, y in zip(predictions, labels, strict=True))
