@@ -371,7 +371,7 @@ def test_config_is_checked():
 
 
 def test_committed_records_are_consistent():
-    """Every record under data/runs: its errors follow from its own predictions."""
+    """Every record under data/runs: a run's errors follow from its own predictions."""
     folder = Path(__file__).resolve().parent.parent / "data" / "runs"
     paths = sorted(folder.rglob("*.json"))
     assert paths
