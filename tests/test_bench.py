@@ -59,7 +59,7 @@ def test_mistakes(arguments, message, capsys):
 
 def test_a_damaged_record(tmp_path):
     (tmp_path / "r.json").write_text('{"kind": "bench", "config": {}}')
-    with pytest.raises(RunError, match="config or results is missing"):
+    with pytest.raises(RunError, match="it lacks results"):
         records.read_record(tmp_path / "r.json")
 
 
