@@ -365,7 +365,8 @@ def test_the_keyboard_walks_through_a_page(tab):
         tab.keyboard.press("Tab")
         name, outlined = tab.evaluate("""() => {
             const e = document.activeElement, style = getComputedStyle(e);
-            return [e.textContent.trim() || e.outerHTML, style.outlineStyle !== "none" || style.boxShadow !== "none"];
+            const text = e.textContent.trim().replaceAll("\u00a0", " ");
+            return [text || e.outerHTML, style.outlineStyle !== "none" || style.boxShadow !== "none"];
         }""")
         visited.append(name)
         if not outlined:
