@@ -60,7 +60,9 @@ def train(options: argparse.Namespace) -> None:
         difficulty=options.difficulty,
         label_noise=options.label_noise,
     )
-    record = fit(method, images, config, options.out, options.device, graphs=options.graphs).record
+    record = fit(
+        method, images, config, options.out, options.device, graphs=options.graphs, compiled=options.compile
+    ).record
     for split, result in record["result"].items():
         print(
             f"{options.method} {options.net} {options.data} seed {options.seed}: {split} error "

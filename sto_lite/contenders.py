@@ -78,8 +78,8 @@ class Contender:
         self.batch = images.contiguous(memory_format=layout).to(device), labels.to(device)
         self.recorded: Recorded | None = None
         self.drawn = 0
-        if form == "recorded":
-            self.recorded = Recorded(method, self.model, self.arithmetic.update)  # type: ignore[arg-type]
+        if form in ("recorded", "compiled"):
+            self.recorded = Recorded(method, self.model, self.arithmetic, form == "compiled")  # type: ignore[arg-type]
 
     def __call__(self, seed: int) -> Step:
         """One step with the gates of this seed."""
@@ -96,7 +96,7 @@ class Contender:
         generator = torch.Generator().manual_seed(seed)
         if self.form == "interleaved" and isinstance(self.method, FusedSTO):
             gates = self.method.draw(self.model, generator).to(self.device)  # type: ignore[arg-type]
-            return device_step(self.method, self.model, images, labels, gates)  # type: ignore[arg-type]
+            return device_step(self.method, self.model, (images, labels, gates))  # type: ignore[arg-type]
         return self.method.step(self.model, images, labels, generator)
 
     def costs(self, seeds: Sequence[int]) -> dict[str, Any]:
@@ -215,6 +215,9 @@ def contenders(config: BenchConfig, device: torch.device, only: Sequence[str] = 
     if device.type == "cuda" and config.precision != "fp16":
         entries["baseline, recorded"] = (Baseline(), NHWC, "recorded")
         entries["STO, recorded"] = (FusedSTO(), NCHW, "recorded")
+        entries["baseline, compiled"] = (Baseline(), NHWC, "compiled")
+        entries["stochastic depth, compiled"] = (StochasticDepth(), NHWC, "compiled")
+        entries["STO, compiled"] = (FusedSTO(), NHWC, "compiled")
     made = {
         name: Contender(entry[0], config, device, *entry[1:])
         for name, entry in entries.items()

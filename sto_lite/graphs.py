@@ -1,150 +1,111 @@
-"""A training step that never waits for the host (chapter 7): gates as tensors on the device, a CUDA graph a step.
+"""A training step that never waits for the host (chapter 7): its blocks compiled, and all of it a CUDA graph.
 
-A graph is recorded once and replayed with other numbers in the same memory, so nothing in it may depend on a number:
-blocks are multiplied by their gates where the eager step skips them, and batch norm's updates are too.
+A graph is recorded once and replayed with other numbers in the same memory. Which blocks a student drops is such a
+number; the step's form that does not depend on it is in streams.py.
 """
 
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
+from threading import Lock
+from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sto_lite import streams, survival
 from sto_lite.fused import FusedSTO
-from sto_lite.methods import Baseline, Method, Step
+from sto_lite.methods import Baseline, Method, Step, StochasticDepth
+from sto_lite.precision import Arithmetic
 from sto_lite.resnet import Block, ResNet
 
-WARM_UP = 3  # eager steps before a recording: libraries start, optimisers make their buffers
-
-
-class StreamNorm:
-    """Batch norm of S interleaved streams, each with its own statistics, and the updates that it owes.
-
-    Sample n of stream s is row n·S + s. In memory, (N·S, C, H, W) is then (N, S·C, H, W), and one call normalises all
-    streams without a copy. The gate of a block goes into scale and shift. (In channels_last memory there is no such
-    view.) With momentum 1, the running statistics that the call writes are the batch's own.
-    """
-
-    def __init__(self) -> None:
-        self.owed: list[tuple[nn.BatchNorm2d, Tensor, Tensor, Tensor | None]] = []
-
-    def __call__(
-        self, norm: nn.BatchNorm2d, x: Tensor, streams: int, gates: Tensor | None, passed: Tensor | None
-    ) -> Tensor:
-        """(N·S, C, H, W), gates (S,) -> the same shape; passed (S,): which streams would have come here."""
-        channels = norm.num_features
-        weight, bias = norm.weight.expand(streams, -1), norm.bias.expand(streams, -1)
-        if gates is not None:
-            weight, bias = gates[:, None] * weight, gates[:, None] * bias
-        mean, var = weight.new_zeros(2, streams * channels)
-        joint = x.contiguous().view(-1, streams * channels, *x.shape[2:])
-        out = F.batch_norm(joint, mean, var, weight.reshape(-1), bias.reshape(-1), True, 1.0, norm.eps)
-        self.owed.append((norm, mean.view(streams, channels), var.view(streams, channels), passed))
-        return out.view(x.shape)
-
-    @torch.no_grad()
-    def settle(self, counted: Sequence[bool]) -> None:
-        """Move the running statistics by each counted stream in turn, all layers by the momentum of the first.
-
-        A stream that dropped a block moves none of its layers. The last stream, the teacher, drops none.
-        """
-        norms, means, variances, _ = zip(*self.owed, strict=True)
-        momentum: float = norms[0].momentum
-        *students, teacher = counted
-        for stream in (s for s, counts in enumerate(students) if counts):
-            for norm, mean, var, passed in self.owed:
-                share = mean.new_ones(()) if passed is None else passed[stream].to(mean.dtype)
-                row = stream if len(mean) > 1 else 0  # one row serves all streams while they are one
-                norm.running_mean.lerp_(mean[row], momentum * share)  # type: ignore[union-attr]
-                norm.running_var.lerp_(var[row], momentum * share)  # type: ignore[union-attr]
-                norm.num_batches_tracked.add_(share.long())  # type: ignore[union-attr]
-        if teacher:  # a launch or two for all layers together
-            torch._foreach_lerp_([n.running_mean for n in norms], [m[-1] for m in means], momentum)
-            torch._foreach_lerp_([n.running_var for n in norms], [v[-1] for v in variances], momentum)
-            torch._foreach_add_([n.num_batches_tracked for n in norms], 1)
-
-
-def interleaved(model: ResNet, images: Tensor, gates: Tensor, counted: Sequence[bool]) -> list[Tensor]:
-    """Logits of several streams from one pass in which every convolution sees all of them as one batch.
-
-    Args:
-        model: the network, in training mode.
-        images: (N, C, H, W), the input of every stream.
-        gates: (S, L) on the model's device; a gate of 0 multiplies, it does not skip. The last row has none.
-        counted: for each stream, whether its batch moves the running statistics; in the order of the streams.
-
-    Returns:
-        S tensors of logits (N, classes).
-    """
-    blocks: list[Block] = list(model.blocks)  # type: ignore[arg-type]
-    norms = StreamNorm()
-    gates = gates.to(model.classifier.weight.dtype)
-    count = len(gates)
-
-    def walk(
-        layers: nn.Module,
-        x: Tensor,
-        streams: int,
-        gates: Tensor | None = None,
-        passed: Tensor | None = None,
-    ) -> Tensor:
-        for layer in layers if isinstance(layers, nn.Sequential) else [layers]:
-            if isinstance(layer, nn.BatchNorm2d):
-                last = layer is layers[-1]  # type: ignore[index]
-                x = norms(layer, x, streams, gates if last else None, passed)
-            else:
-                x = layer(x)
-        return x
-
-    h = walk(model.stem, images.contiguous(), 1)
-    # All streams enter block 1 with the same h, so f_1 runs once; what leaves it is interleaved.
-    f, shortcut = walk(blocks[0].residual, h, 1, passed=gates[:, 0] != 0), walk(blocks[0].shortcut, h, 1)
-    f_gated = gates[:, 0].to(f.dtype).view(1, count, 1, 1, 1) * f[:, None]
-    h = F.relu(shortcut[:, None] + f_gated, inplace=True).flatten(0, 1)
-    for number, block in enumerate(blocks[1:], 1):
-        column = gates[:, number]
-        f = walk(block.residual, h, count, column, column != 0)
-        h = F.relu(walk(block.shortcut, h, count) + f, inplace=True)
-    norms.settle(counted)
-    logits = model.classifier(h.mean(dim=(2, 3)))
-    return list(logits.view(len(images), count, -1).unbind(1))
+WARM_UP = 3  # eager steps before a recording: libraries start, compilers compile
+RECORDING = Lock()  # where threads train side by side, one at a time compiles, records or steps eagerly
 
 
 def obstacle(method: Method, precision: str = "float32") -> str | None:
     """Why a method's step cannot be recorded; None where it can."""
     if precision == "fp16":
         return "the scaling of fp16 reads a number back in every step"
-    if type(method) is Baseline:
+    if type(method) in (Baseline, StochasticDepth) or isinstance(method, FusedSTO):
         return None
-    if not isinstance(method, FusedSTO):
-        return f"method {method.name} has no step with gates on the device"
-    if not method.teacher_backward or method.p_last == 0:
-        return "blocks without a gradient would get zeros instead, and weight decay with them"
-    return None
+    return f"method {method.name} has no step with gates on the device"
 
 
-def device_step(method: Method, model: ResNet, images: Tensor, labels: Tensor, gates: Tensor) -> Step:
-    """The step of a method without obstacle, with its gates (S, L) on the device; numbers as method.step's."""
+class Streams(NamedTuple):
+    """The streams of a method, in order.
+
+    counted: whether their batches move the running statistics. drops: whether a gate of theirs may be 0. learning:
+    whether gradients flow back through them.
+    """
+
+    counted: list[bool]
+    drops: list[bool]
+    learning: list[bool]
+
+
+def streams_of(method: Method) -> Streams:
+    """The streams of a method without obstacle."""
     if isinstance(method, FusedSTO):
-        counted = [method.running_stats == "both"] * method.students + [True]
-        return method.loss(interleaved(model, images, gates, counted), labels)
-    return method.step(model, images, labels, torch.Generator())
+        students = method.students
+        return Streams(
+            [method.running_stats == "both"] * students + [True],
+            [True] * students + [method.p_last == 0],
+            [True] * students + [method.teacher_backward],
+        )
+    return Streams([True], [isinstance(method, StochasticDepth)], [True])
 
 
-def capture(body: Callable[[], None]) -> Callable[[], None]:
+def draw(method: Method, model: ResNet, generator: torch.Generator) -> Tensor:
+    """(S, L) gates of a step, on the CPU: the numbers that method.step draws."""
+    if isinstance(method, FusedSTO):
+        return method.draw(model, generator)
+    if isinstance(method, StochasticDepth):
+        return survival.sample(method.survival(model), generator)[None]
+    return torch.ones(1, model.num_blocks)
+
+
+def device_step(
+    method: Method,
+    model: ResNet,
+    batch: Sequence[Tensor],
+    pieces: streams.Pieces = streams.EAGER,
+) -> Step:
+    """The step of a method without obstacle; numbers as method.step's.
+
+    batch: images (N, C, H, W), labels (N,), and the step's gates (S, L), all on the device.
+    """
+    images, labels, gates = batch
+    counted, drops, learning = streams_of(method)
+    logits = streams.interleaved(model, images, gates, counted, drops, pieces)
+    logits = [own if learns else own.detach() for own, learns in zip(logits, learning, strict=True)]
+    if isinstance(method, FusedSTO):
+        return method.loss(logits, labels)
+    loss = nn.functional.cross_entropy(logits[0], labels)
+    return Step(loss, logits[0], {"student" if drops[0] else "full": loss.detach()})
+
+
+def side_stream() -> torch.cuda.Stream | None:
+    """A stream for what is recorded: the current one, unless that is the default stream, which cannot be recorded."""
+    if not torch.cuda.is_available():
+        return None
+    current = torch.cuda.current_stream()
+    return torch.cuda.Stream() if current == torch.cuda.default_stream() else current
+
+
+def capture(body: Callable[[], None], stream: torch.cuda.Stream | None) -> Callable[[], None]:
     """Record what the body launches on the GPU; calling the result launches it again, all at once."""
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
         body()
     return graph.replay
 
 
-def beside(run: Callable[[], Step]) -> Step:
+def beside(run: Callable[[], Step], stream: torch.cuda.Stream | None) -> Step:
     """Run on a side stream of the GPU, as what is to be recorded later must have been; on a CPU, just run."""
-    if not torch.cuda.is_available():
+    if stream is None:
         return run()
-    stream, current = torch.cuda.Stream(), torch.cuda.current_stream()
+    current = torch.cuda.current_stream()
     stream.wait_stream(current)
     with torch.cuda.stream(stream):
         result = run()
@@ -153,60 +114,111 @@ def beside(run: Callable[[], Step]) -> Step:
 
 
 class Recorded:
-    """A training step as a CUDA graph: the same call as an eager step, and the same numbers up to rounding.
+    """A training step as CUDA graphs: the same call as an eager step, and the same numbers up to rounding.
+
+    One graph holds the forward and backward pass; the update is another. A block through which no gradient came in
+    this step keeps its weights and momentum, as in an eager step, where it has no gradient: so where that can happen,
+    every block has an update of its own, and the host, which drew the gates, replays those that are due.
 
     The first steps run eagerly; then the step is recorded, and again when an epoch starts with another learning rate,
     which is part of the recording. Batches of another size run eagerly. Where recording fails, all steps do.
 
     Args:
-        method: without obstacle. model: on the GPU; a model for streams is brought into plain (NCHW) memory.
-        update: takes the function that gives a Step; runs it, its backward pass and the optimiser's step, and gives
-            back the Step without its history.
+        method: without obstacle.
+        model: on the GPU.
+        arithmetic: precision and optimiser (SGD).
+        compiled: let torch.compile join the operations of each block; this takes half a minute at the start.
     """
 
-    def __init__(self, method: Method, model: ResNet, update: Callable[[Callable[[], Step]], Step]):
-        self.method, self.model, self.update = method, model, update
-        if isinstance(method, FusedSTO):
+    def __init__(self, method: Method, model: ResNet, arithmetic: Arithmetic, compiled: bool = False):
+        self.method, self.model, self.arithmetic = method, model, arithmetic
+        self.pieces = streams.compiled() if compiled else streams.EAGER
+        _, drops, learning = streams_of(method)
+        self.sparing = all(d for d, learns in zip(drops, learning, strict=True) if learns)
+        self.learning = learning
+        if len(learning) > 1 and not compiled:  # only in plain memory can the library see streams as channels
             model.to(memory_format=torch.contiguous_format)
-        self.rate, self.warm = 0.0, 0
+        self.rate, self.warm, self.stream = 0.0, 0, side_stream()
         self.buffers: list[Tensor] = []
         self.replay: Callable[[], None] | None = None
+        self.replays: dict[int | None, Callable[[], None]] = {}
 
     def begin(self, steps: int, generator: torch.Generator, rate: float) -> None:
         """Start an epoch: all its gates are drawn and sent to the device at once."""
-        draws = [
-            self.method.draw(self.model, generator)
-            if isinstance(self.method, FusedSTO)
-            else torch.ones(1, self.model.num_blocks)
-            for _ in range(steps)
-        ]
+        draws = torch.stack([draw(self.method, self.model, generator) for _ in range(steps)])
         parameter = next(self.model.parameters())
-        self.gates = iter(torch.stack(draws).to(parameter.device, parameter.dtype))
+        self.gates = iter(draws.to(parameter.device, parameter.dtype))
+        self.alive = iter((draws[:, self.learning] != 0).any(dim=1).tolist())
         if rate != self.rate:
             self.rate, self.replay = rate, None
 
     def __call__(self, images: Tensor, labels: Tensor) -> Step:
         """One step: images (N, C, H, W), labels (N,). The Step's tensors hold until the next call."""
         batch = (images, labels, next(self.gates))
+        due = self.due(next(self.alive))
         if not self.buffers:
             self.buffers = [part.clone() for part in batch]
         whole = len(images) == len(self.buffers[0])
         if not whole or self.warm < WARM_UP:
             self.warm += whole
-            return beside(lambda: self.update(lambda: device_step(self.method, self.model, *batch)))
+            pieces = self.pieces if whole else streams.EAGER
+            with RECORDING:
+                return beside(lambda: self.eager(batch, due, pieces), self.stream)
         for buffer, part in zip(self.buffers, batch, strict=True):
             buffer.copy_(part)
         if self.replay is None:
             try:
-                self.replay = capture(self.body)
+                with RECORDING:
+                    self.record()
             except RuntimeError as error:
                 reason = str(error).splitlines()[0]
                 print(f"no CUDA graph, the steps run one by one: {reason}", file=sys.stderr)
-                self.replay = self.body
-        self.replay()
+                self.warm = -sys.maxsize
+                return self.eager(batch, due, self.pieces)
+        self.replay()  # type: ignore[misc]
+        for part in due:
+            self.replays[part]()
         return self.result
 
+    def due(self, alive: Sequence[bool]) -> list[int | None]:
+        """What is updated: None for all that every step updates, and the blocks that this step does."""
+        return [None, *(number for number, lives in enumerate(alive) if lives and self.sparing)]
+
+    def part(self, due: Sequence[int | None]) -> set[nn.Parameter]:
+        """The weights of these parts."""
+        blocks: list[Block] = list(self.model.blocks)  # type: ignore[arg-type]
+        residuals = [set(block.residual.parameters()) for block in blocks] if self.sparing else []
+        own = set(self.model.parameters()).difference(*residuals)
+        return set().union(*(own if number is None else residuals[number] for number in due))
+
+    def eager(self, batch: Sequence[Tensor], due: Sequence[int | None], pieces: streams.Pieces) -> Step:
+        """One step without a recording."""
+        result = self.arithmetic.gradients(lambda: device_step(self.method, self.model, batch, pieces))
+        self.apply(due)
+        return result
+
+    def record(self) -> None:
+        """Record a step on the buffers, and its updates."""
+        for parameter in self.model.parameters():  # what SGD would do at the first gradient
+            self.arithmetic.optimizer.state[parameter].setdefault(
+                "momentum_buffer", torch.zeros_like(parameter)
+            )
+        self.replay = capture(self.body, self.stream)
+        for part in self.due([True] * self.model.num_blocks):
+            self.replays[part] = capture(partial(self.apply, [part]), self.stream)
+
     def body(self) -> None:
-        """What is recorded: one whole step on the buffers."""
-        images, labels, gates = self.buffers
-        self.result = self.update(lambda: device_step(self.method, self.model, images, labels, gates))
+        """What is recorded: forward and backward pass on the buffers."""
+        self.result = self.arithmetic.gradients(
+            lambda: device_step(self.method, self.model, self.buffers, self.pieces)
+        )
+
+    def apply(self, due: Sequence[int | None]) -> None:
+        """Update these parts, and leave the others as if they had no gradient."""
+        weights = self.part(due)
+        hidden = {p: p.grad for p in self.model.parameters() if p not in weights}
+        for parameter in hidden:
+            parameter.grad = None
+        self.arithmetic.apply()
+        for parameter, gradient in hidden.items():
+            parameter.grad = gradient

@@ -56,8 +56,9 @@ def parser() -> argparse.ArgumentParser:
     t.add_argument(
         "--graphs",
         action="store_true",
-        help="on a CUDA GPU, record a step of baseline or sto once and replay it",
+        help="on a CUDA GPU, record a step of baseline, stochastic-depth or sto once and replay it",
     )
+    t.add_argument("--compile", action="store_true", help="with --graphs: compile the network's blocks first")
     t.add_argument("--seed", type=int, default=0, help="of weights, batches and gates (default: 0)")
     t.add_argument(
         "--out", metavar="DIR", help="folder for checkpoint, network and record (default: keep nothing)"

@@ -29,21 +29,34 @@ class Arithmetic:
             and not torch.cuda.is_bf16_supported(including_emulation=False)
         ):
             raise RunError("this GPU does not compute in bf16; take precision fp16 or float32")
+        if device.type == "cuda":
+            torch.backends.cudnn.benchmark = (
+                True  # try the library's algorithms for a shape once, keep the fastest
+            )
         for layer in model.modules() if precision != "float32" else ():
             if isinstance(layer, nn.Linear):  # so that losses see float32, on every device
                 layer.register_forward_hook(in_float32)
 
     def update(self, step: Callable[[], Step]) -> Step:
         """Forward, backward, update; gives the Step back without its history."""
+        result = self.gradients(step)
+        self.apply()
+        return result
+
+    def gradients(self, step: Callable[[], Step]) -> Step:
+        """Forward and backward; gives the Step back without its history."""
         dtype = PRECISIONS[self.precision]
         # Without the cache, as what it keeps from one step must not be part of a recording of the next.
         with torch.autocast(self.device.type, dtype, enabled=dtype != torch.float32, cache_enabled=False):
             result = step()
         self.optimizer.zero_grad(set_to_none=True)
         self.scaler.scale(result.loss).backward()
+        return Step(result.loss.detach(), result.logits.detach(), result.parts)
+
+    def apply(self) -> None:
+        """The optimiser's step, by the gradients there are."""
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        return Step(result.loss.detach(), result.logits.detach(), result.parts)
 
 
 def in_float32(layer: nn.Module, inputs: object, output: Tensor) -> Tensor:

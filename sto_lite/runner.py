@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -92,16 +93,54 @@ def one_by_one(jobs: Sequence[Job], out: Path, report: Report, device: str | Non
         had, left = kept(wave, out, report)
         outcomes += had
         for job in left:
-            try:
-                settings = dict(job.settings)
-                if job.teacher:
-                    settings["teacher"] = str(out / job.teacher.name)
-                method = registry.make(job.method, **settings)
-                fit(method, load(job.source), job.config, out / job.name, device)
-                outcomes.append(outcome_of(job, out, "done"))
-            except (StoError, ValueError, RuntimeError, MemoryError, OSError) as error:
-                outcomes.append(Outcome(job, "failed", first_line(str(error) or type(error).__name__)))
+            outcomes.append(attempt(job, out, device))
             report(outcomes[-1])
+    return outcomes
+
+
+def attempt(job: Job, out: Path, device: str | None, graphs: bool = False, compiled: bool = False) -> Outcome:
+    """Run one job in this process."""
+    try:
+        settings = dict(job.settings)
+        if job.teacher:
+            settings["teacher"] = str(out / job.teacher.name)
+        method = registry.make(job.method, **settings)
+        fit(
+            method,
+            load(job.source),
+            job.config,
+            out / job.name,
+            device,
+            progress=False if graphs else None,
+            graphs=graphs,
+            compiled=compiled,
+        )
+        return outcome_of(job, out, "done")
+    except (StoError, ValueError, RuntimeError, MemoryError, OSError) as error:
+        return Outcome(job, "failed", first_line(str(error) or type(error).__name__))
+
+
+def on_one_gpu(
+    jobs: Sequence[Job], out: Path, report: Report, count: int, device: str | None, compiled: bool
+) -> list[Outcome]:
+    """Run jobs as CUDA graphs (chapter 7), `count` at a time, each in a thread and on a stream of its own.
+
+    A replayed step asks next to nothing of the host, so threads of one process do; and unlike the kernels of several
+    processes, those of several streams run beside each other.
+    """
+
+    def lane(job: Job) -> Outcome:
+        with torch.cuda.stream(torch.cuda.Stream(device)):
+            return attempt(job, out, device, True, compiled)
+
+    outcomes: list[Outcome] = []
+    for wave in waves(jobs):
+        had, left = kept(wave, out, report)
+        outcomes += had
+        with ThreadPoolExecutor(count) as pool:
+            for done in as_completed([pool.submit(lane, job) for job in left]):
+                outcomes.append(done.result())
+                report(outcomes[-1])
     return outcomes
 
 

@@ -99,10 +99,11 @@ class Evaluation(NamedTuple):
 
 @torch.no_grad()
 def evaluate(
-    network: nn.Module, split: Split, mean_std: tuple[Tensor, Tensor], batch_size: int = 512
+    network: nn.Module, split: Split, mean_std: tuple[Tensor, Tensor], batch_size: int | None = None
 ) -> Evaluation:
     """Top-1 error of a network in eval mode, with the prediction and its probability for every image, in order."""
     device = next(network.parameters()).device
+    batch_size = batch_size or (4096 if device.type == "cuda" else 512)
     batches = Batches(split, *mean_std, batch_size=batch_size, augment=False, device=device)
     confidence, predictions = (
         torch.cat([network(x).softmax(dim=1) for x, _ in batches.in_order()]).cpu().max(dim=1)
@@ -120,6 +121,7 @@ def fit(
     device: torch.device | str | None = None,
     progress: bool | None = None,
     graphs: bool = False,
+    compiled: bool = False,
 ) -> Run:
     """Train a network by a method, as Algorithm 1 does; resume where an interrupted run stopped.
 
@@ -136,16 +138,18 @@ def fit(
         progress: show a bar; default is yes in a terminal or a notebook, no where nobody looks (CI).
         graphs: on a CUDA GPU, record the step once and replay it (graphs.py); the numbers are the same up to
             rounding. Where that cannot be, a line on standard error says why, and the steps run one by one.
+        compiled: with graphs, let torch.compile join the operations of each block, which takes half a minute at the
+            start.
 
     Raises:
         RunError: out holds a run of another configuration or data, or a damaged checkpoint; another process trains
             into it; the loss is not finite; the device does not compute in this precision.
     """
     if out is None:
-        return _Training(method, images, config, None, device, graphs).run(progress)
+        return _Training(method, images, config, None, device, graphs, compiled).run(progress)
     out = Path(out)
     with locked(out):
-        return _Training(method, images, config, out, device, graphs).run(progress)
+        return _Training(method, images, config, out, device, graphs, compiled).run(progress)
 
 
 class _Training:
@@ -159,6 +163,7 @@ class _Training:
         out: Path | None,
         device: torch.device | str | None,
         graphs: bool = False,
+        compiled: bool = False,
     ):
         self.method, self.images, self.config, self.out = method, images, config, out
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
@@ -195,7 +200,7 @@ class _Training:
             if reason:
                 print(f"no CUDA graph, the steps run one by one: {reason}", file=sys.stderr)
             else:
-                self.recorded = Recorded(method, self.model, self.arithmetic.update)  # type: ignore[arg-type]
+                self.recorded = Recorded(method, self.model, self.arithmetic, compiled)  # type: ignore[arg-type]
         # Two streams, so that methods with the same seed see the same batches however many gates they draw.
         self.generators = {
             "batches": torch.Generator().manual_seed(2 * config.seed + 1_000_003),
@@ -245,18 +250,17 @@ class _Training:
         self.model.train()
         if self.recorded:
             self.recorded.begin(len(batches), self.generators["gates"], rate)
-        sums: dict[str, Tensor] = {}
+        losses = wrong = torch.zeros((), device=self.device)
+        names: list[str] = []
         for images, labels in batches.epoch(self.generators["batches"]):
             step = self.step(images, labels)
-            wrong = (step.logits.argmax(dim=1) != labels).sum()
-            terms = {"loss": step.loss, **{f"loss_{name}": part for name, part in step.parts.items()}}
-            for name, value in terms.items():
-                sums[name] = sums.get(name, torch.zeros((), device=self.device)) + value * len(labels)
-            sums["error"] = sums.get("error", torch.zeros((), device=self.device)) + 100 * wrong
+            names = ["loss", *(f"loss_{name}" for name in step.parts)]
+            losses = losses + torch.stack([step.loss, *step.parts.values()]) * len(labels)
+            wrong = wrong + (step.logits.argmax(dim=1) != labels).sum()
             bar.update()
         self.epoch += 1
-        count = len(batches.split)
-        row = {f"train_{name}": value.item() / count for name, value in sums.items()}
+        sums = dict(zip([*names, "error"], [*losses.tolist(), 100 * wrong.item()], strict=True))
+        row = {f"train_{name}": value / len(batches.split) for name, value in sums.items()}
         if not torch.isfinite(torch.tensor(row["train_loss"])):
             kept = (
                 f"; the checkpoint of epoch {self.epoch - 1} is kept in {self.out}"
