@@ -23,7 +23,7 @@ def encode(record: Record) -> bytes:
 
 
 def read_record(path: Path) -> Record:
-    """Read one record, of a run or of a bench.
+    """Read one record: of a run, of a bench, or the curves of runs that did not end.
 
     Raises:
         RunError: the file is missing or is no record.
@@ -35,6 +35,8 @@ def read_record(path: Path) -> Record:
     needed: tuple[str, ...] = ("config", "method", "data", "result", "history", "labels", "predictions")
     if isinstance(record, dict) and record.get("kind") == "bench":
         needed = ("config", "results")
+    if isinstance(record, dict) and record.get("kind") == "curves":
+        needed = ("config", "data", "environment")
     missing = [key for key in needed if not isinstance(record, dict) or not isinstance(record.get(key), dict)]
     if missing:
         raise RunError(f"{path} is JSON, but no record of a run: it lacks {', '.join(missing)}")

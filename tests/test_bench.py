@@ -77,6 +77,25 @@ def test_the_committed_record():
     assert json.loads(records.encode(record)) == record
 
 
+def test_the_committed_record_of_a_gpu():
+    """Recording and compiling each made every method's step shorter, as chapter 7 says."""
+    record = next(r for r in records.read_records("bench") if r["config"]["device"] == "cuda")
+    ms = {name: result["ms"] for name, result in record["results"].items()}
+    for name in ("baseline", "STO"):
+        assert ms[name] > ms[f"{name}, recorded"] > ms[f"{name}, compiled"]
+        assert record["results"][f"{name}, compiled"]["kernels_ms"] < ms[f"{name}, compiled"]
+    assert "first look" in record["note"]
+
+
+def test_the_committed_curves_of_runs_that_did_not_end():
+    (record,) = records.read_records("fer2013-h200")
+    runs = [part for name, part in record.items() if "-s" in name]
+    assert len({(run["method"]["name"], run["seed"]) for run in runs}) == len(runs) == 9
+    for run in runs:
+        assert run["epochs"] < record["config"]["epochs"]
+        assert {len(values) for values in run["history"].values()} == {run["epochs"]}
+
+
 def test_the_fused_step_is_not_slower_than_two_passes():
     """Of three blocks it computes one for both roles, so that it does about 0.8 of the work."""
     config = BenchConfig(net="resnet8", size=16, batch_size=32)
