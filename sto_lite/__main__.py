@@ -157,7 +157,7 @@ def table(options: argparse.Namespace) -> None:
 
     experiment = experiments.find(options.experiment)
     found = [record for folder in options.records for record in records.read_folder(Path(folder))]
-    found = [record for record in found if record.get("kind") != "bench"]
+    found = [record for record in found if "kind" not in record]
     if options.data:
         found = [record for record in found if record["data"]["name"] == options.data]
     made = tables.tables(experiment, found, options.split)

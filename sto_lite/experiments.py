@@ -141,10 +141,10 @@ def sweep(name: str, title: str, setting: str, values: Iterable[Any], default: A
 def epochs() -> Experiment:
     """From a fifteenth of the schedule (20 of 300 epochs) to the whole of it."""
     cells = []
-    for share in (1 / 15, 1 / 4, 1 / 2, 1.0):
+    for share, part in ((1 / 15, "a 15th"), (1 / 4, "a quarter"), (1 / 2, "half"), (1.0, "all")):
         for label, method in (("baseline", "baseline"), ("STO", "sto")):
-            name = f"{label}, {share:.3g} of the epochs"
-            against = None if label == "baseline" else f"baseline, {share:.3g} of the epochs"
+            name = f"{label}, {part} of the epochs"
+            against = None if label == "baseline" else f"baseline, {part} of the epochs"
             cells.append(Cell(name, method, against=against, epochs=share))
     return Experiment("epochs", "Sweep over the number of epochs", ("fer2013", "rafdb"), tuple(cells))
 

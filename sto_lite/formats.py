@@ -2,6 +2,7 @@
 
 import csv
 import html
+import re
 import io
 import math
 from collections.abc import Sequence
@@ -98,9 +99,8 @@ def as_html(table: Table, columns: Sequence[str] = HEAD) -> str:
         parts = []
         for place, text in zip(keep, (texts[i] for i in keep), strict=True):
             side = "left" if place in (0, len(HEAD) - 1) else "right"
-            parts.append(
-                f'<{tag} style="text-align:{side};padding:.25em .8em .25em 0">{html.escape(text)}</{tag}>'
-            )
+            whole = re.sub(r"\S+-\S+", r'<span style="white-space:nowrap">\g<0></span>', html.escape(text))
+            parts.append(f'<{tag} style="text-align:{side};padding:.25em .8em .25em 0">{whole}</{tag}>')
         return f"<tr>{''.join(parts)}</tr>"
 
     rows = "".join(line("td", texts) for texts in cells_of(table))

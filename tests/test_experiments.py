@@ -236,7 +236,7 @@ def test_shares_of_the_epochs_and_equal_compute_find_their_records():
         made_up("sto", 30, epochs=40),
     ]
     found, _ = rows("epochs", records)
-    assert found["baseline, 0.25 of the epochs"].error.mean == 50
+    assert found["baseline, a quarter of the epochs"].error.mean == 50
     cost = round(40 * costs.step_cost(STO(), "resnet14"))
     found, _ = rows("compute", [*records[1:], made_up("baseline", 38, epochs=cost)])
     assert found["baseline, STO's compute"].error.mean == 38 and found["STO"].gain.mean == 8
