@@ -2,9 +2,9 @@
 
 import csv
 import html
-import re
 import io
 import math
+import re
 from collections.abc import Sequence
 from typing import Any
 

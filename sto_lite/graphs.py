@@ -121,7 +121,8 @@ class Recorded:
     every block has an update of its own, and the host, which drew the gates, replays those that are due.
 
     The first steps run eagerly; then the step is recorded, and again when an epoch starts with another learning rate,
-    which is part of the recording. Batches of another size run eagerly. Where recording fails, all steps do.
+    which is part of the recording. Batches of another size run eagerly. Where recording fails, all steps do; where
+    compiling fails, the parts run as they are.
 
     Args:
         method: without obstacle.
@@ -161,9 +162,8 @@ class Recorded:
         whole = len(images) == len(self.buffers[0])
         if not whole or self.warm < WARM_UP:
             self.warm += whole
-            pieces = self.pieces if whole else streams.EAGER
             with RECORDING:
-                return beside(lambda: self.eager(batch, due, pieces), self.stream)
+                return beside(lambda: self.one(batch, due, whole), self.stream)
         for buffer, part in zip(self.buffers, batch, strict=True):
             buffer.copy_(part)
         if self.replay is None:
@@ -190,6 +190,18 @@ class Recorded:
         residuals = [set(block.residual.parameters()) for block in blocks] if self.sparing else []
         own = set(self.model.parameters()).difference(*residuals)
         return set().union(*(own if number is None else residuals[number] for number in due))
+
+    def one(self, batch: Sequence[Tensor], due: Sequence[int | None], whole: bool) -> Step:
+        """One step without a recording, with the compiled parts if there are any and the batch is a whole one."""
+        try:
+            return self.eager(batch, due, self.pieces if whole else streams.EAGER)
+        except RuntimeError as error:
+            if self.warm > 1 or self.pieces is streams.EAGER:
+                raise
+            reason = str(error).strip().splitlines()[0]
+            print(f"no compiled blocks, they run as they are: {reason}", file=sys.stderr)
+            self.pieces = streams.EAGER
+            return self.eager(batch, due, self.pieces)
 
     def eager(self, batch: Sequence[Tensor], due: Sequence[int | None], pieces: streams.Pieces) -> Step:
         """One step without a recording."""

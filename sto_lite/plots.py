@@ -36,7 +36,13 @@ LABELS = {role: values[0] for role, values in _ROLES.items()}
 COLOURS = {role: values[1] for role, values in _ROLES.items()}
 LINESTYLES = {role: values[2] for role, values in _ROLES.items()}
 MARKERS = {role: values[3] for role, values in _ROLES.items()}
-HATCHES = {"baseline": "", "stochastic-depth": "////", "sto": "....", "student": "////", "teacher": ""}  # of bars
+HATCHES = {
+    "baseline": "",
+    "stochastic-depth": "////",
+    "sto": "....",
+    "student": "////",
+    "teacher": "",
+}  # of bars
 # For lines without a role.
 _CYCLE_COLOURS = [COLOURS[role] for role in ("stochastic-depth", "sto", "dml", "one", "okddip", "baseline")]
 _CYCLE_LINESTYLES = ["-", "--", "-.", ":", (0, (6, 2)), (0, (3, 1, 1, 1))]

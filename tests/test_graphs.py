@@ -177,6 +177,25 @@ def test_a_recording_that_fails_goes_on_step_by_step(faces, monkeypatch, capsys)
     )
 
 
+def test_parts_that_cannot_be_compiled_run_as_they_are(faces, monkeypatch, capsys, recordings):
+    def fail(*_):
+        raise RuntimeError("no compiler was found\nmore")
+
+    broken = streams.EAGER._replace(next=fail)
+    monkeypatch.setattr(streams, "compiled", lambda: broken)
+    net, twin = network(), network()
+    runs = []
+    for model, compiled in ((net, True), (twin, False)):
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        run = Recorded(
+            FusedSTO(), model, Arithmetic(model, optimizer, torch.device("cpu"), "float32"), compiled
+        )
+        run.begin(5, rng(), 0.1)
+        runs.append([run(*batch(seed=i)).loss.item() for i in range(5)])
+    assert runs[0] == pytest.approx(runs[1], rel=1e-9)
+    assert capsys.readouterr().err == "no compiled blocks, they run as they are: no compiler was found\n"
+
+
 def test_graphs_without_a_gpu_are_declined_in_one_line(faces, capsys):
     config = Config(net="resnet8", epochs=1, batch_size=16, lr=0.01)
     fit(Baseline(), faces, config, device="cpu", progress=False, graphs=True)
