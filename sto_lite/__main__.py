@@ -50,6 +50,8 @@ def train(options: argparse.Namespace) -> None:
 
     set_threads(options.threads)
     check_device(options.device)
+    if options.compile and not options.graphs:
+        raise ValueError("--compile goes with --graphs")
     known = {field.name for method in registry.METHODS.values() for field in dataclasses.fields(method)}
     method = registry.make(options.method, **{k: v for k, v in vars(options).items() if k in known})
     config = Config(**{field.name: getattr(options, field.name) for field in dataclasses.fields(Config)})
@@ -120,7 +122,11 @@ def run(options: argparse.Namespace) -> int:
 
         more = [f"--device={options.device}"] if options.device else []
         more += [f"--threads={options.threads}"] if options.threads else []
+        more += [f"--{name}" for name in ("graphs", "compile") if getattr(options, name)]
         outcomes = on_cluster(jobs, out, report, slurm, options.minutes or 60, more)
+    elif options.graphs:
+        set_threads(options.threads)
+        outcomes = runner.on_one_gpu(jobs, out, report, options.jobs or 1, options.device, options.compile)
     elif (options.jobs or 1) > 1:
         outcomes = runner.side_by_side(jobs, out, report, options.jobs, options.device, options.threads)
     else:
@@ -146,6 +152,8 @@ def check_engine(options: argparse.Namespace) -> None:
         return
     if options.slurm or options.minutes is not None:
         raise ValueError("--slurm and --minutes are for --engine slurm")
+    if options.compile and not options.graphs:
+        raise ValueError("--compile goes with --graphs")
     if options.jobs is not None and options.jobs < 1:
         raise ValueError(f"jobs is at least 1; {options.jobs} is not")
     check_device(options.device)

@@ -53,12 +53,7 @@ def parser() -> argparse.ArgumentParser:
         help="training method (default: sto)",
     )
     protocol_options(t)
-    t.add_argument(
-        "--graphs",
-        action="store_true",
-        help="on a CUDA GPU, record a step of baseline, stochastic-depth or sto once and replay it",
-    )
-    t.add_argument("--compile", action="store_true", help="with --graphs: compile the network's blocks first")
+    graph_options(t)
     t.add_argument("--seed", type=int, default=0, help="of weights, batches and gates (default: 0)")
     t.add_argument(
         "--out", metavar="DIR", help="folder for checkpoint, network and record (default: keep nothing)"
@@ -154,6 +149,7 @@ def parser() -> argparse.ArgumentParser:
     )
     r.add_argument("--minutes", type=int, help="time of a Slurm job before it is requeued (default: 60)")
     r.add_argument("--dry-run", action="store_true", help="print the train commands and do nothing")
+    graph_options(r)
     machine_options(r)
     protocol_options(r, "what the scale says")
 
@@ -253,6 +249,17 @@ def protocol_options(p: argparse.ArgumentParser, default: str = "") -> None:
         default=argparse.SUPPRESS if default else True,
         help="no random crops and flips",
     )
+
+
+def graph_options(p: argparse.ArgumentParser) -> None:
+    """Options for steps that are recorded (chapter 7)."""
+    p.add_argument(
+        "--graphs",
+        action="store_true",
+        help="on a CUDA GPU, record a step of baseline, stochastic-depth or sto once and replay it; --jobs of run "
+        "then share one process",
+    )
+    p.add_argument("--compile", action="store_true", help="with --graphs: compile the network's blocks first")
 
 
 def machine_options(p: argparse.ArgumentParser) -> None:

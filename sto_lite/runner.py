@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
@@ -130,7 +130,8 @@ def on_one_gpu(
     """
 
     def lane(job: Job) -> Outcome:
-        with torch.cuda.stream(torch.cuda.Stream(device)):
+        own = torch.cuda.stream(torch.cuda.Stream(device)) if torch.cuda.is_available() else nullcontext()
+        with own:
             return attempt(job, out, device, True, compiled)
 
     outcomes: list[Outcome] = []

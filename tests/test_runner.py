@@ -129,6 +129,24 @@ def test_eight_jobs_side_by_side_one_killed_and_one_that_fails(tmp_path, capsys)
     assert len(resumed["history"]["seconds"]) == 30
 
 
+def test_runs_that_share_a_process_are_those_of_processes(tmp_path, capsys):
+    """--graphs: threads side by side. Without a GPU each says once that its steps are not recorded."""
+    arguments = ["run", "schedule", *SMALL, "--net", "resnet8", "--seeds", "0-1"]
+    assert main([*arguments, "--graphs", "--compile", "--jobs", "3", "--out", str(tmp_path / "threads")]) == 0
+    said = capsys.readouterr()
+    assert said.out.count(" done ") == 4
+    assert said.err.count("no CUDA graph, the steps run one by one: there is no CUDA GPU") == 4
+    assert main([*arguments, "--out", str(tmp_path / "alone")]) == 0
+    found = {
+        folder: {
+            path.parent.name: records.read_record(path)["predictions"]
+            for path in (tmp_path / folder).glob("*/record.json")
+        }
+        for folder in ("threads", "alone")
+    }
+    assert found["threads"] == found["alone"]
+
+
 def test_stopping_the_queue_stops_its_runs(tmp_path):
     arguments = ["run", "table3", *SMALL, "--net", "resnet8", "--epochs", "5000", "--jobs", "2"]
     queue = subprocess.Popen(
@@ -163,6 +181,8 @@ def test_dry_run_prints_commands_and_does_nothing(tmp_path, capsys):
         (["run", "table1", "--net", "resnet8"], "compares networks"),
         (["run", "table1", "--seeds", "x"], "seeds are written"),
         (["run", "table1", "--jobs", "0"], "jobs is at least 1"),
+        (["run", "table1", "--compile"], "--compile goes with --graphs"),
+        (["train", "--compile"], "--compile goes with --graphs"),
         (["run", "table1", "--engine", "slurm", "--jobs", "2"], "--jobs is for one machine"),
         (["run", "table1", "--minutes", "5"], "are for --engine slurm"),
         (["run", "epochs", "--epochs", "3"], "too few for epochs"),
