@@ -830,7 +830,7 @@ def test_disk_full_and_ctrl_c(
 
     def fail(fault: BaseException) -> Callable[..., None]:
         def raise_it(*_: object) -> None:
-            assert len(files_below(root)) == len(before) + 1  # the temporary file stands beside the target
+            assert len(files_below(root)) > len(before)  # a temporary file stands beside the target
             raise fault
 
         return raise_it
