@@ -150,7 +150,7 @@ def _still_valid(side: Path, target: Path, origin: Mapping[str, object]) -> str 
         with open(target, "rb") as file:
             same = hashlib.file_digest(file, "sha256").hexdigest() == record["sha256"]
         return record["report"] if same and isinstance(record["report"], str) else None
-    except (OSError, ValueError, LookupError, TypeError):
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
         return None
 
 

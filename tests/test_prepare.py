@@ -346,6 +346,7 @@ def test_a_changed_image_folder_is_read_again(arrays: Arrays, tmp_path: Path, ro
         lambda root: (root / "fer2013.json").write_bytes(b"\xff\0"),
         lambda root: (root / "fer2013.json").write_text("[]"),
         lambda root: (root / "fer2013.json").write_text("{}"),
+        lambda root: (root / "fer2013.json").write_text("[" * 100_000),
         lambda root: (root / "fer2013.json").write_text(
             json.dumps(json.loads((root / "fer2013.json").read_text()) | {"version": 0})
         ),
