@@ -376,42 +376,40 @@ FAMILIES = [tables, fer_trees, raf_trees, cifar_trees, fer_archives, raf_archive
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.__name__)
 def test_mutations(family, tmp_path, monkeypatch):
     warnings.simplefilter("ignore")
-    outcomes: Counter = Counter()
+    outcomes, faults = Counter(), []
     for number in range(-(-COUNT // len(FAMILIES))):
-        rng = random.Random(f"{family.__name__} {number}")
         home = tmp_path / "home"
         (home / "source").mkdir(parents=True)
         monkeypatch.setenv("STO_DATA", str(home / "root"))
-        name, source, right = family(home / "source", rng)
-        before = listing(tmp_path)
-        said, told = io.StringIO(), io.StringIO()
-        message = f"{family.__name__}, input {number}"
-        with limited(home / "root"), contextlib.redirect_stdout(said), contextlib.redirect_stderr(told):
-            try:
-                status = main(["prepare", name, "--from", str(source)])
-            except BaseException as error:
-                raise AssertionError(f"{message}: {type(error).__name__}: {error}") from error
-        assert not WATCH.seen, f"{message}: {WATCH.seen}"
-        after = listing(tmp_path)
-        if status == 2:
-            line = told.getvalue()
-            assert line.startswith("sto_lite prepare: ") and line.count("\n") == 1, message
-            assert line.rstrip("\n").isprintable() and len(line) < 1_000, message
-            assert after == before, message
-            outcomes["refused"] += 1
-        else:
-            assert status == 0 and not told.getvalue(), message
-            made = {f"home/root/{name}.{kind}" for kind in ("npz", "json")}
-            assert {p: s for p, s in after.items() if not p.startswith("home/root")} == before, message
-            assert {p for p in after if p.startswith("home/root/")} == made, message
-            try:
-                check(name, home / "root" / f"{name}.npz", right)
-            except BaseException as error:
-                raise AssertionError(f"{message} is loaded wrong: {type(error).__name__}: {error}") from error
-            outcomes["loaded"] += 1
+        name, source, right = family(home / "source", random.Random(f"{family.__name__} {number}"))
+        try:
+            outcomes[tried(name, source, right, home)] += 1
+        except (Exception, TooLong) as error:
+            faults.append(f"input {number}: {type(error).__name__}: {error}")
         shutil.rmtree(home)
     print(f"{family.__name__}: {dict(outcomes)}")
+    assert not faults, f"{len(faults)} inputs of {family.__name__}: " + "\n".join(faults[:5])
     assert outcomes["refused"] > 0 and (outcomes["loaded"] > 0 or family is blobs), outcomes
+
+
+def tried(name, source, right, home):
+    """Prepare one input as the command line does; gives what became of it."""
+    before, said, told = listing(home), io.StringIO(), io.StringIO()
+    with limited(home / "root"), contextlib.redirect_stdout(said), contextlib.redirect_stderr(told):
+        status = main(["prepare", name, "--from", str(source)])
+    assert not WATCH.seen, WATCH.seen
+    after, line = listing(home), told.getvalue()
+    if status == 2:
+        assert line.startswith("sto_lite prepare: ") and line.count("\n") == 1, line
+        assert line.rstrip("\n").isprintable() and len(line) < 1_000, line
+        assert after == before
+        return "refused"
+    assert status == 0 and not line, line
+    made = {path: what for path, what in after.items() if path.split("/")[0] == "root"}
+    assert {path: what for path, what in after.items() if path not in made} == before
+    assert made.keys() == {"root", f"root/{name}.npz", f"root/{name}.json"}
+    check(name, home / "root" / f"{name}.npz", right)
+    return "loaded"
 
 
 def listing(folder: Path) -> dict[str, tuple]:
