@@ -184,7 +184,7 @@ def table(options: argparse.Namespace) -> None:
         )
     text = "\n\n".join(formats.FORMATS[options.format](one) for one in shown)
     if options.out:
-        write_atomically(Path(options.out), (text.rstrip("\n") + "\n").encode())
+        write(options.out, (text.rstrip("\n") + "\n").encode())
     else:
         print(text.rstrip("\n"))
 
@@ -210,11 +210,18 @@ def bench(options: argparse.Namespace) -> None:
     record = benches.bench(config, device)
     print(benches.table(record))
     if options.out:
-        try:
-            write_atomically(Path(options.out), records.encode(record))
-        except OSError as error:
-            raise RunError(f"{options.out} cannot be written: {error.strerror or error}") from error
+        write(options.out, records.encode(record))
         print(f"record: {options.out}")
+
+
+def write(path: str, content: bytes) -> None:
+    """Write a file whole or not at all."""
+    try:
+        write_atomically(Path(path), content)
+    except OSError as error:
+        raise RunError(
+            f"{path} cannot be written: {error.strerror or error}; make room, or name another place"
+        ) from error
 
 
 def read_seeds(text: str) -> list[int]:

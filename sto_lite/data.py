@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -13,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sto_lite.archives import shown
 from sto_lite.errors import DataError
 from sto_lite.faces import EXPRESSIONS, generate
 from sto_lite.sets import PUBLISHED, Published
@@ -166,18 +166,37 @@ def _photographs(published: Published, folder: Path, size: int) -> tuple[dict[st
         )
     try:
         with np.load(path, allow_pickle=False) as file:
+            classes = published.classes or tuple(map(str, file["classes"].tolist()))
             splits = {}
             for split in published.splits:
-                images = torch.from_numpy(file[f"{split}_images"])
-                images = images.permute(0, 3, 1, 2) if images.dim() == 4 else images[:, None]
+                images, labels = file[f"{split}_images"], file[f"{split}_labels"]
+                _check(published, split, images, labels, len(classes))
+                pixels = torch.from_numpy(images)
+                pixels = pixels.permute(0, 3, 1, 2) if pixels.dim() == 4 else pixels[:, None]
                 # In parts, so that a large set is never there twice in its own size.
-                small = torch.cat([resize(part.contiguous(), size) for part in images.split(1024)])
-                splits[split] = Split(small, torch.from_numpy(file[f"{split}_labels"]).long())
-            return splits, published.classes or tuple(file["classes"].tolist())
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+                small = torch.cat([resize(part.contiguous(), size) for part in pixels.split(1024)])
+                splits[split] = Split(small, torch.from_numpy(labels).long())
+            return splits, classes
+    except MemoryError:
+        raise
+    except Exception as error:  # on damaged bytes NumPy and zipfile raise errors of many kinds
+        reason = shown(error) or type(error).__name__
         raise DataError(
-            f"{path} is damaged ({error}); delete it and prepare {published.title} again"
+            f"{path} is damaged ({reason}); delete it and prepare {published.title} again"
         ) from error
+
+
+def _check(published: Published, split: str, images: np.ndarray, labels: np.ndarray, classes: int) -> None:
+    """Raise ValueError for arrays that `prepare` does not write."""
+    if images.dtype != np.uint8 or images.ndim < 1 or images.shape[1:] != published.shape:
+        wanted = ", ".join(("N", *map(str, published.shape)))
+        raise ValueError(f"{split}_images are {images.dtype} {images.shape}, not uint8 ({wanted})")
+    if labels.dtype != np.uint8 or labels.shape != (len(images),) or not len(labels):
+        raise ValueError(
+            f"{split}_labels are {labels.dtype} {labels.shape}, not uint8 for each of {len(images)} images"
+        )
+    if labels.max() >= classes:
+        raise ValueError(f"{split}_labels hold {labels.max()}, but there are {classes} classes")
 
 
 class Batches:

@@ -1,8 +1,6 @@
 """Distillation in two stages, from a teacher that is trained beforehand (chapter 5)."""
 
 import hashlib
-import io
-import pickle
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -12,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sto_lite import resnet
+from sto_lite.checkpoints import DAMAGE, decode
 from sto_lite.errors import RunError
 from sto_lite.losses import kd_loss
 from sto_lite.methods import Step, plain_copy, summed
@@ -73,10 +72,10 @@ class KD:
 
     def _state(self, content: bytes) -> dict[str, Any]:
         try:
-            state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+            state = decode(content)
             if state["net"] in resnet.NETWORKS and isinstance(state["weights"], dict):
                 return state
-        except (KeyError, TypeError, ValueError, RuntimeError, EOFError, pickle.UnpicklingError):
+        except DAMAGE:
             pass
         raise RunError(
             f"{self.teacher} holds no network that a run has written; give network.pt of a finished run"
@@ -92,7 +91,7 @@ class KD:
         teacher = resnet.build(self.network, num_classes, generator=torch.Generator())
         try:
             teacher.load_state_dict(self._state(self._file())["weights"])
-        except RuntimeError as error:
+        except DAMAGE as error:
             raise RunError(
                 f"{self.teacher} holds no {self.network} for {num_classes} classes; give one that was trained on "
                 f"the same data"

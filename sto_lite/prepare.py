@@ -23,7 +23,7 @@ from sto_lite.archives import Member, shown
 from sto_lite.audit import audit
 from sto_lite.download import downloaded
 from sto_lite.errors import DataError
-from sto_lite.files import write_atomically
+from sto_lite.files import write_together
 from sto_lite.layouts import Arrays
 from sto_lite.sets import CIFAR100, FER2013, PUBLISHED, RAFDB, Published
 
@@ -135,9 +135,8 @@ def _prepared(
     found = audit(arrays, published.classes or tuple(arrays["classes"].tolist()))
     text = "\n".join([f"{published.title} from {where}", *notices, str(found)])
     data = _npz(arrays)
-    _write(target, data)
     record = origin_now | {"sha256": hashlib.sha256(data).hexdigest(), "audit": asdict(found), "report": text}
-    _write(side, (json.dumps(record, indent=1) + "\n").encode())
+    _write({target: data, side: (json.dumps(record, indent=1) + "\n").encode()})
     report(text)
     return target
 
@@ -151,7 +150,7 @@ def _still_valid(side: Path, target: Path, origin: Mapping[str, object]) -> str 
         with open(target, "rb") as file:
             same = hashlib.file_digest(file, "sha256").hexdigest() == record["sha256"]
         return record["report"] if same and isinstance(record["report"], str) else None
-    except (OSError, ValueError, LookupError, TypeError):
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
         return None
 
 
@@ -167,13 +166,14 @@ def _npz(arrays: Arrays) -> bytes:
     return out.getvalue()
 
 
-def _write(path: Path, data: bytes) -> None:
-    """Write in one step: `path` holds the old bytes or the new ones, whatever happens meanwhile."""
+def _write(files: Mapping[Path, bytes]) -> None:
+    """Write all in one step: the old bytes stand there or the new ones, whatever happens meanwhile."""
     try:
-        write_atomically(path, data)
+        write_together(files)
     except OSError as fault:
         reason = fault.strerror or shown(fault)
+        size = sum(map(len, files.values()))
         raise DataError(
-            f"{shown(path)}: cannot be written: {reason}; {len(data) / 1e6:.1f} MB must fit there, "
+            f"{shown(next(iter(files)))}: cannot be written: {reason}; {size / 1e6:.1f} MB must fit there, "
             f"or STO_DATA must name another folder"
         ) from fault

@@ -30,7 +30,7 @@ def read_record(path: Path) -> Record:
     """
     try:
         record = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:  # the last of brackets within brackets
         raise RunError(f"{path} is no readable record: {error}") from error
     needed: tuple[str, ...] = ("config", "method", "data", "result", "history", "labels", "predictions")
     if isinstance(record, dict) and record.get("kind") == "bench":

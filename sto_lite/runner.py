@@ -20,7 +20,7 @@ import torch
 
 from sto_lite import data, records, registry
 from sto_lite.data import ImageSet
-from sto_lite.errors import RunError, StoError
+from sto_lite.errors import DataError, RunError, StoError
 from sto_lite.experiments import Job, Source
 from sto_lite.train import fit
 
@@ -61,16 +61,42 @@ def outcome_of(job: Job, out: Path, status: str) -> Outcome:
         return Outcome(job, "failed", f"its record cannot be read: {error}; delete it")
 
 
-def kept(jobs: Sequence[Job], out: Path, report: Report) -> tuple[list[Outcome], list[Job]]:
-    """Set apart what is finished already: its outcomes, and the jobs that are left."""
+def kept(
+    jobs: Sequence[Job], out: Path, report: Report, elsewhere: bool = False
+) -> tuple[list[Outcome], list[Job]]:
+    """Set apart what is finished already: its outcomes, and the jobs that are left.
+
+    A record of other data than those at hand is no result of the job. Where data are not at hand, that is told.
+    elsewhere: runs are made on other machines, where photographs resized may differ in a last bit; then another
+    fingerprint is told, and the record taken.
+    """
     outcomes, left = [], []
     for job in jobs:
         if not finished(job, out):
             left.append(job)
             continue
-        outcomes.append(outcome_of(job, out, "kept"))
-        report(outcomes[-1])
+        outcome = outcome_of(job, out, "kept")
+        if outcome.status == "kept" and (doubt := of_other_data(job, out)):
+            status = "kept" if elsewhere or doubt.startswith("not compared") else "failed"
+            outcome = Outcome(job, status, f"{outcome.message}; {doubt}" if status == "kept" else doubt)
+        outcomes.append(outcome)
+        report(outcome)
     return outcomes, left
+
+
+def of_other_data(job: Job, out: Path) -> str:
+    """What speaks against the job's record being of the data at hand; "" if nothing does."""
+    there = records.read_record(out / job.name / "record.json")["data"].get("fingerprint")
+    try:
+        here = load(job.source).fingerprint
+    except DataError:
+        return f"not compared with the data, as {job.source.name} cannot be loaded here"
+    if here == there:
+        return ""
+    return (
+        f"its record is of other data: {job.source.name} had the fingerprint {there}, and has {here} now; bring back "
+        f"those data, take another --out, or delete {out / job.name} to run it anew"
+    )
 
 
 def waves(jobs: Sequence[Job]) -> Iterator[list[Job]]:

@@ -73,7 +73,7 @@ def on_cluster(
     """
     outcomes: list[Outcome] = []
     for wave in waves(jobs):
-        had, left = kept(wave, out, report)
+        had, left = kept(wave, out, report, elsewhere=True)
         outcomes += had
         waiting: dict[str, Job] = {}
         missing: dict[str, int] = {}

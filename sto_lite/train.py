@@ -1,12 +1,13 @@
 """Training one network with any method: the loop, evaluation, checkpoints, resuming (chapters 6 and 7)."""
 
+import contextlib
 import dataclasses
-import io
 import json
+import math
 import os
-import pickle
 import sys
 import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,29 +17,15 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from sto_lite import records
+from sto_lite.checkpoints import Folder, State
 from sto_lite.data import Batches, ImageSet, Split
 from sto_lite.errors import RunError
-from sto_lite.files import locked, write_atomically
+from sto_lite.files import locked
 from sto_lite.graphs import Recorded, obstacle
 from sto_lite.methods import Method, Step
 from sto_lite.precision import PRECISIONS, Arithmetic
 from sto_lite.records import Record
 from sto_lite.resnet import count_parameters
-
-# What torch.load and the loading of states raise for a file that is cut off, foreign or malicious.
-DAMAGE = (
-    AttributeError,
-    OSError,
-    EOFError,
-    KeyError,
-    TypeError,
-    ValueError,
-    RuntimeError,
-    pickle.UnpicklingError,
-)
-
-# Settings that are younger than some records, and what was done before there was a choice.
-YOUNGER = {"precision": "float32"}
 
 
 @dataclass(frozen=True)
@@ -143,13 +130,30 @@ def fit(
 
     Raises:
         RunError: out holds a run of another configuration or data, or a damaged checkpoint; another process trains
-            into it; the loss is not finite; the device does not compute in this precision.
+            into it, or it cannot be written; the loss or a weight is not finite; memory is used up; the device does
+            not compute in this precision.
     """
-    if out is None:
-        return _Training(method, images, config, None, device, graphs, compiled).run(progress)
-    out = Path(out)
-    with locked(out):
+    out = None if out is None else Path(out)
+    with contextlib.nullcontext() if out is None else locked(out), memory_told(out):
         return _Training(method, images, config, out, device, graphs, compiled).run(progress)
+
+
+@contextlib.contextmanager
+def memory_told(out: Path | None) -> Iterator[None]:
+    """Turn an end of the GPU's or the computer's memory into one RunError."""
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "memory" not in str(
+            error
+        ):  # PyTorch has no class for the CPU's
+            raise
+        kept = f". What {out} holds is kept, and goes on as it was begun" if out else ""
+        raise RunError(
+            f"there is not enough memory ({(str(error) or type(error).__name__).splitlines()[0]}): end what else "
+            f"uses it, run fewer at a time (--jobs), or take a smaller --batch-size, --net, --size or --limit, in "
+            f"another folder{kept}"
+        ) from error
 
 
 class _Training:
@@ -165,9 +169,9 @@ class _Training:
         graphs: bool = False,
         compiled: bool = False,
     ):
-        self.method, self.images, self.config, self.out = method, images, config, out
+        self.method, self.images, self.config = method, images, config
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        self.identity = {
+        self.identity: dict[str, dict[str, Any]] = {
             "config": plain(config),
             "method": {"name": method.name, **plain(method)},
             "data": {
@@ -178,9 +182,9 @@ class _Training:
                 "fingerprint": images.fingerprint,
             },
         }
-        self.environments = [
-            records.environment(self.device)
-        ]  # one for each machine or revision that trained
+        self.folder = Folder(out, self.identity) if out else None
+        # One for each machine or revision that trained.
+        self.environments = [records.environment(self.device)]
         weights = torch.Generator().manual_seed(config.seed)
         model = method.build(config.net, len(images.classes), weights)
         self.model = model.to(self.device).to(memory_format=torch.channels_last)
@@ -210,9 +214,11 @@ class _Training:
         self.history: dict[str, list[float]] = {}
 
     def run(self, progress: bool | None) -> Run:
-        if self.out is not None and (self.out / "record.json").exists():
-            return self.finished()
-        self.resume()
+        if self.folder and self.folder.has_record:
+            network = self.method.deploy(self.model)
+            return Run(network, self.folder.read(network, self.device))
+        if self.folder:
+            self.folder.resume(self.restore)
         batches = Batches(
             self.images.splits["train"],
             *self.images.mean_std,
@@ -231,14 +237,14 @@ class _Training:
                     row["test_epoch"] = self.epoch
                 for name, value in row.items():
                     self.history.setdefault(name, []).append(float(f"{value:.6g}"))
-                self.save()
+                if self.folder:
+                    self.folder.save(self.state())
                 bar.set_postfix_str(self.summary())
         if not tests:  # killed after the last epoch's checkpoint and before the record
             network, tests = self.test()
         record = self.record(tests)
-        if self.out is not None:
-            self.write("network.pt", {"net": self.config.net, "weights": network.state_dict()})
-            self.put("record.json", records.encode(record))
+        if self.folder:
+            self.folder.finish(self.config.net, network, record)
         return Run(network, record)
 
     def train_epoch(self, batches: Batches, bar: Any) -> dict[str, float]:
@@ -251,28 +257,42 @@ class _Training:
         if self.recorded:
             self.recorded.begin(len(batches), self.generators["gates"], rate)
         losses = wrong = torch.zeros((), device=self.device)
+        trail: list[
+            Tensor
+        ] = []  # the sums after each step, which are there anyhow; read if a step went wrong
         names: list[str] = []
         for images, labels in batches.epoch(self.generators["batches"]):
             step = self.step(images, labels)
             names = ["loss", *(f"loss_{name}" for name in step.parts)]
             losses = losses + torch.stack([step.loss, *step.parts.values()]) * len(labels)
+            trail.append(losses)
             wrong = wrong + (step.logits.argmax(dim=1) != labels).sum()
             bar.update()
         self.epoch += 1
         sums = dict(zip([*names, "error"], [*losses.tolist(), 100 * wrong.item()], strict=True))
+        self.check_finite(trail)
         row = {f"train_{name}": value / len(batches.split) for name, value in sums.items()}
-        if not torch.isfinite(torch.tensor(row["train_loss"])):
-            kept = (
-                f"; the checkpoint of epoch {self.epoch - 1} is kept in {self.out}"
-                if self.out and self.epoch > 1
-                else ""
-            )
-            raise RunError(
-                f"the loss is {row['train_loss']} in epoch {self.epoch} of {self.config.epochs} at rate "
-                f"{self.config.learning_rate(self.epoch - 1):g}: take a smaller one{kept}"
-            )
-        row |= {"lr": self.config.learning_rate(self.epoch - 1), "seconds": time.perf_counter() - started}
+        row |= {"lr": rate, "seconds": time.perf_counter() - started}
         return row
+
+    def check_finite(self, trail: Sequence[Tensor]) -> None:
+        """Raise RunError if the epoch just done left the finite numbers; trail: the summed losses after each step."""
+        loss = trail[-1][0].item()
+        tensors = [t for t in self.model.state_dict().values() if t.is_floating_point()]
+        if math.isfinite(loss) and nn.utils.get_total_norm(tensors).isfinite():
+            return
+        what, where = "a weight is not finite", "after its last step"
+        if not math.isfinite(loss):
+            sums = torch.stack([losses[0] for losses in trail]).tolist()
+            first = next(number for number, value in enumerate(sums) if not math.isfinite(value))
+            what, where = f"the loss is {sums[first]}", f"from step {first + 1} of {len(sums)} on"
+        kept = ""
+        if self.folder and self.epoch > 1:
+            kept = f"; the checkpoint of epoch {self.epoch - 1} is kept in {self.folder.path}"
+        raise RunError(
+            f"{what} in epoch {self.epoch} of {self.config.epochs}, {where}, at rate "
+            f"{self.config.learning_rate(self.epoch - 1):g}: take a smaller one{kept}"
+        )
 
     def step(self, images: Tensor, labels: Tensor) -> Step:
         """One update of the weights."""
@@ -321,12 +341,9 @@ class _Training:
             },
         }
 
-    def save(self) -> None:
-        """Write the checkpoint of the epoch just done, whole or not at all."""
-        if self.out is None:
-            return
-        state = {
-            "identity": json.dumps(self.identity),
+    def state(self) -> State:
+        """What a checkpoint keeps of the epoch just done."""
+        return {
             "epoch": self.epoch,
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -335,78 +352,19 @@ class _Training:
             "history": self.history,
             "environments": json.dumps(self.environments),
         }
-        self.write("checkpoint.pt", state)
 
-    def write(self, name: str, state: dict[str, Any]) -> None:
-        """Write tensors and plain values into the run's folder."""
-        buffer = io.BytesIO()
-        torch.save(state, buffer)
-        self.put(name, buffer.getvalue())
-
-    def put(self, name: str, content: bytes) -> None:
-        """Write a file into the run's folder, whole or not at all."""
-        assert self.out is not None
-        try:
-            write_atomically(self.out / name, content)
-        except OSError as error:
-            raise RunError(
-                f"{self.out / name} cannot be written: {error.strerror or error}. What stood there is kept; make "
-                f"room and run the same command again, it goes on from there"
-            ) from error
-
-    def resume(self) -> None:
-        """Go on from the folder's checkpoint, if it has one of this very run."""
-        if self.out is None or not (self.out / "checkpoint.pt").exists():
-            return
-        path = self.out / "checkpoint.pt"
-        try:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-            self.check_identity(json.loads(state["identity"]), path)
-            self.model.load_state_dict(state["model"])
-            self.optimizer.load_state_dict(state["optimizer"])
-            if self.arithmetic.scaler.is_enabled():
-                self.arithmetic.scaler.load_state_dict(state["scaler"])
-            for name, generator in self.generators.items():
-                generator.set_state(state["generators"][name])
-            self.epoch, self.history = state["epoch"], state["history"]
-            earlier, (now,) = json.loads(state["environments"]), self.environments
-            goes_on = self.epoch < self.config.epochs and now != earlier[-1]
-            self.environments = [*earlier, now] if goes_on else earlier
-        except DAMAGE as error:
-            raise RunError(
-                f"{path} is no checkpoint that can be resumed: it is damaged, or holds other things than this "
-                f"network's tensors ({type(error).__name__}); delete it to start afresh"
-            ) from error
-
-    def finished(self) -> Run:
-        """The run that the folder already holds."""
-        assert self.out is not None
-        record = records.read_record(self.out / "record.json")
-        self.check_identity(record, self.out / "record.json")
-        network = self.method.deploy(self.model)
-        path = self.out / "network.pt"
-        try:
-            state = torch.load(path, map_location=self.device, weights_only=True)
-            network.load_state_dict(state["weights"])
-        except DAMAGE as error:
-            raise RunError(
-                f"{path} is missing or damaged ({type(error).__name__}); delete record.json and run the same "
-                f"command again: the checkpoint gives it back"
-            ) from error
-        return Run(network, record)
-
-    def check_identity(self, other: dict[str, Any], path: Path) -> None:
-        differences = [
-            f"{part}.{key} is {theirs.get(key)!r} there and {ours.get(key)!r} here"
-            for part, ours in self.identity.items()
-            for theirs in [{**YOUNGER, **other.get(part, {})} if part == "config" else other.get(part, {})]
-            for key in {**theirs, **ours}
-            if theirs.get(key) != ours.get(key)
-        ]
-        if differences:
-            raise RunError(
-                f"{path} is of another run: {'; '.join(differences)}. Take another folder, or delete it"
-            )
+    def restore(self, state: State) -> None:
+        """Go on from a checkpoint's state."""
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.arithmetic.scaler.is_enabled():
+            self.arithmetic.scaler.load_state_dict(state["scaler"])
+        for name, generator in self.generators.items():
+            generator.set_state(state["generators"][name])
+        self.epoch, self.history = state["epoch"], state["history"]
+        earlier, (now,) = json.loads(state["environments"]), self.environments
+        goes_on = self.epoch < self.config.epochs and now != earlier[-1]
+        self.environments = [*earlier, now] if goes_on else earlier
 
 
 def plain(config: Any) -> dict[str, Any]:

@@ -246,6 +246,6 @@ def test_a_run_in_fp16_resumes_with_its_scale(faces, tmp_path):
     (tmp_path / "record.json").unlink()
     training = train._Training(Baseline(), faces, config, tmp_path, "cpu")
     fresh = training.arithmetic.scaler.state_dict()
-    training.resume()
+    training.folder.resume(training.restore)
     saved = torch.load(tmp_path / "checkpoint.pt", weights_only=True)["scaler"]
     assert training.arithmetic.scaler.state_dict() == saved != fresh

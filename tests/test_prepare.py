@@ -346,6 +346,7 @@ def test_a_changed_image_folder_is_read_again(arrays: Arrays, tmp_path: Path, ro
         lambda root: (root / "fer2013.json").write_bytes(b"\xff\0"),
         lambda root: (root / "fer2013.json").write_text("[]"),
         lambda root: (root / "fer2013.json").write_text("{}"),
+        lambda root: (root / "fer2013.json").write_text("[" * 100_000),
         lambda root: (root / "fer2013.json").write_text(
             json.dumps(json.loads((root / "fer2013.json").read_text()) | {"version": 0})
         ),
@@ -830,7 +831,7 @@ def test_disk_full_and_ctrl_c(
 
     def fail(fault: BaseException) -> Callable[..., None]:
         def raise_it(*_: object) -> None:
-            assert len(files_below(root)) == len(before) + 1  # the temporary file stands beside the target
+            assert len(files_below(root)) > len(before)  # a temporary file stands beside the target
             raise fault
 
         return raise_it

@@ -93,6 +93,7 @@ def test_eight_jobs_side_by_side_one_killed_and_one_that_fails(tmp_path, capsys)
         (tmp_path / job.name).mkdir()
         made_up: dict = {k: {} for k in ("config", "method", "data", "history", "labels", "predictions")}
         made_up["result"] = {"test": {"error": 0.0}}
+        made_up["data"] = {"fingerprint": runner.load(job.source).fingerprint}
         (tmp_path / job.name / "record.json").write_text(json.dumps(made_up))
     blocked = tmp_path / made[1].name
     blocked.write_text("in the way")

@@ -1,0 +1,440 @@
+"""Thousands of damaged, forged and foreign inputs through `prepare`: loaded right, or refused with status 2.
+
+None may crash, hang, run anything, or touch a file outside its folder. STO_MUTATIONS=10000 tries so many; the test
+suite tries some hundreds. What a family's inputs are made of is in tests/mutants.py.
+"""
+
+import contextlib
+import io
+import os
+import random
+import shutil
+import signal
+import sys
+import warnings
+from collections import Counter
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from sto_lite import data, layouts_fer2013, sets
+from sto_lite.__main__ import main
+from tests import mutants
+from tests.packing import mutate, zip_bytes
+from tests.test_prepare import USAGE, as_csv, icml, png, rows_of
+from tests.test_prepare import look_alike as fer_arrays
+from tests.test_prepare_cifar100 import NAMES, python2
+from tests.test_prepare_rafdb import jpeg
+
+pytestmark = pytest.mark.skipif(os.name != "posix", reason="pipes, links and alarms are those of Unix")
+COUNT = int(os.environ.get("STO_MUTATIONS", "450"))
+SECONDS = 60  # after which an input hangs
+
+
+# -------------------------------------------------------------------------------------------------- the watch
+
+
+def within(path: str, folder: str) -> bool:
+    """Whether a path is a folder or lies in it."""
+    return path == folder or path.startswith(folder + os.sep)
+
+
+class Watch:
+    """Python's audit events: what is written outside a folder, and what is started, while `home` is set."""
+
+    home: str = ""
+    seen: list[tuple]
+    PATHS: ClassVar = {
+        **dict.fromkeys(
+            ("os.mkdir", "os.remove", "os.rmdir", "os.truncate", "os.chmod", "os.chown", "os.utime"), 1
+        ),
+        **dict.fromkeys(("os.rename", "os.link", "os.symlink"), 2),
+    }
+    STARTS: ClassVar = {
+        *("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.fork", "os.forkpty", "os.spawn"),
+        *("socket.connect", "socket.bind", "socket.getaddrinfo", "pickle.find_class", "ctypes.dlopen"),
+    }
+
+    def __call__(self, event: str, arguments: tuple) -> None:
+        if not self.home:
+            return
+        paths: tuple = ()
+        if event == "open":
+            path, _, flags = arguments
+            if (flags or 0) & (os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND):
+                paths = (path,)
+        paths += arguments[: self.PATHS.get(event, 0)]
+        for path in paths:
+            inside = isinstance(path, int) or within(os.path.abspath(os.fsdecode(path)), self.home)
+            if not inside and os.fsdecode(path) != os.devnull:
+                self.seen.append((event, path))
+        if event in self.STARTS or event.startswith("shutil."):
+            self.seen.append((event, *arguments))
+
+
+WATCH = Watch()
+WATCH.seen = []
+sys.addaudithook(WATCH)
+
+
+class TooLong(BaseException):
+    """An input that takes more than SECONDS; no handler of errors catches it."""
+
+
+@contextlib.contextmanager
+def limited(home):
+    """Watch what is done, and end what takes too long."""
+
+    def late(*_):
+        raise TooLong
+
+    before = signal.signal(signal.SIGALRM, late)
+    signal.setitimer(signal.ITIMER_REAL, SECONDS)
+    WATCH.home, WATCH.seen = str(home), []
+    try:
+        yield
+    finally:
+        WATCH.home = ""
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+# ------------------------------------------------------------------------------------------------ the originals
+
+
+def fer_table():
+    return {key: array[:2] for key, array in fer_arrays(seed=5).items()}
+
+
+def fer_images():
+    """PNG, JPEG and BMP in the folders train/<class> and test/<class>."""
+    files = {}
+    for split, usage in USAGE.items():
+        for i, kind in enumerate(("PNG", "JPEG", "BMP")):
+            out = io.BytesIO()
+            Image.fromarray(fer_table()[f"{split}_images"][i % 2]).save(out, kind)
+            label = layouts_fer2013.CLASSES[(i + len(split)) % 7]
+            name = f"{'train' if split == 'train' else 'test'}/{label}/{usage}_{i}.{kind.lower()}"
+            files[name.replace(".jpeg", ".jpg")] = out.getvalue()
+    return files
+
+
+def cifar(protocol=2):
+    rng = np.random.default_rng(0)
+    files = {"meta": python2({"fine_label_names": NAMES})}
+    for split, n in (("train", 3), ("test", 2)):
+        pixels = rng.integers(0, 256, (n, 3072), dtype=np.uint8)
+        files[split] = python2({"data": pixels, "fine_labels": list(range(n)), "filenames": ["a.png"] * n})
+    return {f"cifar-100-python/{name}": content for name, content in files.items()}
+
+
+RAF = {(split, n): (n % 7 + 1, jpeg(10 * n + len(split))) for split in ("train", "test") for n in (1, 2, 30)}
+
+
+def raf_official(packed=False):
+    text = "".join(f"{split}_{n:05d}.jpg {label}\n" for (split, n), (label, _) in RAF.items())
+    images = {f"aligned/{split}_{n:05d}_aligned.jpg": image for (split, n), (_, image) in RAF.items()}
+    files = {"EmoLabel/list_patition_label.txt": text.encode()}
+    if packed:
+        return files | {"Image/aligned.zip": zip_bytes(images)}
+    return files | {f"Image/{name}": image for name, image in images.items()}
+
+
+def raf_folders():
+    files = {
+        f"DATASET/{split}/{label}/{split}_{n:05d}_aligned.jpg": image
+        for (split, n), (label, image) in RAF.items()
+    }
+    for split in ("train", "test"):
+        rows = [f"{s}_{n:05d}_aligned.jpg,{label}\n" for (s, n), (label, _) in RAF.items() if s == split]
+        files[f"{split}_labels.csv"] = "".join(["image,label\n", *rows]).encode()
+    return files
+
+
+FER, FER_IMAGES, CIFAR = fer_table(), fer_images(), cifar()
+RAF_TREES = (raf_official(), raf_official(packed=True), raf_folders())
+
+
+def evil_pickle(content, rng):
+    """A pickle with a call of something put in somewhere, or other damage."""
+    if rng.random() < 0.5:
+        return mutate(content, rng)
+    name = rng.choice(
+        ["os\nsystem", "builtins\neval", "numpy\nfromfile", "numpy.core.multiarray\n_reconstruct"]
+    )
+    call = f"c{name}\n".encode() + rng.choice(
+        [b"(U\x09touch outtR", b"(tR", b"", b"U\x01x\x85R", b")\x81", b"(tb"]
+    )
+    place = rng.choice([2, len(content) - 1, rng.randrange(len(content))])
+    return content[:place] + call + rng.choice([b"0", b""]) + content[place:]
+
+
+# -------------------------------------------------------------------- families: an input, and what must hold of it
+
+
+def tables(place, rng):
+    """One CSV of FER-2013. What is accepted is what a reader that checks nothing finds."""
+    whole = rng.choice([as_csv, icml])(rows_of(FER))
+    path = place / "fer2013.csv"
+    path.write_bytes(rng.choice([mutate, mutants.lines, mutants.lines])(whole, rng))
+
+    def right(found):
+        import csv
+
+        text = path.read_bytes().removeprefix(b"\xef\xbb\xbf").decode("utf-8", "replace")
+        header, *rows = [
+            row for row in csv.reader(text.splitlines(keepends=True) and text.split("\n")) if row
+        ]
+        column = {name.strip().lower(): number for number, name in enumerate(header)}
+        for split, usage in USAGE.items():
+            mine = [row for row in rows if row[column["usage"]].strip() == usage]
+            assert found[f"{split}_labels"].tolist() == [int(row[column["emotion"]]) for row in mine]
+            pixels = [[int(word) for word in row[column["pixels"]].split()] for row in mine]
+            np.testing.assert_array_equal(found[f"{split}_images"].reshape(len(mine), -1), pixels)
+
+    return "fer2013", path, right
+
+
+def decodings(place, mode):
+    """The pixels of every image file below a folder, as bytes, with the names of its file and its folder."""
+    found = {}
+    for path in place.rglob("*"):
+        if path.is_file() and path.suffix.lower() in (".png", ".jpg", ".jpeg", ".bmp"):
+            with contextlib.suppress(Exception), Image.open(path) as image:
+                pixels = image.convert(mode).tobytes()
+                found.setdefault(pixels, set()).add((path.name, path.parent.name))
+    return found
+
+
+def fer_trees(place, rng):
+    """FER-2013 as folders of images. Every image accepted is one of the files, in its split, with its label."""
+    mutants.tree(FER_IMAGES, place / "images", rng, mutate)
+
+    def right(found):
+        files = decodings(place, "L")
+        for split, usage in USAGE.items():
+            for image, label in zip(found[f"{split}_images"], found[f"{split}_labels"], strict=True):
+                known = {
+                    layouts_fer2013._LABELS.get(folder.strip().lower())
+                    for name, folder in files[image.tobytes()]
+                    if name.lower().startswith(usage.lower())
+                    or "_" not in name  # then its folder names the split
+                }
+                assert int(label) in known
+
+    return "fer2013", place / "images", right
+
+
+def raf_trees(place, rng):
+    """RAF-DB's layouts as folders. Every image accepted is one of the files, with the label of its line or folder."""
+    files = rng.choice(RAF_TREES)
+
+    def edit(content, rng):
+        return (mutants.lines if content[:3] in (b"tra", b"tes", b"ima") else mutate)(content, rng)
+
+    mutants.tree(files, place / "raf", rng, edit)
+
+    def right(found):
+        if "Image/aligned.zip" in files:
+            return unchanged({image for _, image in RAF.values()}, "RGB")(found)
+        images = decodings(place, "RGB")
+        for split in sets.RAFDB.splits:
+            for image, label in zip(found[f"{split}_images"], found[f"{split}_labels"], strict=True):
+                known = {folder for name, folder in images[image.tobytes()] if name.startswith(split)}
+                if known == {"aligned"}:
+                    stems = {
+                        name.split(".")[0].removesuffix("_aligned") for name, _ in images[image.tobytes()]
+                    }
+                    lists = [p.read_text(errors="replace") for p in place.rglob("list_pa*.txt")]
+                    words = [line.split() for text in lists for line in text.replace("\r", "\n").split("\n")]
+                    numbered = {
+                        (w[0].split("_")[0], int(w[0].split("_")[1].split(".")[0])): w[1] for w in words if w
+                    }
+                    known = {
+                        numbered[stem.split("_")[0], int(stem.split("_")[1])]
+                        for stem in stems
+                        if (stem.split("_")[0], int(stem.split("_")[1])) in numbered
+                    }
+                assert str(int(label) + 1) in known
+        return None
+
+    return "rafdb", place / "raf", right
+
+
+def cifar_trees(place, rng):
+    """CIFAR-100's pickles in a folder, with damage and with calls put in."""
+    mutants.tree(CIFAR, place / "cifar", rng, evil_pickle)
+    return "cifar100", place / "cifar", lambda found: None
+
+
+def unchanged(contents, mode):
+    """A check that every image accepted has the pixels of one of these files, to the last bit."""
+    pixels = set()
+    for content in contents:
+        with Image.open(io.BytesIO(content)) as image:
+            pixels.add(image.convert(mode).tobytes())
+
+    def right(found):
+        for key, array in found.items():
+            if key.endswith("_images"):
+                assert {image.tobytes() for image in array} <= pixels
+
+    return right
+
+
+def fer_archives(place, rng):
+    """FER-2013 in archives. No pixel changes where a checksum can tell."""
+    table = rng.random() < 0.5
+    files = {"fer2013/fer2013.csv": as_csv(rows_of(FER))} if table else FER_IMAGES
+    path = place / f"source{rng.choice(['.zip', '.tar', '.tar.gz', '.tgz', '.tar.bz2', '.tar.xz'])}"
+    unsure = mutants.archive(files, path.with_suffix(".gz") if path.suffix == ".tgz" else path, rng)
+    if path.suffix == ".tgz":
+        path.with_suffix(".gz").rename(path)
+    if unsure:
+        return "fer2013", path, lambda found: None
+    if not table:
+        return "fer2013", path, unchanged(FER_IMAGES.values(), "L")
+    pixels = {image.tobytes() for key, array in FER.items() if key.endswith("images") for image in array}
+
+    def right(found):
+        for split in USAGE:
+            assert {image.tobytes() for image in found[f"{split}_images"]} <= pixels
+
+    return "fer2013", path, right
+
+
+def raf_archives(place, rng):
+    """RAF-DB in archives, or in a folder with an archive inside. No pixel changes where a checksum can tell."""
+    path = place / f"source{rng.choice(['.zip', '.tar', '.tar.gz'])}"
+    unsure = mutants.archive(rng.choice(RAF_TREES), path, rng)
+    right = (lambda found: None) if unsure else unchanged({image for _, image in RAF.values()}, "RGB")
+    return "rafdb", path, right
+
+
+def cifar_archives(place, rng):
+    """CIFAR-100 in archives, and archives in folders."""
+    name = rng.choice(["cifar-100-python.tar.gz", "cifar-100-python.tar", "cifar.zip", "cifar.tar.xz"])
+    files = CIFAR
+    if rng.random() < 0.3:
+        one = rng.choice(list(CIFAR))
+        files = CIFAR | {one: evil_pickle(CIFAR[one], rng)}
+    unsure = mutants.archive(files, place / name, rng) or files is not CIFAR
+    pixels = {image.tobytes() for split in ("train", "test") for image in CIFAR_PIXELS[split]}
+
+    def right(found):
+        for split in ("train", "test"):
+            assert unsure or {image.tobytes() for image in found[f"{split}_images"]} <= pixels
+
+    return "cifar100", rng.choice([place, place / name]), right
+
+
+def cifar_pixels():
+    rng = np.random.default_rng(0)
+    made = {
+        split: rng.integers(0, 256, (n, 3072), dtype=np.uint8) for split, n in (("train", 3), ("test", 2))
+    }
+    return {s: p.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1) for s, p in made.items()}
+
+
+CIFAR_PIXELS = cifar_pixels()
+
+
+def blobs(place, rng):
+    """Files that are something else altogether, under a name that promises a data set."""
+    name = rng.choice(["fer2013", "rafdb", "cifar100"])
+    file = rng.choice(
+        ["fer2013.csv", "a.zip", "a.tar", "a.tar.gz", "a.tgz", "a.npz", "train", "a.png", "a", "a.csv.gz"]
+    )
+    heads = [
+        b"",
+        b"PK\x03\x04",
+        b"PK\x05\x06",
+        b"\x1f\x8b\x08",
+        b"BZh9",
+        b"\xfd7zXZ\0",
+        b"\x80\x04",
+        b"emotion,pixels,Usage\n",
+    ]
+    heads += [
+        b"\x93NUMPY\x01\0",
+        b"%PDF-1.7",
+        b"<!DOCTYPE html>",
+        b"\x89PNG\r\n\x1a\n",
+        b"version https://git-lfs",
+    ]
+    body = rng.choice([rng.randbytes(rng.randrange(3000)), b"\0" * rng.randrange(3000), png(), b"0 " * 1000])
+    (place / file).write_bytes(rng.choice(heads) + body)
+    return name, place / file, lambda found: None
+
+
+FAMILIES = [tables, fer_trees, raf_trees, cifar_trees, fer_archives, raf_archives, cifar_archives, blobs]
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.__name__)
+def test_mutations(family, tmp_path, monkeypatch):
+    warnings.simplefilter("ignore")
+    outcomes, faults = Counter(), []
+    for number in range(-(-COUNT // len(FAMILIES))):
+        home = tmp_path / "home"
+        (home / "source").mkdir(parents=True)
+        monkeypatch.setenv("STO_DATA", str(home / "root"))
+        name, source, right = family(home / "source", random.Random(f"{family.__name__} {number}"))
+        try:
+            outcomes[tried(name, source, right, home)] += 1
+        except (Exception, TooLong) as error:
+            faults.append(f"input {number}: {type(error).__name__}: {error}")
+        shutil.rmtree(home)
+    print(f"{family.__name__}: {dict(outcomes)}")
+    assert not faults, f"{len(faults)} inputs of {family.__name__}: " + "\n".join(faults[:5])
+    assert outcomes["refused"] > 0 and (outcomes["loaded"] > 0 or family is blobs), outcomes
+
+
+def tried(name, source, right, home):
+    """Prepare one input as the command line does; gives what became of it."""
+    before, said, told = listing(home), io.StringIO(), io.StringIO()
+    with limited(home / "root"), contextlib.redirect_stdout(said), contextlib.redirect_stderr(told):
+        status = main(["prepare", name, "--from", str(source)])
+    assert not WATCH.seen, WATCH.seen
+    after, line = listing(home), told.getvalue()
+    if status == 2:
+        assert line.startswith("sto_lite prepare: ") and line.count("\n") == 1, line
+        assert line.rstrip("\n").isprintable() and len(line) < 1_000, line
+        assert after == before
+        return "refused"
+    assert status == 0 and not line, line
+    made = {path: what for path, what in after.items() if path.split("/")[0] == "root"}
+    assert {path: what for path, what in after.items() if path not in made} == before
+    assert made.keys() == {"root", f"root/{name}.npz", f"root/{name}.json"}
+    check(name, home / "root" / f"{name}.npz", right)
+    return "loaded"
+
+
+def listing(folder: Path) -> dict[str, tuple]:
+    """What is below a folder: type, size and time of each, links not followed."""
+    found = {}
+    for path in folder.rglob("*"):
+        status = path.lstat()
+        found[path.relative_to(folder).as_posix()] = (
+            status.st_mode,
+            0 if path.is_dir() else status.st_size,
+            0 if path.is_dir() else status.st_mtime_ns,
+        )
+    return found
+
+
+def check(name, path, right):
+    """The prepared file has the set's form, is loaded, and is right by the family's own measure."""
+    published = sets.PUBLISHED[name]
+    with np.load(path, allow_pickle=False) as npz:
+        found = dict(npz)
+    classes = published.classes or tuple(found["classes"].tolist())
+    for split in published.splits:
+        images, labels = found[f"{split}_images"], found[f"{split}_labels"]
+        assert images.dtype == labels.dtype == np.uint8 and images.shape[1:] == published.shape
+        assert 0 < len(images) == len(labels) and labels.max() < len(classes)
+    loaded = data.load(name, published.shape[0])
+    assert all(len(split) == len(found[f"{n}_labels"]) for n, split in loaded.splits.items())
+    right(found)
