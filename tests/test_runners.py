@@ -1,0 +1,80 @@
+"""A notebook works where a runner opens it; tools/proofs holds the long proofs, and these are the short ones."""
+
+import jupytext
+import nbformat
+import pytest
+
+from tools import notebooks, setup_cell
+from tools.address import Repository
+from tools.proofs import alone, places
+
+URL = "https://github.com/o/n"
+CHAPTERS = notebooks.chapters()
+
+
+# ------------------------------------------------------------------------------------------- the set-up cell
+
+
+@pytest.mark.parametrize("path", CHAPTERS, ids=lambda path: path.stem)
+def test_every_chapter_starts_with_the_set_up_cell(path):
+    assert not setup_cell.differs(jupytext.read(path.with_suffix(".md"), fmt="md:myst"))
+
+
+def chapter(*sources):
+    cells = [nbformat.v4.new_markdown_cell("# 1 Trial"), *map(nbformat.v4.new_code_cell, sources)]
+    return nbformat.v4.new_notebook(cells=cells)
+
+
+def test_the_set_up_cell_is_placed_first_and_replaced():
+    notebook = chapter("import sto_lite", "1 + 1")
+    assert setup_cell.differs(notebook)
+    setup_cell.place(notebook)
+    assert [cell.source for cell in notebook.cells][1:] == [setup_cell.CELL, "import sto_lite", "1 + 1"]
+    notebook.cells[1].source = "an older one"
+    assert setup_cell.differs(notebook)
+    setup_cell.place(notebook, URL)
+    assert not setup_cell.differs(notebook)
+    assert f'SOURCE = "git+{URL}"' in notebook.cells[1].source and len(notebook.cells) == 4
+    notebook.cells.insert(1, nbformat.v4.new_code_cell("0"))
+    assert setup_cell.differs(notebook), "something runs before it"
+
+
+def test_the_address_is_that_of_the_repository_and_leaves_the_stamp_alone():
+    bare, addressed = chapter("1 + 1"), chapter("1 + 1")
+    setup_cell.place(bare)
+    setup_cell.place(addressed, URL)
+    assert Repository(URL).in_hints(bare.cells[1].source) == addressed.cells[1].source
+    assert notebooks.stamp(bare) == notebooks.stamp(addressed)
+
+
+def test_the_command_writes_what_it_checks(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(notebooks.chapters, "__defaults__", ((), tmp_path))
+    path = tmp_path / "01-trial.md"
+    path.write_text(notebooks.markdown(chapter("import sto_lite")), encoding="utf-8")
+    assert setup_cell.main(["--check"]) == 1 and "01-trial" in capsys.readouterr().out
+    assert setup_cell.main([]) == 0
+    written = path.read_text(encoding="utf-8")
+    assert setup_cell.main(["--check"]) == setup_cell.main([]) == 0
+    assert path.read_text(encoding="utf-8") == written and setup_cell.CELL in written
+
+
+# ---------------------------------------------------------------------------------------------- opened alone
+
+
+@pytest.fixture(scope="module")
+def bare(tmp_path_factory):
+    """An environment with all that Colab has, and without sto_lite."""
+    return places.borrowed(tmp_path_factory.mktemp("environment"))
+
+
+def test_without_an_address_the_cell_ends_in_a_message(bare, tmp_path):
+    notebook = chapter("import sto_lite.scale")
+    setup_cell.place(notebook)
+    said = alone.without_address("01-trial.ipynb", nbformat.writes(notebook), bare, tmp_path / "alone")
+    assert "sto_lite is not installed" in said and "git repository" in said and "zip file" in said
+    assert "Traceback" not in said and "File " not in said
+
+
+def test_a_notebook_opened_alone_installs_what_it_needs_and_runs(bare, tmp_path):
+    published = places.publish(tmp_path / "published")
+    alone.run(published, "07-fast.ipynb", bare, tmp_path / "alone")  # it reads records, which come along
