@@ -58,6 +58,12 @@ def test_the_command_writes_what_it_checks(tmp_path, monkeypatch, capsys):
     assert path.read_text(encoding="utf-8") == written and setup_cell.CELL in written
 
 
+@pytest.mark.parametrize("path", CHAPTERS, ids=lambda path: path.stem)
+def test_a_chapter_says_that_it_keeps_runs_if_it_does(path):
+    code = notebooks.code_of(jupytext.read(path.with_suffix(".md"), fmt="md:myst"))
+    assert ("keeps=True" in code) is (".keep(" in code)
+
+
 # ---------------------------------------------------------------------------------------------- opened alone
 
 
