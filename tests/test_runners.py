@@ -1,12 +1,16 @@
 """A notebook works where a runner opens it; tools/proofs holds the long proofs, and these are the short ones."""
 
+import os
+import re
+import shutil
+
 import jupytext
 import nbformat
 import pytest
 
 from tools import notebooks, setup_cell
 from tools.address import Repository
-from tools.proofs import alone, places
+from tools.proofs import alone, hub, lab, places
 
 URL = "https://github.com/o/n"
 CHAPTERS = notebooks.chapters()
@@ -81,6 +85,50 @@ def test_without_an_address_the_cell_ends_in_a_message(bare, tmp_path):
     assert "Traceback" not in said and "File " not in said
 
 
-def test_a_notebook_opened_alone_installs_what_it_needs_and_runs(bare, tmp_path):
-    published = places.publish(tmp_path / "published")
+@pytest.fixture(scope="module")
+def published(tmp_path_factory):
+    """The repository as a reader's programs find it."""
+    return places.publish(tmp_path_factory.mktemp("published"))
+
+
+def test_a_notebook_opened_alone_installs_what_it_needs_and_runs(bare, published, tmp_path):
     alone.run(published, "07-fast.ipynb", bare, tmp_path / "alone")  # it reads records, which come along
+
+
+def test_a_cell_that_fails_is_told(bare, tmp_path):
+    path = tmp_path / "broken.ipynb"
+    path.write_text(nbformat.writes(chapter("1 / 0")), encoding="utf-8")
+    with pytest.raises(places.ProofError, match="ZeroDivisionError"):
+        alone.execute(path, bare, {})
+
+
+# ----------------------------------------------------------------------------------- in JupyterLab, on a hub
+
+
+@pytest.mark.skipif(not shutil.which(os.environ.get("CHROMIUM", "chromium")), reason="there is no chromium")
+def test_a_chapter_runs_in_jupyterlab_and_its_slider_moves_the_figure(published, tmp_path):
+    assert lab.run(published, "09-ablations.ipynb", tmp_path / "lab") == 1
+
+
+def test_the_page_for_hubs_holds_whole_blocks():
+    compile(hub.block("hub-config"), "jupyterhub_config.py", "exec")
+    instructions = hub.block("hub-dockerfile").replace("\\\n", " ").split("\n")
+    assert [line.split()[0] for line in instructions if line.strip()] == ["FROM", "RUN"]
+    with pytest.raises(places.ProofError, match="no block hub-nothing"):
+        hub.block("hub-nothing")
+
+
+def test_the_image_has_what_the_chapters_and_the_module_import():
+    declared = (notebooks.ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    needed = re.findall(
+        r'^  "([a-z]+)[>=]', declared.split("[project.optional-dependencies]")[0], re.MULTILINE
+    )
+    needed += ["ipywidgets", "matplotlib", "pandas", "seaborn", "nbgitpuller"]
+    words = re.findall(r"[a-z]+", hub.block("hub-dockerfile"))
+    assert len(needed) > 8 and set(needed) <= set(words)
+
+
+def test_the_link_on_the_page_for_hubs_is_the_one_that_opens_a_chapter():
+    shown = hub.block("hub-link").strip().replace("HUB", "hub.example.org").replace("NAME", "n")
+    made = hub.link("https://hub.example.org", "ADDRESS/n", "06-sto.ipynb")
+    assert shown.replace("ADDRESS", "ADDRESS/n") == made

@@ -3,6 +3,7 @@
 import json
 import shutil
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 from tools.proofs.places import ProofError, Published, call, environ
@@ -15,6 +16,18 @@ def present(python: Path, folder: Path) -> str:
     """Where this Python finds ``sto_lite``; empty where it does not."""
     asked = call([python, "-c", WHERE], cwd=folder, env=environ(python, {}))
     return asked.stdout.strip()
+
+
+def execute(path: Path, python: Path, extra: Mapping[str, str]) -> None:
+    """Execute a notebook in place with the kernel of this Python, in the notebook's folder.
+
+    Raises:
+        ProofError: a cell failed.
+    """
+    command = [python, "-c", EXECUTE, "--inplace", "--timeout=1800", path.name]
+    done = call(command, cwd=path.parent, env=environ(python, extra))
+    if done.returncode:
+        raise ProofError(f"{path.name} fails:\n{done.stderr[-3000:]}")
 
 
 def run(published: Published, name: str, python: Path, folder: Path) -> float:
@@ -35,13 +48,7 @@ def run(published: Published, name: str, python: Path, folder: Path) -> float:
     if found := present(python, folder):
         raise ProofError(f"sto_lite is there before the notebook runs: {found}")
     begun = time.monotonic()
-    done = call(
-        [python, "-c", EXECUTE, "--inplace", "--timeout=1800", path.name],
-        cwd=folder,
-        env=environ(python, published.env),
-    )
-    if done.returncode:
-        raise ProofError(f"{name} fails when it is opened alone:\n{done.stderr[-3000:]}")
+    execute(path, python, published.env)
     cells = [cell for cell in json.loads(path.read_text())["cells"] if cell["cell_type"] == "code"]
     if not all(cell["execution_count"] for cell in cells if "".join(cell["source"]).strip()):
         raise ProofError(f"{name}: not every cell was run")

@@ -37,10 +37,14 @@ class MissingError(Exception):
 
 @dataclass(frozen=True)
 class Published:
-    """The repository as it lies on disk, published: a bare git repository that stands for URL."""
+    """The repository as it lies on disk, published: a bare git repository that stands for URL.
+
+    git: the repository. config: of git, which leads from URL to it. tree: a checkout.
+    """
 
     git: Path
     config: Path
+    tree: Path
 
     @property
     def env(self) -> dict[str, str]:
@@ -93,7 +97,7 @@ def publish(folder: Path) -> Published:
         f'[url "file://{bare}"]\n\tinsteadOf = {URL}\n[protocol "file"]\n\tallow = always\n'
         '[safe]\n\tdirectory = "*"\n'
     )
-    return Published(bare, config)
+    return Published(bare, config, tree)
 
 
 def borrowed(folder: Path) -> Path:
@@ -138,16 +142,18 @@ def clean(folder: Path, python: str = sys.executable, packages: Sequence[str] = 
 
 
 def environ(python: Path, extra: Mapping[str, str]) -> dict[str, str]:
-    """The variables of a process in an environment: smoke scale, one thread, nothing from this checkout."""
+    """The variables of a process in an environment: smoke scale, one thread, nothing of this process's own."""
     kept = {
-        k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "JUPYTER", "STO_", "VIRTUAL_ENV"))
+        k: v
+        for k, v in os.environ.items()
+        if not k.startswith(("PYTHON", "JUPYTER", "STO_", "VIRTUAL_ENV", "CI", "PYTEST"))
     }
     path = f"{python.parent}{os.pathsep}{kept['PATH']}"
     return {**kept, "PATH": path, "STO_SCALE": "smoke", "OMP_NUM_THREADS": "1", "MPLBACKEND": "", **extra}
 
 
 @contextlib.contextmanager
-def serving(command: Sequence[str | Path], url: str, env: Mapping[str, str], folder: Path) -> Iterator[None]:
+def serving(command: Sequence[Any], url: str, env: Mapping[str, str], folder: Path) -> Iterator[None]:
     """Run a server, wait until it answers at ``url``, and stop it with all that it started.
 
     Raises:
