@@ -1,6 +1,7 @@
 """Run the proofs: ``python -m tools.proofs [alone] [lab] [hub] [versions] [--chapters NN …]``."""
 
 import argparse
+import signal
 import sys
 import tempfile
 import time
@@ -50,6 +51,7 @@ def main() -> int:
     options = parser.parse_args()
     if wrong := set(options.parts) - set(PARTS):
         parser.error(f"there is no part {', '.join(sorted(wrong))}; there are {', '.join(PARTS)}")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that servers are stopped
     names = [path.name for path in notebooks.chapters(options.chapters)]
     failed = 0
     with tempfile.TemporaryDirectory(prefix="proofs-") as temporary:

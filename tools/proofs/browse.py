@@ -43,8 +43,8 @@ def tab() -> Iterator["Page"]:
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
         page = browser.new_context(viewport={"width": 1280, "height": 900}).new_page()
-        page.set_default_timeout(120_000)  # this machine may be busy
-        page.set_default_navigation_timeout(120_000)
+        page.set_default_timeout(300_000)  # this machine may be busy
+        page.set_default_navigation_timeout(300_000)
         yield page
         browser.close()
 
@@ -56,7 +56,9 @@ def run_all(page: "Page", minutes: float = 10) -> int:
         ProofError: a cell failed, or a figure did not change when its control was moved.
     """
     page.locator(".jp-Notebook .jp-CodeCell").first.wait_for(timeout=300_000)
-    page.get_by_text("| Idle").wait_for(timeout=180_000)  # before its kernel is there, JupyterLab runs nothing
+    page.get_by_text("| Idle").wait_for(
+        timeout=300_000
+    )  # before its kernel is there, JupyterLab runs nothing
     page.get_by_role("menuitem", name="Run", exact=True).click()
     page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
     page.wait_for_function(f'() => ({DONE})() || document.querySelector("{FAULT}")', timeout=minutes * 60_000)

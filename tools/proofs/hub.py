@@ -36,8 +36,8 @@ c.JupyterHub.spawner_class = "simple"
 c.Authenticator.allow_all = True
 c.SimpleLocalProcessSpawner.home_dir_template = {folder!r} + "/home/{{username}}"
 c.Spawner.args = ["--allow-root"]
-c.Spawner.start_timeout = 120
-c.Spawner.http_timeout = 120
+c.Spawner.start_timeout = 300
+c.Spawner.http_timeout = 300
 c.Spawner.environment.update({variables!r})
 """
 

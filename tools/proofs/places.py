@@ -157,7 +157,7 @@ def serving(command: Sequence[Any], url: str, env: Mapping[str, str], folder: Pa
     """Run a server, wait until it answers at ``url``, and stop it with all that it started.
 
     Raises:
-        ProofError: it ended, or did not answer in two minutes; the message holds the end of its log.
+        ProofError: it ended, or did not answer in five minutes; the message holds the end of its log.
     """
     log = folder / "server.log"
     with log.open("w") as file:
@@ -170,7 +170,7 @@ def serving(command: Sequence[Any], url: str, env: Mapping[str, str], folder: Pa
             start_new_session=True,
         )
     try:
-        until = time.monotonic() + 120
+        until = time.monotonic() + 300
         while not answers(url):
             if server.poll() is not None or time.monotonic() > until:
                 raise ProofError(f"{command[0]} does not answer at {url}:\n{log.read_text()[-3000:]}")
@@ -181,7 +181,7 @@ def serving(command: Sequence[Any], url: str, env: Mapping[str, str], folder: Pa
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(server.pid, end)
             with contextlib.suppress(subprocess.TimeoutExpired):
-                server.wait(timeout=20)
+                server.wait(timeout=60)  # a hub stops its users' servers first
 
 
 def answers(url: str) -> bool:
