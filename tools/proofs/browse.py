@@ -49,11 +49,16 @@ def tab() -> Iterator["Page"]:
         browser.close()
 
 
-def run_all(page: "Page", minutes: float = 10) -> int:
+def run_all(page: "Page", expected: int, minutes: float = 10) -> int:
     """Run the chapter that is open in JupyterLab, and move its sliders and menus; return how many figures moved.
 
+    Args:
+        page: the tab.
+        expected: how many figures have controls.
+        minutes: how long the chapter may run.
+
     Raises:
-        ProofError: a cell failed, or a figure did not change when its control was moved.
+        ProofError: a cell failed, or a figure is missing or did not change when its control was moved.
     """
     page.locator(".jp-Notebook .jp-CodeCell").first.wait_for(timeout=300_000)
     page.get_by_text("| Idle").wait_for(
@@ -69,6 +74,8 @@ def run_all(page: "Page", minutes: float = 10) -> int:
         page.wait_for_timeout(50)
     page.wait_for_timeout(1000)
     explorations = page.locator(EXPLORATION).all()
+    if len(explorations) != expected:
+        raise ProofError(f"{len(explorations)} of {expected} figures have their sliders and menus")
     for number, exploration in enumerate(explorations, 1):
         if not moves(exploration):
             raise ProofError(f"exploration {number} does not answer to its control")

@@ -22,7 +22,7 @@ from tools.proofs.places import (
 )
 
 PAGE = ROOT / "book" / "hub.md"
-PACKAGES = ("jupyterhub", "nbgitpuller", "jupyterlab", "pip")
+PACKAGES = ("jupyterhub", "nbgitpuller", "jupyterlab", "ipywidgets", "pip")
 # What a proof on one machine has in the place of a hub's accounts, containers and addresses.
 LOCAL = """
 c.JupyterHub.bind_url = {base!r}
@@ -128,7 +128,7 @@ def run(published: Published, name: str, folder: Path) -> int:
         page.get_by_label("Username").fill("ada")
         page.get_by_label("Password").fill("proof")
         page.get_by_role("button", name="Sign in").click()
-        moved = browse.run_all(page)
+        moved = browse.run_all(page, published.explorations(name))
         if not (folder / "home" / "ada" / URL.rpartition("/")[2] / "book" / name).exists():
             raise ProofError("the hub's user has no copy of the book")
     return moved

@@ -39,7 +39,7 @@ def run(published: Published, name: str, folder: Path) -> int:
     env = environ(python, {**own_folders(folder), "PYTHONPATH": str(published.tree)})
     with browse.tab() as page, serving([python, "-m", "jupyterlab", *options], f"{base}/api", env, folder):
         page.goto(f"{base}/lab/tree/{name}?token={TOKEN}")
-        moved = browse.run_all(page)
+        moved = browse.run_all(page, published.explorations(name))
         if name.startswith("04") and not page.locator(".widget-hprogress").count():
             raise ProofError(f"{name} shows no progress bar while it trains")
     return moved

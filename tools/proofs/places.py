@@ -1,6 +1,7 @@
 """What the proofs stand on: a published copy of the repository, environments, and servers that stop."""
 
 import contextlib
+import json
 import os
 import shutil
 import signal
@@ -57,6 +58,12 @@ class Published:
         path = folder / name
         path.write_text(git("--git-dir", self.git, "show", f"HEAD:book/{name}"))
         return path
+
+    def explorations(self, name: str) -> int:
+        """How many figures with sliders or menus a notebook makes."""
+        cells = json.loads((self.tree / "book" / name).read_text())["cells"]
+        code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+        return sum(source.count("plots.explore(") for source in code)
 
 
 def call(command: Sequence[Any], **options: Any) -> subprocess.CompletedProcess[str]:
