@@ -9,7 +9,7 @@ PAGES  := _config.yml _toc.yml $(wildcard book/*.md book/*.ipynb book/*.yml book
           sto_lite/*.py data/runs/*/*.json tools/page.py tools/claims.py tools/findings.py tools/claims_page.py tools/address.py)
 
 .DELETE_ON_ERROR:
-.PHONY: help book test pdf links lint notebooks lab requirements clean
+.PHONY: help book test pdf links proofs lint notebooks lab requirements clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-14s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -40,6 +40,9 @@ pdf: $(INDEX)  ## print the whole book to _build/student-teacher-oneness.pdf (ne
 
 links: $(READY)  ## try every link that leads out of the book (needs the network)
 	$(BIN)/jupyter-book build . --builder linkcheck --path-output _build/links --quiet
+
+proofs: $(READY)  ## prove that the notebooks run on Colab, in JupyterLab, on a JupyterHub and with other versions (an hour)
+	$(BIN)/python -m tools.proofs
 
 lint: $(READY)  ## formatting, style and types
 	$(BIN)/ruff format --check .

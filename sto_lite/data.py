@@ -89,6 +89,17 @@ def root() -> Path:
     )
 
 
+def prepared(name: str) -> bool:
+    """Whether `load` finds this set here; the synthetic faces it always finds.
+
+    Raises:
+        DataError: there is no such set.
+    """
+    if name not in DATA_SETS:
+        raise DataError(f"no image set is called {name!r}; there are {', '.join(DATA_SETS)}")
+    return name == "faces" or (root() / f"{name}.npz").exists()
+
+
 def load(
     name: str,
     size: int = 32,

@@ -58,16 +58,20 @@ def read_folder(folder: Path) -> list[Record]:
 def read_records(collection: str) -> list[Record]:
     """The committed records `data/runs/<collection>/*.json`, in the order of their file names.
 
+    They are looked for in the working folder and those above it, then beside `sto_lite`, then inside it, where an
+    installation keeps its copy.
+
     Raises:
         RunError: there are none.
     """
-    here = Path.cwd()
-    folders = [folder / "data" / "runs" / collection for folder in (here, *here.parents)]
-    folders.append(Path(__file__).resolve().parent.parent / "data" / "runs" / collection)
+    here, package = Path.cwd(), Path(__file__).resolve().parent
+    folders = [folder / "data" / "runs" / collection for folder in (here, *here.parents, package.parent)]
+    folders.append(package / "runs" / collection)
     paths = next((found for folder in folders if (found := sorted(folder.glob("*.json")))), [])
     if not paths:
         raise RunError(
-            f"no records in data/runs/{collection}; open the notebook from a clone of the repository"
+            f"no records in data/runs/{collection}; open the notebook from a clone of the repository, or install "
+            f"sto_lite anew, which brings its records along"
         )
     return [read_record(path) for path in paths]
 

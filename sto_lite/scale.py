@@ -11,27 +11,34 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
+from pathlib import Path
 from textwrap import fill
 from typing import Any, TypeVar
 
 import torch
 
-from sto_lite import plots
+from sto_lite import keeping, plots
+from sto_lite.data import prepared
 from sto_lite.errors import StoError
+from sto_lite.sets import PUBLISHED
 
 T = TypeVar("T")
 SCALES = ("smoke", "colab", "paper")
-DATA = {"faces": "synthetic faces", "fer2013": "FER-2013", "rafdb": "RAF-DB", "cifar100": "CIFAR-100"}
+DATA = {"faces": "synthetic faces", **{name: published.title for name, published in PUBLISHED.items()}}
 _AS_COLAB: Any = object()  # "not given", because None is a value (for instance no limit on the images)
 
 
 @dataclass(frozen=True)
 class Scale:
-    """The scale of a notebook's runs, the device that they run on, and the seed that they start from."""
+    """The scale of a notebook's runs, the device that they run on, the seed that they start from, and the data.
+
+    data: name for `data.load` of the set that the notebook asked for, or "faces" where that is not prepared.
+    """
 
     name: str
     device: torch.device
     seed: int = 0
+    data: str = "faces"
 
     def pick(self, *, smoke: T, colab: T, paper: T = _AS_COLAB) -> T:
         """The value for this scale; at ``paper``, colab's value where none is given. None is a value too."""
@@ -42,20 +49,39 @@ class Scale:
         """A fresh CPU generator seeded with ``seed + offset``; the same call gives the same numbers again."""
         return torch.Generator().manual_seed(self.seed + offset)
 
+    def keep(self, name: str, *settings: object) -> Path | None:
+        """A folder in which `fit(..., out=folder)` keeps a run and finds it again; None at smoke, where none is kept.
+
+        Args:
+            name: what the folder's name begins with.
+            settings: all that makes the run: method, configuration, image set. Other settings, or a class that was
+                changed in the notebook, give another folder.
+        """
+        if self.name == "smoke":
+            return None
+        return keeping.folder() / f"{name}-{self.name}-{keeping.digest(*settings)}"
+
 
 def begin(
-    chapter: str, minutes: Mapping[str, float] | None = None, data: str = "faces", seed: int = 0
+    chapter: str,
+    minutes: Mapping[str, float] | None = None,
+    data: str = "faces",
+    seed: int = 0,
+    keeps: bool = False,
 ) -> Scale:
     """Start a notebook: read the scale, pick the device, set the figure style, print what to expect.
 
     Args:
         chapter: number and title, as "3 Stochastic depth".
         minutes: time that the whole notebook takes, by scale name; a scale that is missing was not timed.
-        data: name of the data set, as in ``data.load``; "records" where nothing is trained.
+        data: name of the data set, as in ``data.load``; where it is not prepared, synthetic faces stand in. "records"
+            where nothing is trained.
         seed: where ``Scale.generator`` starts.
+        keeps: the notebook keeps its runs, by ``Scale.keep``; then it is said where.
 
     Raises:
         StoError: ``STO_SCALE`` holds something other than smoke, colab or paper.
+        DataError: there is no such data set.
         ValueError: ``minutes`` names a scale that does not exist.
     """
     if unknown := sorted(set(minutes or {}) - set(SCALES)):
@@ -64,8 +90,10 @@ def begin(
     name, asked = chosen()
     if find_spec("matplotlib"):
         plots.style()
-    print(_summary(chapter, name, asked, found, data, minutes or {}))
-    return Scale(name, torch.device("cuda" if found else "cpu"), seed)
+    there = data == "records" or prepared(data)
+    print(_summary(chapter, name, asked, found, data, there, minutes or {}, keeps))
+    used = data if there and data != "records" else "faces"
+    return Scale(name, torch.device("cuda" if found else "cpu"), seed, used)
 
 
 def chosen() -> tuple[str, bool]:
@@ -80,7 +108,16 @@ def chosen() -> tuple[str, bool]:
     return asked or ("colab" if torch.cuda.is_available() else "smoke"), bool(asked)
 
 
-def _summary(chapter: str, name: str, asked: bool, gpu: bool, data: str, minutes: Mapping[str, float]) -> str:
+def _summary(
+    chapter: str,
+    name: str,
+    asked: bool,
+    gpu: bool,
+    data: str,
+    there: bool,
+    minutes: Mapping[str, float],
+    keeps: bool,
+) -> str:
     """The paragraph that a notebook opens with."""
     threads = torch.get_num_threads()
     device = torch.cuda.get_device_name() if gpu else f"CPU, {threads} thread{'s' if threads > 1 else ''}"
@@ -89,12 +126,24 @@ def _summary(chapter: str, name: str, asked: bool, gpu: bool, data: str, minutes
         text = f"Chapter {chapter}. It reads records of measured runs, and trains nothing. Time to expect: seconds."
         return fill(text, width=72)
     parts = [
-        f"Chapter {chapter}. Scale: {name} ({why}). Device: {device}. Data: {DATA.get(data, data)}.",
+        f"Chapter {chapter}. Scale: {name} ({why}). Device: {device}. Data: {DATA[data if there else 'faces']}.",
+        ""
+        if there
+        else f"{DATA[data]} is not prepared here: data/README.md says how to get it, and "
+        f"python -m sto_lite prepare {data} brings it in.",
         f"Time to expect: {_duration(minutes[name])}." if name in minutes else "",
         "Without a GPU this scale takes many times as long." if name != "smoke" and not gpu else "",
         "Figures at this scale show the mechanism; they are no results." if name == "smoke" else "",
+        _kept(name) if keeps else "",
     ]
     return fill(" ".join(part for part in parts if part), width=72)
+
+
+def _kept(name: str) -> str:
+    """Whether and where runs are kept."""
+    if name == "smoke":
+        return "No run is kept."
+    return f"Runs are kept in {keeping.where()}. After an interruption run the cells again: they go on."
 
 
 def _duration(minutes: float) -> str:

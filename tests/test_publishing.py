@@ -9,6 +9,7 @@ from bs4 import BeautifulSoup
 
 from tools import address, page, pdf
 from tools.address import AddressError, Repository, configured, public, repository
+from tools.proofs import hub
 
 
 @pytest.fixture
@@ -69,8 +70,8 @@ def test_a_wrong_address_is_refused(root):
 def test_launch_buttons_are_those_that_work():
     assert Repository("https://github.com/o/n").launch_buttons.keys() == {"notebook_interface", "colab_url"}
     assert Repository("https://gitlab.com/o/n").launch_buttons == {}
-    hub = Repository("https://gitlab.com/o/n", hub="https://hub.example.org")
-    assert hub.launch_buttons == {
+    with_hub = Repository("https://gitlab.com/o/n", hub="https://hub.example.org")
+    assert with_hub.launch_buttons == {
         "notebook_interface": "jupyterlab",
         "jupyterhub_url": "https://hub.example.org",
     }
@@ -114,7 +115,11 @@ def test_a_book_has_launch_links_only_with_an_address(root, url):
     assert ("https://colab.research.google.com/github/owner/name/blob/main/01-faces.ipynb" in html) is bool(
         url
     )
-    assert ("https://hub.example.org/hub/user-redirect/git-pull?repo=https%3A" in html) is bool(url)
+    links = [link["href"] for link in BeautifulSoup(html, "html.parser").select("a[href]")]
+    made = hub.link("https://hub.example.org", url, "01-faces.ipynb").replace(
+        "/book/", "/"
+    )  # here: no folder
+    assert (made in links) is bool(url)
     assert f"git clone {url or 'ADDRESS'}" in BeautifulSoup(html, "html.parser").get_text()
     table = BeautifulSoup((root / "html" / "execution.html").read_text(encoding="utf-8"), "html.parser").table
     assert table.select_one("a")["href"] == "01-faces.html"

@@ -6,7 +6,7 @@ from dataclasses import FrozenInstanceError
 import pytest
 import torch
 
-from sto_lite.errors import StoError
+from sto_lite.errors import DataError, StoError
 from sto_lite.scale import SCALES, Scale, begin
 
 CPU = torch.device("cpu")
@@ -60,10 +60,10 @@ def test_empty_scale_is_none(monkeypatch):
 
 
 def test_one_paragraph_without_paths(capsys):
-    begin("3 Stochastic depth", {"smoke": 1, "colab": 4}, data="fer2013")
+    begin("3 Stochastic depth", {"smoke": 1, "colab": 4}, keeps=True)
     text = said(capsys)
     assert text.startswith("Chapter 3 Stochastic depth. Scale: smoke")
-    assert "Data: FER-2013." in text
+    assert "Data: synthetic faces." in text
     assert "Time to expect: about 1 minute." in text
     assert not re.search(r"(^|\s)(/|~|[A-Z]:\\)\w", text)
 
@@ -85,6 +85,31 @@ def test_time_that_was_not_measured_is_not_said(capsys):
 def test_unknown_scale_in_minutes():
     with pytest.raises(ValueError, match="tiny"):
         begin("1 Data", {"tiny": 1})
+
+
+def test_data_that_is_prepared_is_used_and_else_faces_stand_in(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("STO_DATA", str(tmp_path))
+    assert begin("9 For instance", data="fer2013").data == "faces"
+    text = said(capsys)
+    assert "Data: synthetic faces. FER-2013 is not prepared here" in text and "prepare fer2013" in text
+    (tmp_path / "fer2013.npz").touch()
+    assert begin("9 For instance", data="fer2013").data == "fer2013"
+    text = said(capsys)
+    assert "Data: FER-2013." in text and "prepared" not in text and str(tmp_path) not in text
+
+
+def test_a_data_set_that_does_not_exist_is_refused():
+    with pytest.raises(DataError, match="'fer2012'.*fer2013"):
+        begin("9 For instance", data="fer2012")
+
+
+def test_it_says_whether_and_where_runs_are_kept(monkeypatch, capsys):
+    for name, words in {"smoke": "No run is kept.", "colab": "Runs are kept in ~/sto-runs. "}.items():
+        monkeypatch.setenv("STO_SCALE", name)
+        begin("6 STO", keeps=True)
+        assert words in said(capsys)
+        begin("1 Data")
+        assert "kept" not in said(capsys)
 
 
 def test_pick():

@@ -146,9 +146,14 @@ def write_pair(path: Path, notebook: Notebook, url: str = "") -> None:
     for cell in notebook.cells:
         cell.metadata = nbformat.from_dict({"tags": cell.metadata.tags} if cell.metadata.get("tags") else {})
     nbformat.validate(notebook)
-    markdown = re.sub(r"\n *jupytext_version:.*", "", jupytext.writes(notebook, fmt="md:myst"))
     replace(path, nbformat.writes(notebook).rstrip("\n") + "\n")
-    replace(path.with_suffix(".md"), markdown.rstrip("\n") + "\n")
+    replace(path.with_suffix(".md"), markdown(notebook))
+
+
+def markdown(notebook: Notebook) -> str:
+    """Return the ``.md`` of a notebook, as the pair's text side is written."""
+    written = jupytext.writes(notebook, fmt="md:myst")
+    return re.sub(r"\n *jupytext_version:.*", "", written).rstrip("\n") + "\n"
 
 
 def replace(path: Path, content: str) -> None:

@@ -1,0 +1,112 @@
+"""Where a notebook's runs are kept, so that they outlive the runtime, and under which name (chapter 0).
+
+A kept run is found again by all that makes it: a notebook whose cells are run again goes on with what it left, and
+one that was changed, even in a function that a method calls, starts a run of its own.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import CodeType, FunctionType
+from typing import Any
+
+from sto_lite.data import ImageSet
+
+DRIVE = Path("/content/drive/MyDrive")  # where Colab mounts Google Drive
+FOLDER = "sto-runs"
+
+
+def folder() -> Path:
+    """Where runs are kept: $STO_RUNS; else sto-runs on a Drive mounted on Colab; else sto-runs in the home folder."""
+    if chosen := os.environ.get("STO_RUNS"):
+        return Path(chosen).expanduser()
+    return (DRIVE if DRIVE.is_dir() else Path.home()) / FOLDER
+
+
+def where() -> str:
+    """The same in words, for a notebook's first output: no path that names a user."""
+    if os.environ.get("STO_RUNS"):
+        return "the folder that STO_RUNS names"
+    if DRIVE.is_dir():
+        return f"{FOLDER} on Google Drive"
+    if "google.colab" in sys.modules:
+        return f"~/{FOLDER}, which ends with this runtime; mount Google Drive first to keep them longer"
+    return f"~/{FOLDER}"
+
+
+def digest(*settings: object) -> str:
+    """Eight hexadecimal digits of all that makes a run.
+
+    Args:
+        settings: methods and configurations (dataclasses), image sets, and plain values as JSON knows them. A class
+            that the notebook defines counts with its code.
+
+    Raises:
+        TypeError: a setting is none of these.
+    """
+    return hashlib.sha256(json.dumps([_plain(s) for s in settings]).encode()).hexdigest()[:8]
+
+
+def _plain(setting: object) -> Any:
+    """A setting as JSON has it."""
+    if isinstance(setting, ImageSet):
+        return [setting.name, setting.fingerprint]
+    if dataclasses.is_dataclass(setting) and not isinstance(setting, type):
+        known = [field.name for field in dataclasses.fields(setting) if not field.metadata.get("local")]
+        values = {name: getattr(setting, name) for name in known}
+        return [type(setting).__qualname__, values, list(_code(type(setting), set()))]
+    return setting
+
+
+def _code(thing: object, seen: set[int]) -> Iterator[str]:
+    """What a function or class of the notebook does, with all that it uses from the notebook; in the same order."""
+    if id(thing) in seen or getattr(thing, "__module__", "") != "__main__":
+        return
+    seen.add(id(thing))
+    if isinstance(thing, type):
+        for base in thing.__mro__[1:]:
+            yield from _code(base, seen)
+        for name, value in sorted(vars(thing).items()):
+            value = getattr(
+                value, "__func__", getattr(value, "fget", value)
+            )  # of a static method, a property
+            yield f"{name} {_value(value)}"
+            yield from _code(value, seen)
+    elif isinstance(thing, FunctionType):
+        around = thing.__globals__
+        used = [cell.cell_contents for cell in thing.__closure__ or ()]
+        for code in _nested(thing.__code__):
+            yield code.co_code.hex()
+            yield from map(_value, code.co_consts)
+            yield " ".join(code.co_names)
+            used += [around[name] for name in code.co_names if name in around]
+        for value in [*used, *(thing.__defaults__ or ()), *(thing.__kwdefaults__ or {}).values()]:
+            yield _value(value)
+            yield from _code(value, seen)
+
+
+def _value(value: object) -> str:
+    """A constant as text that is the same in every process; of anything else its type."""
+    match value:
+        case bool() | int() | float() | str() | bytes() | None:
+            return repr(value)
+        case tuple() | list():
+            return f"[{', '.join(map(_value, value))}]"
+        case set() | frozenset():
+            return f"{{{', '.join(sorted(map(_value, value)))}}}"
+        case dict():
+            return _value(list(value.items()))
+        case _:
+            return type(value).__name__
+
+
+def _nested(code: CodeType) -> Iterator[CodeType]:
+    """A function's code, and that of the functions inside it."""
+    yield code
+    for value in code.co_consts:
+        if isinstance(value, CodeType):
+            yield from _nested(value)

@@ -1,0 +1,152 @@
+"""A notebook works where a runner opens it; tools/proofs holds the long proofs, and these are the short ones."""
+
+import os
+import re
+import shutil
+
+import jupytext
+import nbformat
+import pytest
+
+from tools import notebooks, setup_cell
+from tools.address import Repository
+from tools.proofs import alone, hub, lab, places
+
+URL = "https://github.com/o/n"
+CHAPTERS = notebooks.chapters()
+
+
+# ------------------------------------------------------------------------------------------- the set-up cell
+
+
+@pytest.mark.parametrize("path", CHAPTERS, ids=lambda path: path.stem)
+def test_every_chapter_starts_with_the_set_up_cell(path):
+    assert not setup_cell.differs(jupytext.read(path.with_suffix(".md"), fmt="md:myst"))
+
+
+def chapter(*sources):
+    cells = [nbformat.v4.new_markdown_cell("# 1 Trial"), *map(nbformat.v4.new_code_cell, sources)]
+    return nbformat.v4.new_notebook(cells=cells)
+
+
+def test_the_set_up_cell_is_placed_first_and_replaced():
+    notebook = chapter("import sto_lite", "1 + 1")
+    assert setup_cell.differs(notebook)
+    setup_cell.place(notebook)
+    assert [cell.source for cell in notebook.cells][1:] == [setup_cell.CELL, "import sto_lite", "1 + 1"]
+    notebook.cells[1].source = "an older one"
+    assert setup_cell.differs(notebook)
+    setup_cell.place(notebook, URL)
+    assert not setup_cell.differs(notebook)
+    assert f'SOURCE = "git+{URL}"' in notebook.cells[1].source and len(notebook.cells) == 4
+    notebook.cells.insert(1, nbformat.v4.new_code_cell("0"))
+    assert setup_cell.differs(notebook), "something runs before it"
+
+
+def test_the_address_is_that_of_the_repository_and_leaves_the_stamp_alone():
+    bare, addressed = chapter("1 + 1"), chapter("1 + 1")
+    setup_cell.place(bare)
+    setup_cell.place(addressed, URL)
+    assert Repository(URL).in_hints(bare.cells[1].source) == addressed.cells[1].source
+    assert notebooks.stamp(bare) == notebooks.stamp(addressed)
+
+
+def test_the_command_writes_what_it_checks(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(notebooks.chapters, "__defaults__", ((), tmp_path))
+    path = tmp_path / "01-trial.md"
+    path.write_text(notebooks.markdown(chapter("import sto_lite")), encoding="utf-8")
+    assert setup_cell.main(["--check"]) == 1 and "01-trial" in capsys.readouterr().out
+    assert setup_cell.main([]) == 0
+    written = path.read_text(encoding="utf-8")
+    assert setup_cell.main(["--check"]) == setup_cell.main([]) == 0
+    assert path.read_text(encoding="utf-8") == written and setup_cell.CELL in written
+
+
+@pytest.mark.parametrize("path", CHAPTERS, ids=lambda path: path.stem)
+def test_a_chapter_says_that_it_keeps_runs_if_it_does(path):
+    code = notebooks.code_of(jupytext.read(path.with_suffix(".md"), fmt="md:myst"))
+    assert ("keeps=True" in code) is (".keep(" in code)
+
+
+# ---------------------------------------------------------------------------------------------- opened alone
+
+
+@pytest.fixture(scope="module")
+def bare(tmp_path_factory):
+    """An environment with all that Colab has, and without sto_lite."""
+    return places.borrowed(tmp_path_factory.mktemp("environment"))
+
+
+def test_without_an_address_the_cell_ends_in_a_message(bare, tmp_path):
+    notebook = chapter("import sto_lite.scale")
+    setup_cell.place(notebook)
+    said = alone.without_address("01-trial.ipynb", nbformat.writes(notebook), bare, tmp_path / "alone")
+    assert "sto_lite is not installed" in said and "git repository" in said and "zip file" in said
+    assert "Traceback" not in said and "File " not in said
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory):
+    """The repository as a reader's programs find it."""
+    return places.publish(tmp_path_factory.mktemp("published"))
+
+
+@pytest.fixture
+def index(bare, tmp_path):
+    """What building the module needs, from a package index."""
+    command = [
+        bare,
+        "-m",
+        "pip",
+        "download",
+        "--quiet",
+        "--no-deps",
+        "--dest",
+        tmp_path / "pip",
+        "setuptools>=77",
+    ]
+    if places.call(command).returncode:
+        pytest.skip("pip reaches no package index, which installing sto_lite needs")
+
+
+def test_a_notebook_opened_alone_installs_what_it_needs_and_runs(index, bare, published, tmp_path):
+    alone.run(published, "07-fast.ipynb", bare, tmp_path / "alone")  # it reads records, which come along
+
+
+def test_a_cell_that_fails_is_told(bare, tmp_path):
+    path = tmp_path / "broken.ipynb"
+    path.write_text(nbformat.writes(chapter("1 / 0")), encoding="utf-8")
+    with pytest.raises(places.ProofError, match="ZeroDivisionError"):
+        alone.execute(path, bare, {})
+
+
+# ----------------------------------------------------------------------------------- in JupyterLab, on a hub
+
+
+@pytest.mark.skipif(not shutil.which(os.environ.get("CHROMIUM", "chromium")), reason="there is no chromium")
+def test_a_chapter_runs_in_jupyterlab_and_its_slider_moves_the_figure(published, tmp_path):
+    assert lab.run(published, "09-ablations.ipynb", tmp_path / "lab") == 1
+
+
+def test_the_page_for_hubs_holds_whole_blocks():
+    compile(hub.block("hub-config"), "jupyterhub_config.py", "exec")
+    instructions = hub.block("hub-dockerfile").replace("\\\n", " ").split("\n")
+    assert [line.split()[0] for line in instructions if line.strip()] == ["FROM", "RUN"]
+    with pytest.raises(places.ProofError, match="no block hub-nothing"):
+        hub.block("hub-nothing")
+
+
+def test_the_image_has_what_the_chapters_and_the_module_import():
+    declared = (notebooks.ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    needed = re.findall(
+        r'^  "([a-z]+)[>=]', declared.split("[project.optional-dependencies]")[0], re.MULTILINE
+    )
+    needed += ["ipywidgets", "matplotlib", "pandas", "seaborn", "nbgitpuller"]
+    words = re.findall(r"[a-z]+", hub.block("hub-dockerfile"))
+    assert len(needed) > 8 and set(needed) <= set(words)
+
+
+def test_the_link_on_the_page_for_hubs_is_the_one_that_opens_a_chapter():
+    shown = hub.block("hub-link").strip().replace("HUB", "hub.example.org").replace("NAME", "n")
+    made = hub.link("https://hub.example.org", "ADDRESS/n", "06-sto.ipynb")
+    assert shown.replace("ADDRESS", "ADDRESS/n") == made

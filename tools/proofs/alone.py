@@ -1,0 +1,76 @@
+"""A notebook opened alone, as on Colab: its own cell brings ``sto_lite``, and every cell runs."""
+
+import json
+import shutil
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from tools.proofs.places import ProofError, Published, call, environ
+
+EXECUTE = "import sys; from nbclient.cli import NbClientApp; sys.exit(NbClientApp.launch_instance())"
+WHERE = "import sto_lite; print(sto_lite.__file__)"
+
+
+def present(python: Path, folder: Path) -> str:
+    """Where this Python finds ``sto_lite``; empty where it does not."""
+    asked = call([python, "-c", WHERE], cwd=folder, env=environ(python, {}))
+    return asked.stdout.strip()
+
+
+def execute(path: Path, python: Path, extra: Mapping[str, str]) -> None:
+    """Execute a notebook in place with the kernel of this Python, in the notebook's folder.
+
+    Raises:
+        ProofError: a cell failed.
+    """
+    command = [python, "-c", EXECUTE, "--inplace", "--timeout=1800", path.name]
+    done = call(command, cwd=path.parent, env=environ(python, extra))
+    if done.returncode:
+        raise ProofError(f"{path.name} fails:\n{done.stderr[-3000:]}")
+
+
+def run(published: Published, name: str, python: Path, folder: Path) -> float:
+    """Execute one notebook in an environment without ``sto_lite``; return the seconds that it took.
+
+    Args:
+        published: the repository.
+        name: file name of the notebook.
+        python: of an environment that has what Colab has.
+        folder: a new folder, which gets this notebook and nothing else.
+
+    Raises:
+        ProofError: ``sto_lite`` was there before, a cell failed, or the module came from elsewhere.
+    """
+    path = published.notebook(name, folder)
+    uninstall = [python, "-m", "pip", "uninstall", "--quiet", "--yes", "sto_lite"]
+    call(uninstall, env=environ(python, {}), check=False)
+    if found := present(python, folder):
+        raise ProofError(f"sto_lite is there before the notebook runs: {found}")
+    begun = time.monotonic()
+    execute(path, python, published.env)
+    cells = [cell for cell in json.loads(path.read_text())["cells"] if cell["cell_type"] == "code"]
+    if not all(cell["execution_count"] for cell in cells if "".join(cell["source"]).strip()):
+        raise ProofError(f"{name}: not every cell was run")
+    if not present(python, folder).startswith(str(python.parent.parent)):
+        raise ProofError(f"{name} took sto_lite from {present(python, folder)!r}, not from its environment")
+    return time.monotonic() - begun
+
+
+def without_address(name: str, source: str, python: Path, folder: Path) -> str:
+    """What the set-up cell of a notebook says where no address is set.
+
+    Raises:
+        ProofError: it ended well, or otherwise than by its message.
+    """
+    folder.mkdir(parents=True)
+    path = folder / name
+    path.write_text(source)
+    command = [python, "-c", EXECUTE, "--inplace", "--allow-errors", path.name]
+    call(command, cwd=folder, env=environ(python, {}), check=True)
+    cells = [cell for cell in json.loads(path.read_text())["cells"] if cell["cell_type"] == "code"]
+    errors = [output for output in cells[0]["outputs"] if output["output_type"] == "error"]
+    if len(errors) != 1 or errors[0]["ename"] != "SystemExit":
+        raise ProofError(f"the set-up cell put out {cells[0]['outputs']}")
+    shutil.rmtree(folder)
+    return "\n".join(errors[0]["traceback"])

@@ -1,0 +1,207 @@
+"""What the proofs stand on: a published copy of the repository, environments, and servers that stop."""
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import sysconfig
+import time
+import venv
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.error import URLError
+from urllib.request import urlopen
+
+from tools import notebooks
+from tools.address import ROOT
+from tools.setup_cell import place
+
+URL = "https://github.com/owner/student-teacher-oneness"  # git is told to look for it on this machine
+# What Colab has of what the notebooks use; a hub's image has it too.
+PRESENT = ("torch", "torchvision", "numpy", "matplotlib", "seaborn", "pandas", "ipywidgets", "ipykernel")
+TOOLS = ("nbclient", "pip")  # which run the notebook, and install from it
+
+
+class ProofError(Exception):
+    """Something did not work where a runner would be."""
+
+
+class MissingError(Exception):
+    """A program that a proof needs is not on this machine; the message names it."""
+
+
+@dataclass(frozen=True)
+class Published:
+    """The repository as it lies on disk, published: a bare git repository that stands for URL.
+
+    git: the repository. config: of git, which leads from URL to it. tree: a checkout.
+    """
+
+    git: Path
+    config: Path
+    tree: Path
+
+    @property
+    def env(self) -> dict[str, str]:
+        """Environment variables with which git finds the copy when it is asked for URL."""
+        return {"GIT_CONFIG_GLOBAL": str(self.config), "GIT_TERMINAL_PROMPT": "0"}
+
+    def notebook(self, name: str, folder: Path) -> Path:
+        """Put one notebook, and nothing else, into a new folder, as a reader gets it on Colab."""
+        folder.mkdir(parents=True)
+        path = folder / name
+        path.write_text(git("--git-dir", self.git, "show", f"HEAD:book/{name}"))
+        return path
+
+    def explorations(self, name: str) -> int:
+        """How many figures with sliders or menus a notebook makes."""
+        cells = json.loads((self.tree / "book" / name).read_text())["cells"]
+        code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+        return sum(source.count("plots.explore(") for source in code)
+
+
+def call(command: Sequence[Any], **options: Any) -> subprocess.CompletedProcess[str]:
+    """Run a program to its end, and keep what it printed; options are those of ``subprocess.run``."""
+    return subprocess.run([*map(str, command)], capture_output=True, text=True, **options)
+
+
+def git(*arguments: str | Path) -> str:
+    """Run git; return what it printed."""
+    return call(["git", *arguments], check=True).stdout
+
+
+def publish(folder: Path) -> Published:
+    """Copy the repository's files, write the address into the notebooks as publishing does, and commit all.
+
+    Args:
+        folder: a new folder for the copy and the bare repository.
+    """
+    tree, bare = folder / "tree", folder / "published.git"
+    listed = git("-C", ROOT, "ls-files", "-z", "--cached", "--others", "--exclude-standard")
+    for name in filter(None, listed.split("\0")):
+        if (ROOT / name).is_file():
+            (tree / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(ROOT / name, tree / name)
+    for path in notebooks.chapters(book=tree / "book"):
+        notebook = notebooks.newest(path)
+        place(notebook, URL)
+        notebooks.write_pair(path, notebook, URL)
+    git("init", "-q", "-b", "main", tree)
+    git("-C", tree, "add", "--all")
+    who = ["-c", "user.name=proof", "-c", "user.email=proof@example.org", "-c", "commit.gpgsign=false"]
+    git("-C", tree, *who, "commit", "-q", "-m", "The book")
+    git("clone", "-q", "--bare", tree, bare)
+    git("--git-dir", bare, "config", "uploadpack.allowFilter", "true")
+    config = folder / "gitconfig"
+    # file:// and not a path, so that git makes the shallow and partial clones that it makes from a server.
+    config.write_text(
+        f'[url "file://{bare}"]\n\tinsteadOf = {URL}\n[protocol "file"]\n\tallow = always\n'
+        '[safe]\n\tdirectory = "*"\n'
+    )
+    return Published(bare, config, tree)
+
+
+def borrowed(folder: Path) -> Path:
+    """Make an environment in a second that has this one's packages, but not ``sto_lite``; return its Python.
+
+    A ``.pth`` file names this environment's packages; those in it, such as the one that leads to a checkout, are
+    not followed.
+    """
+    venv.create(folder, with_pip=True, symlinks=True)
+    python = folder / "bin" / "python"
+    lend(python)
+    return python
+
+
+def lend(python: Path) -> None:
+    """Let another environment of the same Python import the packages of this one."""
+    asked = [python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]
+    site = Path(call(asked, check=True).stdout.strip())
+    (site / "borrowed.pth").write_text(f"{sysconfig.get_path('purelib')}\n")
+
+
+def clean(folder: Path, python: str = sys.executable, packages: Sequence[str] = (*PRESENT, *TOOLS)) -> Path:
+    """Make an environment with these packages, by uv and its cache; return its Python.
+
+    Raises:
+        MissingError: there is no such Python, or no network.
+    """
+    uv = shutil.which("uv", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    if uv is None:
+        raise MissingError("uv is not installed")
+    made = folder / "bin" / "python"
+    for command in (
+        [uv, "venv", "--quiet", "--python", python, folder],
+        [uv, "pip", "install", "--quiet", "--python", made, *packages],
+    ):
+        done = call(command)
+        if done.returncode:
+            raise MissingError(
+                f"no environment of {python} with {', '.join(packages)}: {done.stderr.strip()}"
+            )
+    return made
+
+
+def environ(python: Path, extra: Mapping[str, str]) -> dict[str, str]:
+    """The variables of a process in an environment: smoke scale, one thread, nothing of this process's own."""
+    kept = {
+        k: v
+        for k, v in os.environ.items()
+        if not k.startswith(("PYTHON", "JUPYTER", "STO_", "VIRTUAL_ENV", "CI", "PYTEST"))
+    }
+    path = f"{python.parent}{os.pathsep}{kept['PATH']}"
+    return {**kept, "PATH": path, "STO_SCALE": "smoke", "OMP_NUM_THREADS": "1", "MPLBACKEND": "", **extra}
+
+
+@contextlib.contextmanager
+def serving(command: Sequence[Any], url: str, env: Mapping[str, str], folder: Path) -> Iterator[None]:
+    """Run a server, wait until it answers at ``url``, and stop it with all that it started.
+
+    Raises:
+        ProofError: it ended, or did not answer in five minutes; the message holds the end of its log.
+    """
+    log = folder / "server.log"
+    with log.open("w") as file:
+        server = subprocess.Popen(
+            [*map(str, command)],
+            cwd=folder,
+            env=dict(env),
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    try:
+        until = time.monotonic() + 300
+        while not answers(url):
+            if server.poll() is not None or time.monotonic() > until:
+                raise ProofError(f"{command[0]} does not answer at {url}:\n{log.read_text()[-3000:]}")
+            time.sleep(0.2)
+        yield
+    finally:
+        for end in (signal.SIGTERM, signal.SIGKILL):
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(server.pid, end)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                server.wait(timeout=60)  # a hub stops its users' servers first
+
+
+def answers(url: str) -> bool:
+    """Whether a server answers there."""
+    try:
+        with urlopen(url, timeout=5):
+            return True
+    except (URLError, OSError):
+        return False
+
+
+def free_port() -> int:
+    """A port of this machine that nobody uses."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])

@@ -1,0 +1,101 @@
+"""The set-up cell: the first code cell of every chapter, from one template.
+
+A notebook may be opened where ``sto_lite`` is missing: alone, as on Colab, or from a clone in which nothing was
+installed, as on a JupyterHub. This cell then brings the module; elsewhere it does nothing, and the book's pages
+leave it out. To change it, change CELL, then::
+
+    python tools/setup_cell.py           write it into the .md of every chapter
+    python tools/setup_cell.py --check   say which chapters differ from it, and exit with status 1 if any does
+
+The word ADDRESS stands for the repository's address, which ``tools/notebooks.py`` puts in (``tools/address.py``).
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))  # so that this file also runs as a script
+
+import nbformat  # noqa: E402
+
+from tools import notebooks  # noqa: E402
+from tools.address import Repository, configured  # noqa: E402
+from tools.notebooks import Notebook, NotebookError  # noqa: E402
+
+CELL = """\
+# Where sto_lite is missing, this brings it. Elsewhere it does nothing.
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+SOURCE = "git+ADDRESS"  # the book's repository; the path of its zip file will do as well
+if not find_spec("sto_lite"):
+    if Path("../sto_lite/scale.py").exists():  # a clone, as on a JupyterHub
+        sys.path.append(str(Path("..").resolve()))
+    elif not SOURCE.endswith("ADDRESS"):  # this notebook alone, as on Colab
+        %pip install -q {SOURCE}
+if not find_spec("sto_lite"):
+    raise SystemExit(
+        "sto_lite is not installed. In SOURCE above, write the address of the book's git repository in the place "
+        "of ADDRESS, or the path of its zip file in the place of all of it, and run this cell again."
+    )"""
+TAGS = ["remove-cell", "set-up"]
+
+
+def place(notebook: Notebook, url: str = "") -> None:
+    """Put the set-up cell before the notebook's other code, in place; an older one is replaced.
+
+    Args:
+        notebook: a chapter.
+        url: the repository's address; empty leaves the word ADDRESS.
+    """
+    source = Repository(url).in_hints(CELL) if url else CELL
+    old = [cell for cell in notebook.cells if "set-up" in cell.metadata.get("tags", ())]
+    if [(cell.source, cell.metadata.tags) for cell in old] == [(source, TAGS)]:
+        return
+    notebook.cells = [cell for cell in notebook.cells if cell not in old]
+    first = next(
+        (index for index, cell in enumerate(notebook.cells) if cell.cell_type == "code"), len(notebook.cells)
+    )
+    cell = nbformat.v4.new_code_cell(source, metadata={"tags": [*TAGS]})
+    notebook.cells.insert(first, cell)
+
+
+def differs(notebook: Notebook) -> bool:
+    """Whether the notebook's first code cell is other than the set-up cell, apart from the address."""
+    neutral = Repository("ADDRESS").in_hints
+    found = [cell for cell in notebook.cells if "set-up" in cell.metadata.get("tags", ())]
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    return (
+        len(found) != 1
+        or found[0] is not code[0]
+        or (neutral(found[0].source.strip("\n")), list(found[0].metadata.tags)) != (CELL, TAGS)
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Write or check the set-up cells; return the exit status."""
+    parser = argparse.ArgumentParser(description="Write the set-up cell into every chapter's .md.")
+    parser.add_argument("--check", action="store_true", help="only say which chapters differ")
+    options = parser.parse_args(arguments)
+    try:
+        for path in notebooks.chapters():
+            notebook = notebooks.newest(path)
+            if not differs(notebook):
+                continue
+            if options.check:
+                print(f"{path.stem}: its set-up cell differs; run tools/setup_cell.py")
+                continue
+            place(notebook, configured().url)
+            notebooks.replace(path.with_suffix(".md"), notebooks.markdown(notebook))
+            print(f"{path.stem}: written; tools/notebooks.py run {path.stem} executes it")
+        return int(options.check and any(differs(notebooks.newest(path)) for path in notebooks.chapters()))
+    except NotebookError as error:
+        print(error, file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
