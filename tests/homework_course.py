@@ -4,7 +4,11 @@ import contextlib
 import io
 import os
 import re
+import subprocess
+import sys
+from pathlib import Path
 
+import nbformat
 import torch
 
 from tools import homework
@@ -116,3 +120,23 @@ def error_of(code, namespace):
     except Exception as raised:
         return raised
     return None
+
+
+def nbgrader(folder, *arguments, status=0):
+    """Run nbgrader as an instructor does, in the course's folder."""
+    program = Path(sys.executable).parent / "nbgrader"
+    path = f"{program.parent}{os.pathsep}{os.environ['PATH']}"
+    # Kernels start in the submission's folder: they have to find this checkout's sto_lite.
+    environment = {**os.environ, "PATH": path, "PYTHONPATH": str(homework.ROOT)}
+    run = subprocess.run([program, *arguments], cwd=folder, env=environment, capture_output=True, text=True)
+    assert run.returncode == status, run.stderr
+
+
+def hand_in(folder, student, released, answers):
+    """A student's copy of a released notebook, with a tiny protocol and the cells named in `answers` filled in."""
+    notebook = tiny(nbformat.read(released, as_version=4))
+    for cell in notebook.cells:
+        cell.source = answers.get(cell.metadata.get("nbgrader", {}).get("grade_id"), cell.source)
+    place = folder / "submitted" / student / released.stem
+    place.mkdir(parents=True)
+    nbformat.write(notebook, place / released.name)
