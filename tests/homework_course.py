@@ -15,10 +15,7 @@ from tools import homework
 from tools.homework import HIDDEN, role
 
 # A protocol that takes a second, in place of the source's own.
-TINY = {
-    "EPOCHS, FACES, PIXELS = 80, 256, 16": "EPOCHS, FACES, PIXELS = 1, 32, 8",
-    "SEEDS = [0, 1, 2]": "SEEDS = [0, 1, 2]",
-}
+TINY = {"EPOCHS, FACES, PIXELS = 80, 256, 16": "EPOCHS, FACES, PIXELS = 1, 32, 8"}
 STUB = "# YOUR CODE HERE\nraise NotImplementedError()"
 
 

@@ -1,11 +1,18 @@
 """Homework: what students get holds no answer, and what comes back is graded as it deserves."""
 
+import html
+import os
+import re
+
 import nbformat
 import pytest
 
+from sto_lite import marking
+from sto_lite.records import read_record
+from sto_lite.train import plain
 from tests.homework_course import STUB, hand_in, nbgrader, play, replayed, tiny
-from tools import homework
-from tools.homework import HIDDEN, SOLUTION, regions, role
+from tools import homework, measure, measured
+from tools.homework import HIDDEN, SOLUTION, HomeworkError, regions, role
 
 pytest.importorskip("nbgrader", reason="nbgrader is not installed (the extra 'book')")
 
@@ -169,3 +176,144 @@ def test_feedback_shows_what_failed(course):
         page = (course / "feedback" / student / name / f"{name}.html").read_text(encoding="utf-8")
         assert text in page
     assert not (course / "feedback" / "broken" / "gradients" / "gradients.html").exists()
+
+
+# --------------------------------------------------------------------------------------- what readers can see
+
+
+def leaks(text, known):
+    """Those answers that a text holds, however it is wrapped."""
+    text = squeezed(text)
+    return [secret for secret in known if squeezed(secret) in text]
+
+
+@pytest.fixture(scope="module")
+def answers():
+    # Shorter ones, such as "1 / 2", may stand anywhere.
+    return [
+        secret for path in SOURCES for secret in secrets(homework.read(path)) if len(squeezed(secret)) > 40
+    ]
+
+
+def test_no_source_of_a_page_holds_an_answer(answers):
+    assert len(answers) > 5 * len(SOURCES)
+    pages = [page for page in homework.SOURCES.parent.glob("*.md") if not page.stem.startswith("README")]
+    assert len(pages) > 10
+    for page in pages:
+        assert leaks(page.read_text(encoding="utf-8"), answers) == [], page.name
+
+
+def test_no_built_page_holds_an_answer(answers):
+    built = homework.ROOT / "_build" / "html"
+    if not (built / "index.html").exists():
+        if os.environ.get("CI"):
+            pytest.fail("there is no built book to test; make test builds it first")
+        pytest.skip("the book is not built (make book)")
+    assert not [path for path in built.rglob("*") if "homework" in path.relative_to(built).as_posix()]
+    files = [*built.rglob("*.html"), *built.rglob("searchindex.js"), *built.joinpath("_sources").rglob("*.*")]
+    for path in files:
+        text = path.read_text(encoding="utf-8")
+        if path.suffix == ".html":
+            text = html.unescape(re.sub(r"<[^>]*>", "", text))
+        elif path.suffix == ".ipynb":
+            text = "\n".join(cell.source for cell in nbformat.reads(text, as_version=4).cells)
+        assert leaks(text, answers) == [], path
+    assert len(files) > 20
+
+
+def test_a_leak_is_seen(answers):
+    assert leaks(f"Before.\n{answers[0]}\nAfter.", answers) == [answers[0]]
+    assert leaks(answers[0].replace(" ", "\n   "), answers) == [answers[0]]
+
+
+# ------------------------------------------------------------------------------------- sources and their tables
+
+
+def source_of(*cells):
+    """A notebook as a source gives it; cells are (homework, text), code where the kind says so."""
+    notebook = nbformat.v4.new_notebook()
+    for mark, text in cells:
+        kind = homework.KINDS.get(mark.split()[0], "code")
+        new = nbformat.v4.new_markdown_cell if kind == "markdown" else nbformat.v4.new_code_cell
+        notebook.cells.append(new(text, metadata={"homework": mark}))
+    return notebook
+
+
+SOLVED = ("solution f", "def f():\n    ### BEGIN SOLUTION\n    return 1\n    ### END SOLUTION")
+CHECKED = ("check f-check 2", "assert f()\n### BEGIN HIDDEN TESTS\nassert f() == 1\n### END HIDDEN TESTS")
+WRITTEN = ("written verdict 3", "### BEGIN SOLUTION\nSo.\n### END SOLUTION")
+RUBRIC = ("instructor", "Three points.")
+
+
+def test_a_source_in_its_four_forms():
+    source = source_of(SOLVED, CHECKED, WRITTEN, RUBRIC)
+    homework.verify(source)
+    assert [c.source for c in homework.student(source).cells] == [
+        f"def f():\n    {STUB.replace(chr(10), chr(10) + '    ')}",
+        "assert f()",
+        "YOUR ANSWER HERE",
+    ]
+    assert [c.source for c in homework.solutions(source).cells] == [
+        "def f():\n    return 1",
+        "assert f()\n# Hidden from students:\nassert f() == 1",
+        "**verdict, 3 points, graded by hand. A model answer:**\n\nSo.",
+        "Three points.",
+    ]
+    marks = [cell.metadata.nbgrader for cell in homework.course(source).cells]
+    assert [(m.grade, m.solution, m.locked, m.get("points")) for m in marks] == [
+        (False, True, False, None),
+        (True, False, True, 2),
+        (True, True, False, 3),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("cells", "said"),
+    [
+        ([SOLVED, CHECKED, WRITTEN], "no cell for instructor"),
+        ([SOLVED, SOLVED, CHECKED, WRITTEN, RUBRIC], "two cells are called f"),
+        ([("solution f", "f = 1"), CHECKED, WRITTEN, RUBRIC], "needs ### BEGIN SOLUTION"),
+        ([("solution f", SOLVED[1].replace("### END", "## END")), CHECKED, WRITTEN, RUBRIC], "has a wrong"),
+        ([SOLVED, ("check f 2", "assert f()"), WRITTEN, RUBRIC], "needs ### BEGIN HIDDEN"),
+        ([SOLVED, ("locked g", CHECKED[1]), WRITTEN, RUBRIC], "has a wrong ### BEGIN HIDDEN"),
+        ([SOLVED, ("check f-check", CHECKED[1]), WRITTEN, RUBRIC], "says nothing known"),
+        ([SOLVED, ("check f-check 0", CHECKED[1]), WRITTEN, RUBRIC], "says nothing known"),
+        ([("solved f", SOLVED[1]), CHECKED, WRITTEN, RUBRIC], "says nothing known"),
+    ],
+)
+def test_a_source_that_would_leak_or_break_is_refused(cells, said):
+    with pytest.raises(HomeworkError, match=re.escape(said)):
+        homework.verify(source_of(*cells))
+
+
+def test_the_tool_says_what_it_wrote_and_what_is_wrong(tmp_path, capsys):
+    assert homework.main(["gradients", "--out", str(tmp_path)]) == 0
+    assert "1 assignments" in capsys.readouterr().out
+    own = tmp_path / "course" / "nbgrader_config.py"
+    own.write_text("# mine\n")
+    assert homework.main(["gradients", "--out", str(tmp_path)]) == 0
+    assert own.read_text() == "# mine\n", "an instructor's settings are kept"
+    assert homework.main(["nothing"]) == 1
+    assert "no assignment is called nothing; there are" in capsys.readouterr().err
+
+
+def test_measured_tables_come_from_the_records():
+    of = {seed: measured.errors(measured.records(name)) for seed, name in enumerate(("sto", "baseline"))}
+    gaps = [of[1][seed] - of[0][seed] for seed in of[0]]
+    text = measured.filled("Before\n\n{measured sto: baseline}\n\nAfter")
+    assert f"| {sum(gaps) / len(gaps):+.1f} (" in text and f"{len(gaps)} pairs" in text
+    assert "{" not in text and text.startswith("Before") and text.endswith("After")
+    with pytest.raises(ValueError, match="no record of nothing"):
+        measured.filled("{measured sto: nothing}")
+
+
+def test_every_record_of_the_homework_is_one_that_the_plan_trains():
+    rows = {row.name: row for row in measure.plan()}
+    records = {path: read_record(path) for path in measured.RUNS.glob("*.json")}
+    assert {path.stem.rsplit("-s", 1)[0] for path in records} == rows.keys()
+    for path, record in records.items():
+        row = rows[path.stem.rsplit("-s", 1)[0]]
+        assert record["method"] == {"name": row.method.name, **plain(row.method)}, path.name
+        assert path.stem.endswith(f"-s{record['config']['seed']}")
+        assert record["config"]["epochs"] == row.epochs and record["data"]["label_noise"] == row.noise
+        assert marking.form(record) == [], path.name
