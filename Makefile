@@ -9,7 +9,7 @@ PAGES  := _config.yml _toc.yml $(wildcard book/*.md book/*.ipynb book/*.yml book
           sto_lite/*.py data/runs/*/*.json tools/page.py tools/claims.py tools/findings.py tools/claims_page.py tools/address.py)
 
 .DELETE_ON_ERROR:
-.PHONY: help book test pdf links proofs lint notebooks lab requirements clean
+.PHONY: help book test pdf homework links proofs lint notebooks lab requirements clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-14s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -37,6 +37,9 @@ test: lint $(INDEX)  ## lint, then unit, known-answer, notebook and page tests
 
 pdf: $(INDEX)  ## print the whole book to _build/student-teacher-oneness.pdf (needs Chromium)
 	$(BIN)/python tools/pdf.py
+
+homework: $(READY)  ## build what an instructor hands out, into _build/homework
+	$(BIN)/python tools/homework.py
 
 links: $(READY)  ## try every link that leads out of the book (needs the network)
 	$(BIN)/jupyter-book build . --builder linkcheck --path-output _build/links --quiet

@@ -1,0 +1,319 @@
+"""Homework: what students get holds no answer, and what comes back is graded as it deserves."""
+
+import html
+import os
+import re
+
+import nbformat
+import pytest
+
+from sto_lite import marking
+from sto_lite.records import read_record
+from sto_lite.train import plain
+from tests.homework_course import STUB, hand_in, nbgrader, play, replayed, tiny
+from tools import homework, measure, measured
+from tools.homework import HIDDEN, SOLUTION, HomeworkError, regions, role
+
+pytest.importorskip("nbgrader", reason="nbgrader is not installed (the extra 'book')")
+
+SOURCES = homework.assignments()
+each_assignment = pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.stem)
+
+
+def graded(source, kind="check"):
+    return [role(cell) for cell in source.cells if role(cell).kind == kind]
+
+
+def secrets(source):
+    """Every text of a source that students must not see."""
+    found = [
+        text
+        for cell in source.cells
+        for text in regions(cell.source, SOLUTION) + regions(cell.source, HIDDEN)
+    ]
+    return found + [cell.source for cell in source.cells if role(cell).kind == "instructor"]
+
+
+def squeezed(text):
+    return "".join(text.split())
+
+
+# ------------------------------------------------------------------------------------------- every assignment
+
+
+@each_assignment
+def test_a_solution_passes_every_check_and_a_stub_fails_every_one(path, tmp_path):
+    source = homework.read(path)
+    (tmp_path / "good").mkdir()
+    (tmp_path / "stub").mkdir()
+    good = play(tiny(homework.course(source)), source, tmp_path / "good")
+    assert good == {check.name: None for check in graded(source)}
+    stub = play(tiny(homework.student(source)), source, tmp_path / "stub")
+    assert stub.keys() == good.keys() and None not in stub.values(), (
+        "a check that a stub passes checks nothing"
+    )
+
+
+@each_assignment
+def test_answers_that_only_repeat_the_visible_checks_fail_the_hidden_ones(path, tmp_path):
+    source = homework.read(path)
+    results = replayed(source, tmp_path)
+    assert results, "there is a function to replay"
+    for check, (visible, full) in results.items():
+        assert visible is None, f"{check}: the replay passes what students see"
+        assert full is not None, f"{check}: a hard-coded answer passes"
+
+
+@each_assignment
+def test_what_students_get_holds_no_answer(path):
+    source = homework.read(path)
+    student = homework.student(source)
+    text = nbformat.writes(student)
+    assert not any(marker[4:] in text for marker in (*SOLUTION, *HIDDEN))
+    sources = squeezed("\n".join(cell.source for cell in student.cells))
+    assert [secret for secret in secrets(source) if squeezed(secret) in sources] == []
+    stubs = [cell for cell in student.cells if STUB.split("\n")[0] in cell.source]
+    assert len(stubs) == len(graded(source, "solution"))
+    assert "nbgrader" not in text
+
+
+@each_assignment
+def test_every_assignment_has_what_it_promises(path):
+    source = homework.read(path)
+    text = "\n".join(cell.source for cell in source.cells)
+    assert "Budget: " in text and "CPU" in text and "GPU" in text
+    written = {name: points for _, name, points in graded(source, "written")}
+    assert written.keys() == {"hypothesis", "verdict"}
+    rubric = next(c.source for c in source.cells if role(c).kind == "instructor" and "rubric" in c.source)
+    points = [row.split("|")[2].strip() for row in rubric.splitlines() if row.startswith("|")][2:]
+    assert sum(map(int, points)) == sum(written.values()), "the rubric's points are the cells'"
+    assert sum(p for _, _, p in graded(source)) + sum(written.values()) == 20
+
+
+def test_there_are_six_assignments_at_least():
+    assert len(SOURCES) >= 6
+
+
+# ------------------------------------------------------------------------------------------------ a whole course
+
+ROUND_TRIP = ["temperature", "gradients"]
+
+
+@pytest.fixture(scope="module")
+def course(tmp_path_factory):
+    """Two assignments released, handed in by four students, graded by nbgrader, with feedback; its folder."""
+    out = tmp_path_factory.mktemp("homework")
+    homework.build(homework.assignments(ROUND_TRIP), out)
+    folder = out / "course"
+    for name in ROUND_TRIP:
+        nbgrader(folder, "generate_assignment", name)
+        released = folder / "release" / name / f"{name}.ipynb"
+        source = homework.read(homework.SOURCES / f"{name}.md")
+        solved = {
+            role(c).name: homework.without_markers(c.source)
+            for c in source.cells
+            if role(c).kind == "solution"
+        }
+        hand_in(folder, "good", released, solved | {"hypothesis": "It is flat.", "verdict": "Undecided."})
+        good = folder / "submitted" / "good" / name
+        play(nbformat.read(good / released.name, as_version=4), source, good)  # the records
+        first, second, _ = solved
+        constant = f"def {solved[second].split('def ')[1].split('(')[0]}(*_):\n    return 2.0, 3**-0.5\n"
+        hand_in(folder, "partial", released, {first: solved[first], second: constant, "records": "pass"})
+        hand_in(
+            folder, "broken", released, {first: "def broken(:\n", second: solved[second], "runs": "1 / 0"}
+        )
+    (folder / "submitted" / "broken" / "gradients" / "gradients.ipynb").rename(folder / "elsewhere.ipynb")
+    for name in ROUND_TRIP:
+        nbgrader(folder, "autograde", name, status=int(name == "gradients"))
+        nbgrader(folder, "generate_feedback", name)
+    return folder
+
+
+def scores(folder, name):
+    """student -> {graded cell: its automatic points}, and whether somebody must look at it."""
+    from nbgrader.api import Gradebook
+
+    with Gradebook(f"sqlite:///{folder / 'gradebook.db'}") as book:
+        return {
+            submission.student.id: (
+                {
+                    g.name: g.auto_score
+                    for n in submission.notebooks
+                    for g in n.grades
+                    if g.cell.cell_type == "code"
+                },
+                submission.needs_manual_grade,
+            )
+            for submission in book.assignment_submissions(name)
+        }
+
+
+def test_what_nbgrader_releases_is_what_the_student_folder_holds(course):
+    for name in ROUND_TRIP:
+        released = nbformat.read(course / "release" / name / f"{name}.ipynb", as_version=4)
+        ours = nbformat.read(course.parent / "student" / f"{name}.ipynb", as_version=4)
+        assert [c.source for c in released.cells] == [c.source for c in ours.cells]
+
+
+def test_the_course_is_graded_as_it_deserves(course):
+    found = scores(course, "temperature")
+    assert found["good"] == ({"gradient-check": 3, "paired-check": 3, "records": 4}, True)
+    assert found["partial"][0] == {"gradient-check": 3, "paired-check": 0, "records": 0}
+    assert found["broken"][0] == {"gradient-check": 0, "paired-check": 3, "records": 0}
+    found = scores(course, "gradients")
+    assert found["good"] == ({"teacher-check": 3, "norms-check": 3, "records": 4}, True)
+    assert found["partial"][0] == {"teacher-check": 3, "norms-check": 0, "records": 0}
+    assert sum((found.get("broken") or ({}, None))[0].values()) == 0, "there was no notebook"
+
+
+def test_feedback_shows_what_failed(course):
+    for name, student, text in (
+        ("temperature", "partial", "of the differences, not of the errors"),
+        ("temperature", "broken", "SyntaxError"),
+        ("gradients", "good", "seeds; error on test"),
+    ):
+        page = (course / "feedback" / student / name / f"{name}.html").read_text(encoding="utf-8")
+        assert text in page
+    assert not (course / "feedback" / "broken" / "gradients" / "gradients.html").exists()
+
+
+# --------------------------------------------------------------------------------------- what readers can see
+
+
+def leaks(text, known):
+    """Those answers that a text holds, however it is wrapped."""
+    text = squeezed(text)
+    return [secret for secret in known if squeezed(secret) in text]
+
+
+@pytest.fixture(scope="module")
+def answers():
+    # Shorter ones, such as "1 / 2", may stand anywhere.
+    return [
+        secret for path in SOURCES for secret in secrets(homework.read(path)) if len(squeezed(secret)) > 40
+    ]
+
+
+def test_no_source_of_a_page_holds_an_answer(answers):
+    assert len(answers) > 5 * len(SOURCES)
+    pages = [page for page in homework.SOURCES.parent.glob("*.md") if not page.stem.startswith("README")]
+    assert len(pages) > 10
+    for page in pages:
+        assert leaks(page.read_text(encoding="utf-8"), answers) == [], page.name
+
+
+def test_no_built_page_holds_an_answer(answers):
+    built = homework.ROOT / "_build" / "html"
+    if not (built / "index.html").exists():
+        if os.environ.get("CI"):
+            pytest.fail("there is no built book to test; make test builds it first")
+        pytest.skip("the book is not built (make book)")
+    assert not [path for path in built.rglob("*") if "homework" in path.relative_to(built).as_posix()]
+    files = [*built.rglob("*.html"), *built.rglob("searchindex.js"), *built.joinpath("_sources").rglob("*.*")]
+    for path in files:
+        text = path.read_text(encoding="utf-8")
+        if path.suffix == ".html":
+            text = html.unescape(re.sub(r"<[^>]*>", "", text))
+        elif path.suffix == ".ipynb":
+            text = "\n".join(cell.source for cell in nbformat.reads(text, as_version=4).cells)
+        assert leaks(text, answers) == [], path
+    assert len(files) > 20
+
+
+def test_a_leak_is_seen(answers):
+    assert leaks(f"Before.\n{answers[0]}\nAfter.", answers) == [answers[0]]
+    assert leaks(answers[0].replace(" ", "\n   "), answers) == [answers[0]]
+
+
+# ------------------------------------------------------------------------------------- sources and their tables
+
+
+def source_of(*cells):
+    """A notebook as a source gives it; cells are (homework, text), code where the kind says so."""
+    notebook = nbformat.v4.new_notebook()
+    for mark, text in cells:
+        kind = homework.KINDS.get(mark.split()[0], "code")
+        new = nbformat.v4.new_markdown_cell if kind == "markdown" else nbformat.v4.new_code_cell
+        notebook.cells.append(new(text, metadata={"homework": mark}))
+    return notebook
+
+
+SOLVED = ("solution f", "def f():\n    ### BEGIN SOLUTION\n    return 1\n    ### END SOLUTION")
+CHECKED = ("check f-check 2", "assert f()\n### BEGIN HIDDEN TESTS\nassert f() == 1\n### END HIDDEN TESTS")
+WRITTEN = ("written verdict 3", "### BEGIN SOLUTION\nSo.\n### END SOLUTION")
+RUBRIC = ("instructor", "Three points.")
+
+
+def test_a_source_in_its_four_forms():
+    source = source_of(SOLVED, CHECKED, WRITTEN, RUBRIC)
+    homework.verify(source)
+    assert [c.source for c in homework.student(source).cells] == [
+        f"def f():\n    {STUB.replace(chr(10), chr(10) + '    ')}",
+        "assert f()",
+        "YOUR ANSWER HERE",
+    ]
+    assert [c.source for c in homework.solutions(source).cells] == [
+        "def f():\n    return 1",
+        "assert f()\n# Hidden from students:\nassert f() == 1",
+        "**verdict, 3 points, graded by hand. A model answer:**\n\nSo.",
+        "Three points.",
+    ]
+    marks = [cell.metadata.nbgrader for cell in homework.course(source).cells]
+    assert [(m.grade, m.solution, m.locked, m.get("points")) for m in marks] == [
+        (False, True, False, None),
+        (True, False, True, 2),
+        (True, True, False, 3),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("cells", "said"),
+    [
+        ([SOLVED, CHECKED, WRITTEN], "no cell for instructor"),
+        ([SOLVED, SOLVED, CHECKED, WRITTEN, RUBRIC], "two cells are called f"),
+        ([("solution f", "f = 1"), CHECKED, WRITTEN, RUBRIC], "needs ### BEGIN SOLUTION"),
+        ([("solution f", SOLVED[1].replace("### END", "## END")), CHECKED, WRITTEN, RUBRIC], "has a wrong"),
+        ([SOLVED, ("check f 2", "assert f()"), WRITTEN, RUBRIC], "needs ### BEGIN HIDDEN"),
+        ([SOLVED, ("locked g", CHECKED[1]), WRITTEN, RUBRIC], "has a wrong ### BEGIN HIDDEN"),
+        ([SOLVED, ("check f-check", CHECKED[1]), WRITTEN, RUBRIC], "says nothing known"),
+        ([SOLVED, ("check f-check 0", CHECKED[1]), WRITTEN, RUBRIC], "says nothing known"),
+        ([("solved f", SOLVED[1]), CHECKED, WRITTEN, RUBRIC], "says nothing known"),
+    ],
+)
+def test_a_source_that_would_leak_or_break_is_refused(cells, said):
+    with pytest.raises(HomeworkError, match=re.escape(said)):
+        homework.verify(source_of(*cells))
+
+
+def test_the_tool_says_what_it_wrote_and_what_is_wrong(tmp_path, capsys):
+    assert homework.main(["gradients", "--out", str(tmp_path)]) == 0
+    assert "1 assignments" in capsys.readouterr().out
+    own = tmp_path / "course" / "nbgrader_config.py"
+    own.write_text("# mine\n")
+    assert homework.main(["gradients", "--out", str(tmp_path)]) == 0
+    assert own.read_text() == "# mine\n", "an instructor's settings are kept"
+    assert homework.main(["nothing"]) == 1
+    assert "no assignment is called nothing; there are" in capsys.readouterr().err
+
+
+def test_measured_tables_come_from_the_records():
+    of = {seed: measured.errors(measured.records(name)) for seed, name in enumerate(("sto", "baseline"))}
+    gaps = [of[1][seed] - of[0][seed] for seed in of[0]]
+    text = measured.filled("Before\n\n{measured sto: baseline}\n\nAfter")
+    assert f"| {sum(gaps) / len(gaps):+.1f} (" in text and f"{len(gaps)} pairs" in text
+    assert "{" not in text and text.startswith("Before") and text.endswith("After")
+    with pytest.raises(ValueError, match="no record of nothing"):
+        measured.filled("{measured sto: nothing}")
+
+
+def test_every_record_of_the_homework_is_one_that_the_plan_trains():
+    rows = {row.name: row for row in measure.plan()}
+    records = {path: read_record(path) for path in measured.RUNS.glob("*.json")}
+    assert {path.stem.rsplit("-s", 1)[0] for path in records} == rows.keys()
+    for path, record in records.items():
+        row = rows[path.stem.rsplit("-s", 1)[0]]
+        assert record["method"] == {"name": row.method.name, **plain(row.method)}, path.name
+        assert path.stem.endswith(f"-s{record['config']['seed']}")
+        assert record["config"]["epochs"] == row.epochs and record["data"]["label_noise"] == row.noise
+        assert marking.form(record) == [], path.name

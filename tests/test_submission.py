@@ -1,0 +1,213 @@
+"""Records that are handed in: made once, and every kind of wrong form is found."""
+
+import json
+import shutil
+
+import pytest
+
+from sto_lite import marking, submission
+from sto_lite.data import ImageSet, Split
+from sto_lite.errors import RunError
+from sto_lite.faces import EXPRESSIONS, generate
+from sto_lite.registry import make
+from sto_lite.train import Config
+
+ARMS = {"baseline": make("baseline"), "sto": make("sto"), "lam=0": make("sto", lam=0.0)}
+CONFIG = Config(net="resnet8", epochs=2, batch_size=16)
+SEEDS = [0, 1, 2]
+
+
+def faces(seed=2):
+    splits = {"train": Split(*generate(32, 8, seed=1)), "test": Split(*generate(50, 8, seed=seed))}
+    return ImageSet("faces", EXPRESSIONS, splits, {"difficulty": 1.0, "label_noise": 0.0})
+
+
+@pytest.fixture(scope="module")
+def images():
+    return faces()
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory, images):
+    folder = tmp_path_factory.mktemp("made")
+    submission.run(folder, ARMS, images, CONFIG, SEEDS)
+    submission.write(folder, submission.summarise(submission.read(folder), ARMS, "baseline"))
+    return folder
+
+
+@pytest.fixture
+def folder(made, tmp_path):
+    return shutil.copytree(made, tmp_path / "records")
+
+
+def edit(path, change):
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+
+
+def test_a_good_submission_has_no_problem(folder, images):
+    assert marking.problems(folder, ARMS, "baseline", images=images) == []
+    summary = marking.check(folder, ARMS, "baseline", images=images)
+    assert summary["seeds"] == SEEDS and summary["difference"].keys() == {"sto", "lam=0"}
+    errors = {
+        label: [
+            100 * sum(a != b for a, b in zip(r["labels"]["test"], r["predictions"]["test"], strict=True)) / 50
+            for r in submission.run(folder, {label: method}, images, CONFIG, SEEDS)[label]
+        ]
+        for label, method in ARMS.items()
+    }
+    gaps = [a - b for a, b in zip(errors["sto"], errors["baseline"], strict=True)]
+    assert summary["difference"]["sto"]["mean"] == pytest.approx(sum(gaps) / 3)
+    assert summary["mean"]["sto"] == pytest.approx(sum(errors["sto"]) / 3)
+    assert "3 seeds" in marking.report(summary) and "lam=0" in marking.report(summary)
+
+
+def test_a_summary_may_be_rounded_to_two_decimals(folder, images):
+    def rounded(value):
+        if isinstance(value, dict):
+            return {k: rounded(v) for k, v in value.items()}
+        return round(value, 2) if isinstance(value, float) else value
+
+    path = folder / submission.SUMMARY
+    path.write_text(json.dumps(rounded(json.loads(path.read_text()))))
+    assert marking.problems(folder, ARMS, "baseline", images=images) == []
+
+
+def flip(record):
+    """Another prediction, for an image that was wrong or right."""
+    record["predictions"]["test"][0] = (record["predictions"]["test"][0] + 1) % 7
+
+
+def forged(record):
+    """A right prediction more, and everything in the record made to agree with it."""
+    labels, predictions = record["labels"]["test"], record["predictions"]["test"]
+    i = next(i for i in range(len(labels)) if labels[i] != predictions[i])
+    predictions[i] = labels[i]
+    record["result"]["test"]["error"] -= 2
+    record["history"]["test_error"][-1] -= 2
+
+
+RECORD = "sto-s1.json"
+WRONG = {
+    "a prediction is changed": (RECORD, flip, "its predictions say"),
+    "a record is improved": (RECORD, forged, "the records say"),
+    "a prediction is missing": (
+        RECORD,
+        lambda r: r["predictions"]["test"].pop(),
+        "49 predictions and 50 labels",
+    ),
+    "a prediction is no class": (
+        RECORD,
+        lambda r: r["predictions"]["test"].__setitem__(0, 0.5),
+        "numbers of classes",
+    ),
+    "predictions are no list": (RECORD, lambda r: r["predictions"].update(test="all"), "are needed"),
+    "labels are others": (RECORD, lambda r: r["labels"]["test"].reverse() or recount(r), "not those of"),
+    "the history ends elsewhere": (
+        RECORD,
+        lambda r: r["history"]["test_error"].append(1.0),
+        "history does not end",
+    ),
+    "epochs are missing": (
+        RECORD,
+        lambda r: r["history"]["train_loss"].pop(),
+        "one value for each of 2 epochs",
+    ),
+    "a rate is another": (RECORD, lambda r: r["config"].update(lr=0.05), "config.lr is 0.05, elsewhere 0.1"),
+    "the data are others": (RECORD, lambda r: r["data"].update(fingerprint="0"), "not those of"),
+    "a setting is another": (RECORD, lambda r: r["method"].update(lam=0.3), "belongs to no arm"),
+    "a seed is text": (RECORD, lambda r: r["config"].update(seed="1"), "whole numbers"),
+    "counts are missing": (RECORD, lambda r: r["data"].pop("counts"), "data.counts"),
+    "a part is missing": (RECORD, lambda r: r.pop("history"), "lacks history"),
+    "a seed occurs twice": (RECORD, lambda r: r["config"].update(seed=2), "two records of seed 2"),
+    "a mean is improved": (submission.SUMMARY, lambda s: s["mean"].update(sto=1.0), "mean / sto is 1.0"),
+    "a mean is NaN": (submission.SUMMARY, lambda s: s["mean"].update(sto=float("nan")), "mean / sto is nan"),
+    "a mean is text": (submission.SUMMARY, lambda s: s["mean"].update(sto="50"), "mean / sto is '50'"),
+    "a difference is missing": (
+        submission.SUMMARY,
+        lambda s: s["difference"].pop("sto"),
+        "lacks difference / sto",
+    ),
+    "an arm is invented": (submission.SUMMARY, lambda s: s["mean"].update(best=0.0), "has mean / best"),
+}
+
+
+def recount(record):
+    wrong = sum(a != b for a, b in zip(record["labels"]["test"], record["predictions"]["test"], strict=True))
+    record["result"]["test"]["error"] = record["history"]["test_error"][-1] = 100 * wrong / 50
+
+
+@pytest.mark.parametrize(("file", "change", "said"), WRONG.values(), ids=WRONG)
+def test_what_is_wrong_is_found_and_said(folder, images, file, change, said):
+    edit(folder / file, change)
+    found = marking.problems(folder, ARMS, "baseline", images=images)
+    assert said in "\n".join(found)
+    with pytest.raises(RunError, match="cannot be handed in yet"):
+        marking.check(folder, ARMS, "baseline", images=images)
+
+
+def test_seeds_are_paired_enough_and_no_copies(folder, images):
+    (folder / "sto-s2.json").unlink()
+    assert "sto has the seeds [0, 1], baseline has [0, 1, 2]" in marking.problems(folder, ARMS, "baseline")[0]
+    shutil.copy(folder / "sto-s1.json", folder / "sto-s2.json")
+    edit(folder / "sto-s2.json", lambda r: r["config"].update(seed=2))
+    assert any("copy" in line for line in marking.problems(folder, ARMS, "baseline"))
+    assert any("at least 5" in line for line in marking.problems(folder, ARMS, "baseline", seeds=5))
+    for path in folder.glob("sto-*.json"):
+        path.unlink()
+    assert "there is no record of sto" in marking.problems(folder, ARMS, "baseline")
+
+
+def test_a_free_setting_may_differ_between_arms_and_not_within_one(tmp_path, images):
+    arms = {"baseline": ARMS["baseline"], "sto": ARMS["sto"]}
+    configs = {"baseline": Config(net="resnet8", epochs=1, batch_size=16), "sto": CONFIG}
+    submission.run(tmp_path, arms, images, configs, [0, 1])
+    submission.write(tmp_path, submission.summarise(submission.read(tmp_path), arms, "sto"))
+    assert marking.problems(tmp_path, arms, "sto", 2, free=["epochs"], images=images) == []
+    assert any("config.epochs" in line for line in marking.problems(tmp_path, arms, "sto", 2))
+    edit(tmp_path / "sto-s1.json", lambda r: r["config"].update(epochs=1) or r["history"]["train_loss"].pop())
+    assert any(
+        "config.epochs" in line for line in marking.problems(tmp_path, arms, "sto", 2, free=["epochs"])
+    )
+
+
+def test_an_empty_folder_and_a_missing_summary_are_told(folder, tmp_path):
+    assert "holds no record" in marking.problems(tmp_path / "nowhere", ARMS, "baseline")[0]
+    (folder / submission.SUMMARY).unlink()
+    assert "summary.json cannot be read" in marking.problems(folder, ARMS, "baseline")[0]
+
+
+def test_images_of_another_set_are_told(folder):
+    assert any(
+        "assignment's images" in line for line in marking.problems(folder, ARMS, "baseline", images=faces(3))
+    )
+
+
+def test_nothing_is_trained_twice_or_while_a_notebook_is_graded(folder, images, monkeypatch):
+    monkeypatch.setattr(submission, "fit", lambda *_: pytest.fail("it trains"))
+    assert submission.run(folder, ARMS, images, CONFIG, SEEDS).keys() == ARMS.keys()
+    monkeypatch.setenv("NBGRADER_EXECUTION", "autograde")
+    with pytest.raises(RunError, match=r"baseline-s7.json is missing, and nothing is trained"):
+        submission.run(folder, ARMS, images, CONFIG, [7])
+
+
+def test_a_record_of_another_run_is_refused(folder, images):
+    with pytest.raises(RunError, match=r"config.epochs is 2 there and 3 here"):
+        submission.run(folder, ARMS, images, Config(net="resnet8", epochs=3, batch_size=16), SEEDS)
+    with pytest.raises(RunError, match=r"data.fingerprint"):
+        submission.run(folder, ARMS, faces(3), CONFIG, SEEDS)
+
+
+def test_one_seed_has_no_interval(tmp_path, images):
+    arms = {"baseline": ARMS["baseline"], "sto": ARMS["sto"]}
+    submission.run(tmp_path, arms, images, CONFIG, [0])
+    summary = submission.summarise(submission.read(tmp_path), arms, "baseline")
+    submission.write(tmp_path, summary)
+    assert summary["difference"]["sto"]["low"] is None
+    assert marking.problems(tmp_path, arms, "baseline", seeds=1) == []
+    assert "sto" in marking.report(summary)
+
+
+def test_the_price_counts_every_run(images):
+    assert submission.price(ARMS, images, CONFIG, 3).startswith("3 settings x 3 seeds: about ")
