@@ -1,8 +1,8 @@
 """What was measured for an assignment, as a table for its instructor (homework.py).
 
 In an instructor's cell the line ``{measured REFERENCE: ARM ARM …}`` becomes a table from ``book/homework/records``,
-whose files are called ARM-sSEED.json: nothing measured is typed by hand. They are kept apart from ``data/runs``, whose
-records of one protocol and seed stand once, because the book's pages compute their tables from all of them.
+whose files are called ARM-sSEED.json: nothing measured is typed by hand. They are kept apart from ``data/runs``, of
+which the book's pages compute their tables, and where a setting and a seed have one run.
 """
 
 import re
