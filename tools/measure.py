@@ -1,7 +1,7 @@
 """Train what the instructors' tables of the homework are made of: tools/measure.py.
 
-What has its record in ``data/runs/homework`` is not trained again, so that an interrupted call goes on. A run takes
-half a minute or less on an idle core; there are 24 for each seed.
+What has its record in ``book/homework/records`` is not trained again, so that an interrupted call goes on.
+A run took half a minute or less while little else ran; there are 24 for each seed.
 """
 
 import argparse

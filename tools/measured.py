@@ -1,7 +1,8 @@
 """What was measured for an assignment, as a table for its instructor (homework.py).
 
-In an instructor's cell the line ``{measured REFERENCE: ARM ARM …}`` becomes a table from ``data/runs/homework``,
-whose files are called ARM-sSEED.json: nothing measured is typed by hand.
+In an instructor's cell the line ``{measured REFERENCE: ARM ARM …}`` becomes a table from ``book/homework/records``,
+whose files are called ARM-sSEED.json: nothing measured is typed by hand. They are kept apart from ``data/runs``, of
+which the book's pages compute their tables, and where a setting and a seed have one run.
 """
 
 import re
@@ -12,7 +13,7 @@ from sto_lite.records import Record, read_record
 from sto_lite.stats import Interval, interval
 from sto_lite.submission import recomputed
 
-RUNS = Path(__file__).resolve().parents[1] / "data" / "runs" / "homework"
+RUNS = Path(__file__).resolve().parents[1] / "book" / "homework" / "records"
 PLACE = re.compile(r"^\{measured ([^:\n]+):([^}\n]*)\}$", re.M)
 HEAD = (
     "run",
