@@ -119,14 +119,14 @@ def error_of(code, namespace):
     return None
 
 
-def nbgrader(folder, *arguments, status=0):
+def nbgrader(folder, *arguments):
     """Run nbgrader as an instructor does, in the course's folder."""
     program = Path(sys.executable).parent / "nbgrader"
     path = f"{program.parent}{os.pathsep}{os.environ['PATH']}"
     # Kernels start in the submission's folder: they have to find this checkout's sto_lite.
     environment = {**os.environ, "PATH": path, "PYTHONPATH": str(homework.ROOT)}
     run = subprocess.run([program, *arguments], cwd=folder, env=environment, capture_output=True, text=True)
-    assert run.returncode == status, run.stderr
+    assert run.returncode == 0, run.stderr
 
 
 def hand_in(folder, student, released, answers):
