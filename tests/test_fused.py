@@ -131,3 +131,19 @@ def test_many_updates_at_once():
 def test_the_registry_has_the_fused_form_under_the_same_name():
     assert type(make("sto", lam=0.5)) is FusedSTO and FusedSTO.name == STO.name == "sto"
     assert vars(FusedSTO(lam=0.5)) == vars(STO(lam=0.5))
+
+
+def test_many_steps_of_one_pass_are_those_of_two():
+    """Nothing adds up from step to step: momentum, running statistics and gates stay together."""
+    left = []
+    for method in (STO(), FusedSTO()):
+        net, gates = network(), rng(7)
+        optimizer = torch.optim.SGD(net.parameters(), lr=0.01, momentum=0.9, nesterov=True, weight_decay=1e-4)
+        for seed in range(40):
+            step = method.step(net, *batch(images=6, seed=seed), gates)
+            optimizer.zero_grad()
+            step.loss.backward()
+            optimizer.step()
+        left.append({name: value.double() for name, value in net.state_dict().items()})
+    for name, value in left[0].items():
+        assert (left[1][name] - value).abs().max() <= 1e-11 * max(1.0, value.abs().max().item()), name
