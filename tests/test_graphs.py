@@ -249,3 +249,35 @@ def test_a_run_in_fp16_resumes_with_its_scale(faces, tmp_path):
     training.folder.resume(training.restore)
     saved = torch.load(tmp_path / "checkpoint.pt", weights_only=True)["scaler"]
     assert training.arithmetic.scaler.state_dict() == saved != fresh
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize(
+    "method",
+    [
+        Baseline(),
+        StochasticDepth(),
+        FusedSTO(),
+        FusedSTO(teacher_backward=False, p_last=0.3),
+        FusedSTO(students=2, running_stats="both"),
+    ],
+    ids=repr,
+)
+def test_on_a_gpu_ten_recorded_steps_are_ten_eager_ones(method, compiled):
+    """What chapter 7 says of the GPU; one of the batches is smaller and runs eagerly."""
+    left = []
+    for recorded in (True, False):
+        net, gates = network().cuda().to(memory_format=torch.channels_last), rng(5)
+        optimizer = torch.optim.SGD(net.parameters(), lr=0.01, momentum=0.9, nesterov=True, weight_decay=1e-3)
+        arithmetic = Arithmetic(net, optimizer, torch.device("cuda"), "float32")
+        run = Recorded(method, net, arithmetic, compiled)
+        if recorded:
+            run.begin(10, gates, 0.01)
+        for seed in range(10):
+            x, y = (part.cuda() for part in batch(images=5 if seed == 7 else 8, seed=seed))
+            run(x, y) if recorded else arithmetic.update(lambda: method.step(net, x, y, gates))  # noqa: B023
+        assert not recorded or (run.replay is not None and run.warm >= graphs.WARM_UP)
+        left.append({name: value.double() for name, value in net.state_dict().items()})
+    for name, value in left[1].items():
+        assert (left[0][name] - value).abs().max() <= 1e-11 * max(1.0, value.abs().max().item()), name
