@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/ready
 INDEX  := _build/html/index.html
 PAGES  := _config.yml _toc.yml $(wildcard book/*.md book/*.ipynb book/*.yml book/_static/* book/_templates/* book/figures/* \
-          sto_lite/*.py data/runs/*/*.json tools/page.py tools/claims.py tools/findings.py tools/claims_page.py tools/address.py)
+          sto_lite/*.py sto_lite/*/*.py data/runs/*/*.json tools/page.py tools/claims.py tools/findings.py tools/claims_page.py tools/address.py)
 
 .DELETE_ON_ERROR:
 .PHONY: help book test pdf homework links proofs lint notebooks lab requirements clean

@@ -34,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def prepare(options: argparse.Namespace) -> None:
     """Write one prepared file from what the user has, and tell what is in it."""
     from sto_lite import data
-    from sto_lite import prepare as sources
+    from sto_lite.intake import prepare as sources
 
     if options.download:
         path = sources.download(options.name, data.root())
@@ -46,7 +46,8 @@ def prepare(options: argparse.Namespace) -> None:
 def train(options: argparse.Namespace) -> None:
     """Train one network and print its errors."""
     from sto_lite import data, registry
-    from sto_lite.train import Config, fit
+    from sto_lite.config import Config
+    from sto_lite.train import fit
 
     set_threads(options.threads)
     check_device(options.device)
@@ -88,7 +89,8 @@ def check_device(device: str | None) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run an experiment's jobs; status 1 if any of them failed."""
-    from sto_lite import experiments, runner
+    from sto_lite.experiments import jobs as planned
+    from sto_lite.experiments import paper, runner
     from sto_lite.scale import SCALES, chosen
 
     check_engine(options)
@@ -98,10 +100,10 @@ def run(options: argparse.Namespace) -> int:
     if options.engine == "slurm" and not asked:
         raise ValueError("this machine's hardware is not the nodes': say --scale smoke, colab or paper")
     slurm = dict(read_pair(text) for text in options.slurm)
-    experiment, out = experiments.find(options.experiment), Path(options.out)
-    overrides = {key: value for key, value in vars(options).items() if key in experiments.OVERRIDES}
+    experiment, out = paper.find(options.experiment), Path(options.out)
+    overrides = {key: value for key, value in vars(options).items() if key in planned.OVERRIDES}
     data = options.data or experiment.data[0]
-    jobs = experiments.jobs(experiment, data, read_seeds(options.seeds), scale, overrides)
+    jobs = planned.jobs(experiment, data, read_seeds(options.seeds), scale, overrides)
     if options.dry_run:
         for job in jobs:
             print(shlex.join(["python", "-m", "sto_lite", "train", *job.arguments(out)]))
@@ -118,7 +120,7 @@ def run(options: argparse.Namespace) -> int:
         print(f"[{told}/{len(jobs)}] {outcome.status:6} {outcome.job.name}: {outcome.message}", flush=True)
 
     if options.engine == "slurm":
-        from sto_lite.slurm import on_cluster
+        from sto_lite.experiments.slurm import on_cluster
 
         more = [f"--device={options.device}"] if options.device else []
         more += [f"--threads={options.threads}"] if options.threads else []
@@ -161,9 +163,10 @@ def check_engine(options: argparse.Namespace) -> None:
 
 def table(options: argparse.Namespace) -> None:
     """Print an experiment's table from records, one for each protocol that they were made under."""
-    from sto_lite import experiments, formats, records, tables
+    from sto_lite import records
+    from sto_lite.experiments import formats, paper, tables
 
-    experiment = experiments.find(options.experiment)
+    experiment = paper.find(options.experiment)
     found = [record for folder in options.records for record in records.read_folder(Path(folder))]
     found = [record for record in found if "kind" not in record]
     if options.data:
@@ -193,9 +196,9 @@ def bench(options: argparse.Namespace) -> None:
     """Measure what a step costs on this machine, print a table, and write the record."""
     import torch
 
-    from sto_lite import bench as benches
     from sto_lite import records
-    from sto_lite.contenders import BenchConfig
+    from sto_lite.speed import bench as benches
+    from sto_lite.speed.contenders import BenchConfig
 
     check_device(options.device)
     device = torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))

@@ -12,8 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sto_lite.archives import shown
-from sto_lite.errors import DataError
+from sto_lite.errors import DataError, shown
 from sto_lite.faces import EXPRESSIONS, generate
 from sto_lite.sets import PUBLISHED, Published
 

@@ -11,3 +11,9 @@ class DataError(StoError):
 
 class RunError(StoError):
     """A run cannot start, resume or finish as asked."""
+
+
+def shown(text: object, limit: int = 300) -> str:
+    """`text` fit for a message: printable, and cut to `limit` characters."""
+    line = "".join(c if c.isprintable() else "?" for c in str(text))
+    return line if len(line) <= limit else line[: limit - 3] + "..."

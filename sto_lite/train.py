@@ -1,14 +1,13 @@
-"""Training one network with any method: the loop, evaluation, checkpoints, resuming (chapters 6 and 7)."""
+"""Training one network with any method: the loop, checkpoints, resuming (chapters 6 and 7)."""
 
 import contextlib
-import dataclasses
 import json
 import math
 import os
+import re
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,55 +17,18 @@ from tqdm.auto import tqdm
 
 from sto_lite import records
 from sto_lite.checkpoints import Folder, State
-from sto_lite.data import Batches, ImageSet, Split
+from sto_lite.config import Config as Config
+from sto_lite.config import plain
+from sto_lite.data import Batches, ImageSet
 from sto_lite.errors import RunError
+from sto_lite.evaluation import Evaluation, headline
+from sto_lite.evaluation import evaluate as evaluate
 from sto_lite.files import locked
-from sto_lite.graphs import Recorded, obstacle
 from sto_lite.methods import Method, Step
-from sto_lite.precision import PRECISIONS, Arithmetic
 from sto_lite.records import Record
 from sto_lite.resnet import count_parameters
-
-
-@dataclass(frozen=True)
-class Config:
-    """How a network is trained; the defaults are the paper's (Section 4.1).
-
-    net: a name for resnet.build. epochs, batch_size: as said. lr: initial learning rate of SGD with Nesterov
-    momentum. drop_at: fractions of the epochs at which lr is multiplied by drop_by. weight_decay: on all parameters.
-    augment: crops and flips. seed: of weights, batches and gates. evaluate_every: epochs from one evaluation on the
-    test splits to the next; the last epoch is always evaluated. precision: "float32", or "bf16" or "fp16", in which
-    convolutions compute while weights, batch norm's statistics and losses stay float32.
-    """
-
-    net: str = "resnet32"
-    epochs: int = 300
-    batch_size: int = 128
-    lr: float = 0.1
-    momentum: float = 0.9
-    weight_decay: float = 1e-4
-    drop_at: tuple[float, ...] = (0.5, 0.75)
-    drop_by: float = 0.1
-    augment: bool = True
-    seed: int = 0
-    evaluate_every: int = 1
-    precision: str = "float32"
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "drop_at", tuple(self.drop_at))  # a command line gives a list
-        for name in ("epochs", "batch_size", "evaluate_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is at least 1; {getattr(self, name)} is not")
-        if not all(0 <= fraction <= 1 for fraction in self.drop_at):
-            raise ValueError(f"drop_at holds fractions of the epochs, 0 to 1; {self.drop_at} does not")
-        if self.precision not in PRECISIONS:
-            raise ValueError(f"precision is one of {', '.join(PRECISIONS)}, not {self.precision!r}")
-        if self.lr <= 0:
-            raise ValueError(f"the learning rate is positive; {self.lr} is not")
-
-    def learning_rate(self, epoch: int) -> float:
-        """The learning rate of an epoch, counted from 0."""
-        return self.lr * self.drop_by ** sum(epoch >= fraction * self.epochs for fraction in self.drop_at)
+from sto_lite.speed.graphs import Recorded, obstacle
+from sto_lite.speed.precision import Arithmetic
 
 
 class Run(NamedTuple):
@@ -74,30 +36,6 @@ class Run(NamedTuple):
 
     network: nn.Module
     record: Record
-
-
-class Evaluation(NamedTuple):
-    """error: % of images whose most probable class is not the label. predictions: (N,) int64. confidence: (N,)."""
-
-    error: float
-    predictions: Tensor
-    confidence: Tensor
-
-
-@torch.no_grad()
-def evaluate(
-    network: nn.Module, split: Split, mean_std: tuple[Tensor, Tensor], batch_size: int | None = None
-) -> Evaluation:
-    """Top-1 error of a network in eval mode, with the prediction and its probability for every image, in order."""
-    device = next(network.parameters()).device
-    batch_size = batch_size or (4096 if device.type == "cuda" else 512)
-    batches = Batches(split, *mean_std, batch_size=batch_size, augment=False, device=device)
-    confidence, predictions = (
-        torch.cat([network(x).softmax(dim=1) for x, _ in batches.in_order()]).cpu().max(dim=1)
-    )
-    return Evaluation(
-        100 * (predictions != split.labels.cpu()).double().mean().item(), predictions, confidence
-    )
 
 
 def fit(
@@ -138,15 +76,16 @@ def fit(
         return _Training(method, images, config, out, device, graphs, compiled).run(progress)
 
 
+MEMORY = re.compile("out of memory|allocate memory|ALLOC_FAILED")  # of a GPU, of the CPU, of a GPU's library
+
+
 @contextlib.contextmanager
 def memory_told(out: Path | None) -> Iterator[None]:
     """Turn an end of the GPU's or the computer's memory into one RunError."""
     try:
         yield
-    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and "memory" not in str(
-            error
-        ):  # PyTorch has no class for the CPU's
+    except (MemoryError, RuntimeError) as error:  # PyTorch has no class of its own for the CPU's
+        if isinstance(error, RuntimeError) and not MEMORY.search(str(error)):
             raise
         kept = f". What {out} holds is kept, and goes on as it was begun" if out else ""
         raise RunError(
@@ -315,16 +254,6 @@ class _Training:
         return "error " + ", ".join(f"{name} {value:.1f}%" for name, value in errors.items())
 
     def record(self, tests: dict[str, Evaluation]) -> Record:
-        result = {}
-        for name, test in tests.items():
-            errors = self.history[f"{name}_error"]
-            best = min(range(len(errors)), key=errors.__getitem__)
-            best_epoch = int(self.history["test_epoch"][best])
-            result[name] = {
-                "error": test.error,
-                "best_error": min(errors[best], test.error),
-                "best_epoch": best_epoch,
-            }
         return {
             "format": 1,
             **self.identity,
@@ -332,7 +261,7 @@ class _Training:
             "environment": self.environments[-1],
             **({"earlier_environments": self.environments[:-1]} if len(self.environments) > 1 else {}),
             "finished": time.strftime("%Y-%m-%d"),
-            "result": result,
+            "result": {name: headline(name, test, self.history) for name, test in tests.items()},
             "history": self.history,
             "labels": {name: split.labels.tolist() for name, split in self.images.test_splits.items()},
             "predictions": {name: test.predictions.tolist() for name, test in tests.items()},
@@ -365,12 +294,6 @@ class _Training:
         earlier, (now,) = json.loads(state["environments"]), self.environments
         goes_on = self.epoch < self.config.epochs and now != earlier[-1]
         self.environments = [*earlier, now] if goes_on else earlier
-
-
-def plain(config: Any) -> dict[str, Any]:
-    """A dataclass as JSON has it, without what holds on this machine only, such as a path."""
-    known = [field.name for field in dataclasses.fields(config) if not field.metadata.get("local")]
-    return json.loads(json.dumps({name: getattr(config, name) for name in known}))
 
 
 def progress_bar(total: int, done: int, show: bool | None) -> Any:

@@ -14,7 +14,7 @@ import torch
 from tqdm import tqdm
 
 from sto_lite import __main__ as command_line
-from sto_lite import data, registry, runner, train  # noqa: F401  (so that a forked process need not import them)
+from sto_lite.experiments import runner  # noqa: F401  (so that a forked process need not import them)
 
 # One process imports PyTorch and is forked for each command: the same as `python -m sto_lite …`, without seconds of
 # imports before a kill can hit anything.

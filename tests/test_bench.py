@@ -6,15 +6,16 @@ import statistics
 import pytest
 import torch
 
-from sto_lite import counters, records
+from sto_lite import records
 from sto_lite.__main__ import main
-from sto_lite.bench import rounds, summary, table
-from sto_lite.contenders import BenchConfig, Contender, PilFaces, contenders, fair_seeds, feeds
 from sto_lite.data import Split
 from sto_lite.errors import RunError
 from sto_lite.fused import FusedSTO
 from sto_lite.methods import STO, Baseline, StochasticDepth
 from sto_lite.resnet import build
+from sto_lite.speed import counters
+from sto_lite.speed.bench import rounds, summary, table
+from sto_lite.speed.contenders import BenchConfig, Contender, PilFaces, contenders, fair_seeds, feeds
 from sto_lite.survival import linear_decay, sample
 
 CPU = torch.device("cpu")

@@ -61,7 +61,8 @@ def mismatches(code, modules):
 
 
 def modules():
-    return {path.stem: path.read_text(encoding="utf-8") for path in sorted(notebooks.PACKAGE.glob("*.py"))}
+    paths = sorted(notebooks.PACKAGE.rglob("*.py"))
+    return {str(path.relative_to(notebooks.PACKAGE))[:-3]: path.read_text(encoding="utf-8") for path in paths}
 
 
 def tagged_cells():

@@ -9,12 +9,13 @@ from dataclasses import replace
 import pytest
 import torch
 
-from sto_lite import costs, registry, sets, tables
-from sto_lite.experiments import EXPERIMENTS
+from sto_lite import costs, registry, sets
+from sto_lite.config import Config, plain
+from sto_lite.experiments import tables
+from sto_lite.experiments.paper import EXPERIMENTS
 from sto_lite.methods import STO, Baseline, StochasticDepth
 from sto_lite.options import parser
 from sto_lite.resnet import count_parameters
-from sto_lite.train import Config, plain
 from tools import claims_page
 from tools.address import Repository
 from tools.claims import DERIVED, MEASURED, ROOT, ClaimError, read_claims

@@ -8,7 +8,7 @@ from dataclasses import fields
 import pytest
 
 from sto_lite.__main__ import main, parser
-from sto_lite.train import Config
+from sto_lite.config import Config
 
 
 def run(*arguments, **environment):

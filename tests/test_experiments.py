@@ -7,17 +7,19 @@ from dataclasses import fields
 
 import pytest
 
-from sto_lite import costs, experiments, formats, registry, tables
+from sto_lite import costs, registry
 from sto_lite.__main__ import parser, read_seeds
+from sto_lite.config import Config, plain
 from sto_lite.data import DATA_SETS
 from sto_lite.errors import RunError
-from sto_lite.experiments import EXPERIMENTS, OVERRIDES, Job, Source, cell_epochs, jobs
+from sto_lite.experiments import formats, paper, tables
+from sto_lite.experiments.jobs import OVERRIDES, SCALES, Job, Source, cell_epochs, jobs
+from sto_lite.experiments.paper import EXPERIMENTS
+from sto_lite.experiments.tables import tables as tables_of
 from sto_lite.methods import STO
 from sto_lite.options import DATA
 from sto_lite.options import EXPERIMENTS as SPELT_OUT
 from sto_lite.stats import Interval
-from sto_lite.tables import tables as tables_of
-from sto_lite.train import Config, plain
 
 
 def test_names_spelt_out_for_the_help_are_all_there_are():
@@ -58,7 +60,7 @@ def test_every_cell_is_a_method_with_its_settings_and_compared_with_another_cell
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
-@pytest.mark.parametrize("scale", experiments.SCALES)
+@pytest.mark.parametrize("scale", SCALES)
 def test_the_train_command_of_a_job_is_the_job(name, scale, tmp_path):
     for job in jobs(
         EXPERIMENTS[name], "faces", [3], scale, {"drop_at": [0.4], "augment": False, "limit": 100}
@@ -113,7 +115,7 @@ def test_overrides_win_and_wrong_ones_are_refused():
     with pytest.raises(ValueError, match="compares networks"):
         jobs(EXPERIMENTS["table1"], "faces", overrides={"net": "resnet8"})
     with pytest.raises(ValueError, match="no experiment is called 'table4'"):
-        experiments.find("table4")
+        paper.find("table4")
     assert "seed" not in OVERRIDES
 
 

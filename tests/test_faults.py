@@ -19,10 +19,13 @@ import numpy as np
 import pytest
 import torch
 
-from sto_lite import data, experiments, prepare, records, registry, runner
+from sto_lite import data, records, registry
 from sto_lite.__main__ import main
 from sto_lite.checkpoints import Folder, decode
 from sto_lite.errors import DataError, RunError
+from sto_lite.experiments import paper, runner
+from sto_lite.experiments.jobs import jobs as planned
+from sto_lite.intake import prepare
 from sto_lite.kd import KD
 from sto_lite.methods import STO, Baseline, Step
 from sto_lite.train import fit
@@ -495,7 +498,7 @@ def test_damage_to_a_prepared_file_is_seen(here):
 
 def jobs():
     overrides = {"net": "resnet8", "size": 8, "batch_size": 16, "epochs": 3, "limit": 64}
-    return experiments.jobs(experiments.find("detach"), "fer2013", [0], "smoke", overrides)
+    return planned(paper.find("detach"), "fer2013", [0], "smoke", overrides)
 
 
 def change(here):

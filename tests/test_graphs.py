@@ -12,13 +12,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from sto_lite import data, graphs, streams, train
+from sto_lite import data, train
+from sto_lite.config import Config
 from sto_lite.fused import FusedSTO
-from sto_lite.graphs import Recorded, device_step, draw, obstacle
 from sto_lite.methods import STO, Baseline, StochasticDepth
-from sto_lite.precision import Arithmetic
 from sto_lite.registry import make
-from sto_lite.train import Config, fit
+from sto_lite.speed import graphs, streams
+from sto_lite.speed.graphs import Recorded, device_step, draw, obstacle
+from sto_lite.speed.precision import Arithmetic
+from sto_lite.train import fit
 from tests.test_fused import NETS, SETTINGS, after_step, assert_same, batch, network, rng
 
 

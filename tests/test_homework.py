@@ -7,9 +7,9 @@ import re
 import nbformat
 import pytest
 
-from sto_lite import marking
+from sto_lite.config import plain
+from sto_lite.homework import marking
 from sto_lite.records import read_record
-from sto_lite.train import plain
 from tests.homework_course import STUB, hand_in, nbgrader, play, replayed, tiny
 from tools import homework, measure, measured
 from tools.homework import HIDDEN, SOLUTION, HomeworkError, regions, role

@@ -10,10 +10,11 @@ import pytest
 import torch
 
 from sto_lite import keeping
+from sto_lite.config import Config
 from sto_lite.data import ImageSet, Split, load
 from sto_lite.methods import STO
 from sto_lite.scale import Scale
-from sto_lite.train import Config, fit
+from sto_lite.train import fit
 
 CPU = torch.device("cpu")
 CONFIG = Config("resnet8", epochs=3, batch_size=32, evaluate_every=3)

@@ -21,8 +21,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sto_lite import data, layouts_fer2013, sets
+from sto_lite import data, sets
 from sto_lite.__main__ import main
+from sto_lite.intake import layouts_fer2013
 from tests import mutants
 from tests.packing import mutate, zip_bytes
 from tests.test_prepare import USAGE, as_csv, icml, png, rows_of

@@ -57,8 +57,9 @@ def test_the_table_of_contents_lists_every_notebook():
 
 def test_the_reference_lists_every_module():
     reference = (notebooks.BOOK / "api.md").read_text(encoding="utf-8")
-    modules = {path.stem for path in notebooks.PACKAGE.glob("*.py")} - {"__init__", "__main__"}
-    assert {name for name in modules if f"automodule:: sto_lite.{name}\n" not in reference} == set()
+    paths = [path.relative_to(notebooks.ROOT).with_suffix("") for path in notebooks.PACKAGE.rglob("*.py")]
+    modules = {".".join(path.parts) for path in paths if path.name not in ("__init__", "__main__")}
+    assert {name for name in modules if f"automodule:: {name}\n" not in reference} == set()
 
 
 @each_chapter

@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from sto_lite.config import Config, plain
 from sto_lite.data import ImageSet, Split
 from sto_lite.errors import RunError
 from sto_lite.kd import KD
@@ -13,7 +14,7 @@ from sto_lite.methods import Baseline
 from sto_lite.peers import DML, ONE, Branches, OKDDip, ramp_up
 from sto_lite.registry import make
 from sto_lite.resnet import build, count_parameters
-from sto_lite.train import Config, fit, plain
+from sto_lite.train import fit
 
 PARAMETERS = {  # trainable parameters of ResNet-32's training model, for 7 and 100 classes
     "dml": (1_400_133, 1_418_268),

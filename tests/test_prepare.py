@@ -23,8 +23,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sto_lite import archives, layouts_fer2013, prepare
 from sto_lite.errors import DataError
+from sto_lite.intake import archives, layouts_fer2013, prepare
 from tests.packing import files_below, mutate, tarred, zipped
 
 SIZES = {"train": 9, "public": 8, "private": 7}

@@ -20,9 +20,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sto_lite import data, download, layouts_cifar100, pickles, prepare, sets
+from sto_lite import data, sets
 from sto_lite.__main__ import main
 from sto_lite.errors import DataError
+from sto_lite.intake import download, layouts_cifar100, pickles, prepare
 from tests.packing import below, files_below, mutate, tarred, written, zip_bytes, zipped
 
 UNPACK = Path(__file__).resolve().parents[2] / "shared" / "data" / "unpack.py"

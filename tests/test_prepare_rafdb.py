@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sto_lite import archives, data, layouts_rafdb, prepare
+from sto_lite import data
 from sto_lite.errors import DataError
+from sto_lite.intake import archives, layouts_rafdb, prepare
 from tests.packing import below, files_below, shuffled, tarred, written, zip_bytes, zipped
 
 NUMBERS = {"train": (1, 2, 3, 9, 10, 11, 99, 100, 12271), "test": (1, 2, 3, 5, 8, 13, 21)}

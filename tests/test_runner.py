@@ -11,9 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from sto_lite import experiments, records, runner
+from sto_lite import records
 from sto_lite.__main__ import main
-from sto_lite.experiments import EXPERIMENTS, jobs
+from sto_lite.experiments import paper, runner
+from sto_lite.experiments.jobs import jobs
+from sto_lite.experiments.paper import EXPERIMENTS
 
 SMALL = ["--data", "faces", "--scale", "smoke", "--device", "cpu"]
 
@@ -218,6 +220,6 @@ def test_images_are_loaded_once_for_neighbouring_jobs(tmp_path, monkeypatch):
     loads: list[tuple] = []
     real = runner.data.load
     monkeypatch.setattr(runner.data, "load", lambda *a: loads.append(a) or real(*a))
-    made = jobs(experiments.find("detach"), "faces", [0], "smoke", {"net": "resnet8"})
+    made = jobs(paper.find("detach"), "faces", [0], "smoke", {"net": "resnet8"})
     outcomes = runner.one_by_one(made, tmp_path, lambda outcome: None, "cpu")
     assert [o.status for o in outcomes] == ["done", "done"] and len(loads) == 1

@@ -11,7 +11,8 @@ import pytest
 
 from sto_lite import records
 from sto_lite.errors import RunError
-from sto_lite.experiments import EXPERIMENTS, jobs
+from sto_lite.experiments.jobs import jobs
+from sto_lite.experiments.paper import EXPERIMENTS
 
 NEEDED = ("slurmctld", "slurmd", "munged", "squeue", "sbatch", "runuser")
 missing = [name for name in NEEDED if shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin") is None]
@@ -166,7 +167,7 @@ def test_an_option_that_slurm_does_not_know_is_one_message(slurm, tmp_path):
 
 
 def test_a_second_command_waits_for_jobs_that_are_queued(slurm, tmp_path):
-    from sto_lite import slurm as engine
+    from sto_lite.experiments import slurm as engine
 
     made = jobs(EXPERIMENTS["detach"], "faces", [1], "smoke", {"net": "resnet8"})
     first: dict = {}
@@ -184,7 +185,7 @@ def test_a_second_command_waits_for_jobs_that_are_queued(slurm, tmp_path):
 
 
 def test_the_queue_is_read_whatever_jobs_are_called(tmp_path, monkeypatch):
-    from sto_lite import slurm as engine
+    from sto_lite.experiments import slurm as engine
 
     fake = tmp_path / "squeue"
     fake.write_text("#!/bin/sh\nprintf '7|None|my job | x\\n12|JobHeldUser|sto-1\\nnonsense\\n'\n")
@@ -194,7 +195,7 @@ def test_the_queue_is_read_whatever_jobs_are_called(tmp_path, monkeypatch):
 
 
 def test_a_job_that_slurm_holds_for_good_has_failed(tmp_path, monkeypatch):
-    from sto_lite import slurm as engine
+    from sto_lite.experiments import slurm as engine
 
     (job,) = jobs(EXPERIMENTS["detach"], "faces", [0], "smoke", {"net": "resnet8"})[:1]
     monkeypatch.setattr(engine, "queue", lambda: {"5": (engine.slurm_name(job, tmp_path), "JobHeldAdmin")})
@@ -203,14 +204,14 @@ def test_a_job_that_slurm_holds_for_good_has_failed(tmp_path, monkeypatch):
 
 
 def test_the_time_of_a_job_is_given_in_one_way(tmp_path):
-    from sto_lite import slurm as engine
+    from sto_lite.experiments import slurm as engine
 
     with pytest.raises(RunError, match="--minutes"):
         engine.make_executor(tmp_path, {"time": "1:00"}, 5)
 
 
 def test_without_slurm_there_is_one_message(monkeypatch):
-    from sto_lite import slurm as engine
+    from sto_lite.experiments import slurm as engine
 
     monkeypatch.setenv("PATH", "/nowhere")
     with pytest.raises(RunError, match="there is no Slurm here"):

@@ -5,12 +5,12 @@ import shutil
 
 import pytest
 
-from sto_lite import marking, submission
+from sto_lite.config import Config
 from sto_lite.data import ImageSet, Split
 from sto_lite.errors import RunError
 from sto_lite.faces import EXPRESSIONS, generate
+from sto_lite.homework import marking, submission
 from sto_lite.registry import make
-from sto_lite.train import Config
 
 ARMS = {"baseline": make("baseline"), "sto": make("sto"), "lam=0": make("sto", lam=0.0)}
 CONFIG = Config(net="resnet8", epochs=2, batch_size=16)

@@ -15,11 +15,13 @@ import pytest
 import torch
 
 from sto_lite import records
+from sto_lite.config import Config
 from sto_lite.data import ImageSet, Split
 from sto_lite.errors import RunError
+from sto_lite.evaluation import evaluate
 from sto_lite.faces import EXPRESSIONS
 from sto_lite.methods import STO, Baseline, Step, StochasticDepth
-from sto_lite.train import Config, evaluate, fit
+from sto_lite.train import fit
 
 CONFIG = Config(net="resnet8", epochs=3, batch_size=32, seed=0)
 

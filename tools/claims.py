@@ -6,7 +6,7 @@ from typing import Any
 
 import yaml
 
-from sto_lite.experiments import EXPERIMENTS, Cell, Experiment
+from sto_lite.experiments.paper import EXPERIMENTS, Cell, Experiment
 
 ROOT = Path(__file__).resolve().parents[1]
 MEASURED = ("reproduced", "not reproduced", "undecided", "not measured")

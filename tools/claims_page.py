@@ -17,7 +17,7 @@ from myst_parser.mdit_to_docutils.base import default_slugify
 from sphinx.application import Sphinx
 
 from sto_lite import stats
-from sto_lite.formats import signed
+from sto_lite.experiments.formats import signed
 from sto_lite.records import Record
 from tools.address import repository
 from tools.claims import DERIVED, MEASURED, NAMES, ROOT, Claim, read_claims

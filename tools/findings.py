@@ -11,12 +11,12 @@ from pathlib import Path
 import torch
 
 from sto_lite import registry, stats
-from sto_lite.experiments import EXPERIMENTS
-from sto_lite.formats import signed
+from sto_lite.experiments.formats import signed
+from sto_lite.experiments.paper import EXPERIMENTS
+from sto_lite.experiments.tables import Table, tables, verdict
 from sto_lite.records import Record, read_record
 from sto_lite.resnet import count_parameters
 from sto_lite.stats import Interval
-from sto_lite.tables import Table, tables, verdict
 from tools.claims import MEASURED, NAMES, ROOT, Claim, ClaimError, cell_of, experiment_of
 
 SEEDS = 3  # with fewer, nothing is decided

@@ -16,10 +16,11 @@ sys.path.insert(0, str(ROOT))  # so that this file also runs as a script
 
 import torch  # noqa: E402
 
-from sto_lite import costs, data, submission  # noqa: E402
+from sto_lite import costs, data  # noqa: E402
+from sto_lite.config import Config  # noqa: E402
+from sto_lite.homework import submission  # noqa: E402
 from sto_lite.methods import Method  # noqa: E402
 from sto_lite.registry import make  # noqa: E402
-from sto_lite.train import Config  # noqa: E402
 from tools import homework  # noqa: E402
 from tools.measured import RUNS  # noqa: E402
 

@@ -9,9 +9,9 @@ import re
 from pathlib import Path
 from statistics import mean, median, stdev
 
+from sto_lite.homework.submission import recomputed
 from sto_lite.records import Record, read_record
 from sto_lite.stats import Interval, interval
-from sto_lite.submission import recomputed
 
 RUNS = Path(__file__).resolve().parents[1] / "book" / "homework" / "records"
 PLACE = re.compile(r"^\{measured ([^:\n]+):([^}\n]*)\}$", re.M)

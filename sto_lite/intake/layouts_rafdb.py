@@ -13,10 +13,17 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from sto_lite import archives
-from sto_lite.archives import Member, shown
-from sto_lite.errors import DataError
-from sto_lite.layouts import IMAGE_SUFFIXES, Arrays, decoded, more_than_one, nothing_found, refuse_twice
+from sto_lite.errors import DataError, shown
+from sto_lite.intake import archives
+from sto_lite.intake.archives import Member
+from sto_lite.intake.layouts import (
+    IMAGE_SUFFIXES,
+    Arrays,
+    decoded,
+    more_than_one,
+    nothing_found,
+    refuse_twice,
+)
 from sto_lite.sets import RAFDB
 
 SUFFIXES: tuple[str, ...] = (".txt", ".csv", ".zip", *IMAGE_SUFFIXES)  # of the files that count

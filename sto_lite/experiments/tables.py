@@ -8,11 +8,12 @@ from dataclasses import dataclass, replace
 
 from sto_lite import registry, stats
 from sto_lite.checkpoints import YOUNGER
+from sto_lite.config import Config, plain
 from sto_lite.errors import RunError
-from sto_lite.experiments import Cell, Experiment, cell_epochs, cell_settings
+from sto_lite.experiments.jobs import cell_epochs, cell_settings
+from sto_lite.experiments.paper import Cell, Experiment
 from sto_lite.records import Record
 from sto_lite.stats import Interval
-from sto_lite.train import Config, plain
 
 RULE = (
     "Verdict, for at least 3 paired seeds: not reproduced if the 95 % interval of our difference lies below half "

@@ -10,8 +10,7 @@ from pathlib import Path
 
 from tqdm.auto import tqdm
 
-from sto_lite.archives import shown
-from sto_lite.errors import DataError
+from sto_lite.errors import DataError, shown
 from sto_lite.sets import Published
 
 TIMEOUT = 30.0  # seconds without a byte

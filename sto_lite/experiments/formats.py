@@ -8,7 +8,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from sto_lite.tables import RULE, UNKNOWN, Table
+from sto_lite.experiments.tables import RULE, UNKNOWN, Table
 
 HEAD = (
     "run",

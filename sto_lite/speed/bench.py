@@ -15,9 +15,9 @@ from typing import Any
 import torch
 
 from sto_lite import records, resnet
-from sto_lite.contenders import NCHW, NHWC, BenchConfig, Contender, contenders, fair_seeds, feeds
 from sto_lite.methods import Baseline
 from sto_lite.records import Record
+from sto_lite.speed.contenders import NCHW, NHWC, BenchConfig, Contender, contenders, fair_seeds, feeds
 
 
 def timed(run: Callable[[int], object], seed: int, device: torch.device) -> float:

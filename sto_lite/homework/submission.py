@@ -15,12 +15,13 @@ from typing import Any
 
 from sto_lite import stats
 from sto_lite.checkpoints import YOUNGER
+from sto_lite.config import Config, plain
 from sto_lite.data import ImageSet
 from sto_lite.errors import RunError
 from sto_lite.files import write_atomically
 from sto_lite.methods import Method
 from sto_lite.records import Record, encode, read_record
-from sto_lite.train import Config, fit, plain
+from sto_lite.train import fit
 
 Arms = Mapping[str, Method]  # label -> method; the labels are those of the summary
 Summary = dict[str, Any]

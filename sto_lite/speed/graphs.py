@@ -13,11 +13,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from sto_lite import streams, survival
+from sto_lite import survival
 from sto_lite.fused import FusedSTO
 from sto_lite.methods import Baseline, Method, Step, StochasticDepth
-from sto_lite.precision import Arithmetic
 from sto_lite.resnet import Block, ResNet
+from sto_lite.speed import streams
+from sto_lite.speed.precision import Arithmetic
 
 WARM_UP = 3  # eager steps before a recording: libraries start, compilers compile
 RECORDING = Lock()  # where threads train side by side, one at a time compiles, records or steps eagerly

@@ -18,13 +18,13 @@ from typing import Protocol
 
 import numpy as np
 
-from sto_lite import archives, layouts_cifar100, layouts_fer2013, layouts_rafdb
-from sto_lite.archives import Member, shown
-from sto_lite.audit import audit
-from sto_lite.download import downloaded
-from sto_lite.errors import DataError
+from sto_lite.errors import DataError, shown
 from sto_lite.files import write_together
-from sto_lite.layouts import Arrays
+from sto_lite.intake import archives, layouts_cifar100, layouts_fer2013, layouts_rafdb
+from sto_lite.intake.archives import Member
+from sto_lite.intake.audit import audit
+from sto_lite.intake.download import downloaded
+from sto_lite.intake.layouts import Arrays
 from sto_lite.sets import CIFAR100, FER2013, PUBLISHED, RAFDB, Published
 
 _RECORD_VERSION = 1

@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterable
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from sto_lite.archives import Member, shown
-from sto_lite.errors import DataError
+from sto_lite.errors import DataError, shown
+from sto_lite.intake.archives import Member
 
 Arrays = dict[str, np.ndarray]
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp")

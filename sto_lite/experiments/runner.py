@@ -21,7 +21,7 @@ import torch
 from sto_lite import data, records, registry
 from sto_lite.data import ImageSet
 from sto_lite.errors import DataError, RunError, StoError
-from sto_lite.experiments import Job, Source
+from sto_lite.experiments.jobs import Job, Source
 from sto_lite.train import fit
 
 POLL = 0.2  # seconds between two looks at the running jobs

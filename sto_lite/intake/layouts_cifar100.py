@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from sto_lite import archives, pickles
-from sto_lite.archives import Member, shown
-from sto_lite.errors import DataError
-from sto_lite.layouts import Arrays, more_than_one, nothing_found, refuse_twice
+from sto_lite.errors import DataError, shown
+from sto_lite.intake import archives, pickles
+from sto_lite.intake.archives import Member
+from sto_lite.intake.layouts import Arrays, more_than_one, nothing_found, refuse_twice
 from sto_lite.sets import CIFAR100
 
 CLASSES = 100

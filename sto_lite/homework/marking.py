@@ -12,8 +12,8 @@ from typing import Any
 from sto_lite.checkpoints import YOUNGER
 from sto_lite.data import ImageSet
 from sto_lite.errors import RunError
+from sto_lite.homework.submission import SUMMARY, Arms, Summary, read, recomputed, sort, summarise
 from sto_lite.records import Record
-from sto_lite.submission import SUMMARY, Arms, Summary, read, recomputed, sort, summarise
 
 ROUNDING = 0.006  # points by which a number of the summary may be off: it may be rounded to two decimals
 

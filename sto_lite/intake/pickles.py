@@ -15,8 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from sto_lite.archives import shown
-from sto_lite.errors import DataError
+from sto_lite.errors import DataError, shown
 
 _MAX_STEPS = 4_000_000  # of the pickle's program; CIFAR-100 has some 400,000
 _MAX_TUPLES = 1_000  # Python hashes nested tuples by recursion, and crashes on deep ones

@@ -23,8 +23,8 @@ except ImportError as error:
     ) from error
 
 from sto_lite.errors import RunError
-from sto_lite.experiments import Job
-from sto_lite.runner import Outcome, Report, finished, kept, last_line, outcome_of, waves
+from sto_lite.experiments.jobs import Job
+from sto_lite.experiments.runner import Outcome, Report, finished, kept, last_line, outcome_of, waves
 
 POLL = 5.0  # seconds between two looks at the queue
 PATIENCE = 60  # looks in a row that may fail

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, cast
 
-from sto_lite.errors import DataError
+from sto_lite.errors import DataError, shown
 
 MAX_MEMBERS = 200_000
 MAX_MEMBER = 1 << 30  # bytes in one member of a tar
@@ -49,12 +49,6 @@ _DAMAGE = (
     zipfile.BadZipFile,
     tarfile.TarError,
 )
-
-
-def shown(text: object, limit: int = 300) -> str:
-    """`text` fit for a message: printable, and cut to `limit` characters."""
-    line = "".join(c if c.isprintable() else "?" for c in str(text))
-    return line if len(line) <= limit else line[: limit - 3] + "..."
 
 
 @contextmanager

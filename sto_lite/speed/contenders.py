@@ -13,13 +13,14 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from sto_lite import counters, faces, resnet, survival
+from sto_lite import faces, resnet, survival
 from sto_lite.data import Batches, ImageSet, Split
 from sto_lite.fused import FusedSTO
-from sto_lite.graphs import Recorded, device_step
 from sto_lite.methods import STO, Baseline, Method, Step, StochasticDepth
 from sto_lite.peers import DML, ONE, OKDDip
-from sto_lite.precision import PRECISIONS, Arithmetic
+from sto_lite.speed import counters
+from sto_lite.speed.graphs import Recorded, device_step
+from sto_lite.speed.precision import PRECISIONS, Arithmetic
 
 NCHW, NHWC = torch.contiguous_format, torch.channels_last
 

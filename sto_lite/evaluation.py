@@ -1,0 +1,47 @@
+"""The error of a network on a test split, with its prediction for each image (chapter 6)."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from sto_lite.data import Batches, Split
+
+
+class Evaluation(NamedTuple):
+    """error: % of images whose most probable class is not the label. predictions: (N,) int64. confidence: (N,)."""
+
+    error: float
+    predictions: Tensor
+    confidence: Tensor
+
+
+@torch.no_grad()
+def evaluate(
+    network: nn.Module, split: Split, mean_std: tuple[Tensor, Tensor], batch_size: int | None = None
+) -> Evaluation:
+    """Top-1 error of a network in eval mode, with the prediction and its probability for every image, in order."""
+    device = next(network.parameters()).device
+    batch_size = batch_size or (4096 if device.type == "cuda" else 512)
+    batches = Batches(split, *mean_std, batch_size=batch_size, augment=False, device=device)
+    confidence, predictions = (
+        torch.cat([network(x).softmax(dim=1) for x, _ in batches.in_order()]).cpu().max(dim=1)
+    )
+    return Evaluation(
+        100 * (predictions != split.labels.cpu()).double().mean().item(), predictions, confidence
+    )
+
+
+def headline(name: str, test: Evaluation, history: Mapping[str, Sequence[float]]) -> dict[str, Any]:
+    """What a record says of a split: the last epoch's error, and beside it the best epoch's, which flatters.
+
+    Args:
+        name: of the split.
+        test: the evaluation of the last epoch.
+        history: errors (%) by epoch under "`name`_error", with the epochs under "test_epoch".
+    """
+    errors = history[f"{name}_error"]
+    best = min(range(len(errors)), key=errors.__getitem__)
+    best_epoch = int(history["test_epoch"][best])
+    return {"error": test.error, "best_error": min(errors[best], test.error), "best_epoch": best_epoch}

@@ -1,0 +1,159 @@
+"""The paper's tables and the book's sweeps (chapters 8 and 9): an experiment is a list of cells, its table's rows."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+Settings = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One row of a table: a network, a method with its settings, and what the paper reports.
+
+    label: what the row is called. settings: of the method, where they are not its defaults. against: the label of
+    the row it is compared with. paper: top-1 errors (%) by data set. epochs: factor on the protocol's epochs, or
+    "sto" for as many as give the compute of STO's. teacher: network of the trained teacher (method kd).
+    """
+
+    label: str
+    method: str
+    net: str = "resnet32"
+    settings: Settings = field(default_factory=dict)
+    against: str | None = None
+    paper: Mapping[str, float] = field(default_factory=dict)
+    epochs: float | str = 1.0
+    teacher: str | None = None
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A table: its cells, the data sets it is about, and whether it compares networks or methods for one of them."""
+
+    name: str
+    title: str
+    data: tuple[str, ...]
+    cells: tuple[Cell, ...]
+    compares_networks: bool = False
+
+
+def fer_raf(fer: float, raf: float) -> dict[str, float]:
+    """The paper's two columns."""
+    return {"fer2013": fer, "rafdb": raf}
+
+
+def table1() -> Experiment:
+    """Table 1: four networks, each without and with STO."""
+    cells = []
+    for net, label, base, sto in (
+        ("resnet32", "ResNet-32", (32.85, 18.55), (31.33, 17.80)),
+        ("resnet50", "ResNet-50", (31.83, 17.67), (30.38, 16.43)),
+        ("resnet110", "ResNet-110", (32.35, 19.62), (30.48, 16.53)),
+        ("wrn20-2", "WRN-20-2", (31.72, 17.54), (31.27, 17.33)),
+    ):
+        cells.append(Cell(label, "baseline", net, paper=fer_raf(*base)))
+        cells.append(Cell(f"{label} + STO", "sto", net, against=label, paper=fer_raf(*sto)))
+    title = "Table 1: STO on networks of different depth and width"
+    return Experiment("table1", title, ("fer2013", "rafdb"), tuple(cells), compares_networks=True)
+
+
+def table2() -> Experiment:
+    """Table 2: methods of online distillation, and two-stage distillation as the classical reference."""
+    cells = (
+        Cell("baseline", "baseline", paper=fer_raf(32.19, 18.55)),
+        Cell("DML", "dml", against="baseline", paper=fer_raf(31.91, 18.48)),
+        Cell("ONE", "one", against="baseline", paper=fer_raf(31.90, 17.85)),
+        Cell("OKDDip", "okddip", against="baseline", paper=fer_raf(31.40, 17.42)),
+        Cell("STO", "sto", against="baseline", paper=fer_raf(31.33, 17.80)),
+        Cell("KD, two stages", "kd", against="baseline", teacher="resnet110"),
+    )
+    return Experiment("table2", "Table 2: online distillation", ("fer2013", "rafdb"), cells)
+
+
+def table3() -> Experiment:
+    """Table 3: STO's components."""
+    rows: tuple[tuple[str, str, Settings, float], ...] = (
+        ("baseline", "baseline", {}, 25.33),
+        ("stochastic depth", "stochastic-depth", {}, 22.61),
+        ("without distillation (λ = 0)", "sto", {"lam": 0.0}, 22.63),
+        ("without backward of the full network", "sto", {"teacher_backward": False}, 23.15),
+        ("STO", "sto", {}, 21.60),
+    )
+    cells = tuple(
+        Cell(label, method, "resnet110", s, None if label == "baseline" else "baseline", {"cifar100": error})
+        for label, method, s, error in rows
+    )
+    return Experiment("table3", "Table 3: components of STO", ("cifar100",), cells)
+
+
+def figure3() -> Experiment:
+    """Figure 3: training curves of ResNet-32 (FER-2013) and ResNet-110 (RAF-DB)."""
+    wanted = ("ResNet-32", "ResNet-110")
+    cells = tuple(cell for cell in table1().cells if cell.label.removesuffix(" + STO") in wanted)
+    return Experiment("figure3", "Figure 3: training curves", ("fer2013", "rafdb"), cells, True)
+
+
+def sweep(name: str, title: str, setting: str, values: Iterable[Any], default: Any) -> Experiment:
+    """One setting of STO over several values, each compared with the paper's."""
+    cells = [
+        Cell(
+            f"{title} = {value}",
+            "sto",
+            settings={} if value == default else {setting: value},
+            against=None if value == default else f"{title} = {default}",
+        )
+        for value in values
+    ]
+    return Experiment(name, f"Sweep over {title}", ("fer2013", "rafdb", "cifar100"), tuple(cells))
+
+
+def epochs() -> Experiment:
+    """From a fifteenth of the schedule (20 of 300 epochs) to the whole of it."""
+    cells = []
+    for share, part in ((1 / 15, "a 15th"), (1 / 4, "a quarter"), (1 / 2, "half"), (1.0, "all")):
+        for label, method in (("baseline", "baseline"), ("STO", "sto")):
+            name = f"{label}, {part} of the epochs"
+            against = None if label == "baseline" else f"baseline, {part} of the epochs"
+            cells.append(Cell(name, method, against=against, epochs=share))
+    return Experiment("epochs", "Sweep over the number of epochs", ("fer2013", "rafdb"), tuple(cells))
+
+
+def compute() -> Experiment:
+    """Equal epochs against equal compute: the baseline trained for as many multiply-adds as STO."""
+    cells = (
+        Cell("baseline", "baseline"),
+        Cell("baseline, STO's compute", "baseline", against="baseline", epochs="sto"),
+        Cell("STO", "sto", against="baseline, STO's compute"),
+    )
+    return Experiment("compute", "Equal compute", ("fer2013", "rafdb", "cifar100"), cells)
+
+
+EXPERIMENTS: dict[str, Experiment] = {
+    experiment.name: experiment
+    for experiment in (
+        table1(),
+        table2(),
+        table3(),
+        figure3(),
+        sweep("lambda", "λ", "lam", (0.0, 0.1, 0.25, 0.5, 1.0), 0.25),
+        sweep("temperature", "T", "temperature", (1.0, 2.0, 3.0, 5.0, 10.0), 3.0),
+        sweep("p-last", "p_L", "p_last", (0.2, 0.5, 0.8, 1.0), 0.5),
+        sweep("schedule", "schedule", "schedule", ("linear", "uniform"), "linear"),
+        sweep("students", "students a step", "students", (1, 2, 4), 1),
+        sweep("detach", "detached teacher", "detach", (True, False), True),
+        sweep("running-stats", "running statistics from", "running_stats", ("teacher", "both"), "teacher"),
+        epochs(),
+        compute(),
+    )
+}
+
+
+def find(name: str) -> Experiment:
+    """An experiment by its name.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if name not in EXPERIMENTS:
+        raise ValueError(f"no experiment is called {name!r}; there are {', '.join(EXPERIMENTS)}")
+    return EXPERIMENTS[name]
