@@ -194,7 +194,7 @@ def test_table_from_records():
     )
     sto = found["STO"]
     assert sto.gain.mean == 5 and sto.gain.low == sto.gain.high == 5
-    assert sto.verdict == "reproduced" and sto.claimed is None and sto.p < 0.05
+    assert sto.verdict == "better" and sto.claimed is None and sto.p < 0.05
     assert found["without distillation (λ = 0)"].verdict == "not measured"
     assert found["without distillation (λ = 0)"].error is None
     assert not table.faithful and "100 training images" in table.protocol
@@ -321,9 +321,9 @@ def test_settings_written_differently_are_one_run():
         (-0.1, 2.0, 3, 1.5, True, "undecided"),
         (-0.5, 0.7, 3, 1.5, True, "not reproduced"),
         (0.1, 0.7, 3, 1.5, True, "not reproduced"),
-        (0.1, 0.7, 3, 1.5, False, "reproduced"),
+        (0.1, 0.7, 3, 1.5, False, "better"),
         (-0.5, 0.7, 3, 1.5, False, "undecided"),
-        (-0.5, -0.1, 3, 1.5, False, "not reproduced"),
+        (-0.5, -0.1, 3, 1.5, False, "worse"),
         (0.2, 2.0, 2, 1.5, True, "undecided"),
     ],
 )
@@ -337,7 +337,7 @@ def test_formats_say_the_same():
     (table,) = tables_of(EXPERIMENTS["table3"], three_seeds())
     for form in ("text", "markdown", "html"):
         text = formats.FORMATS[form](table)
-        for piece in ("41.00", "+5.00", "not measured", "reproduced", "reduced protocol"):
+        for piece in ("41.00", "+5.00", "not measured", "better", "reduced protocol"):
             assert piece in text.replace(tables.RULE, ""), (form, piece)
     read = list(csv.DictReader(io.StringIO(formats.FORMATS["csv"](table))))
     assert [row["run"] for row in read] == [cell.label for cell in EXPERIMENTS["table3"].cells]

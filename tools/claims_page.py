@@ -25,7 +25,7 @@ from tools.findings import Finding, Results, find, read_all, split_of, spread
 
 BOOK = ROOT / "book"
 TABLES = ("table1", "table2", "table3")
-MARKS = dict(zip((*MEASURED, *DERIVED), "✓✗?–✓~✗", strict=True))
+MARKS = dict(zip((*MEASURED, "open", *DERIVED), "✓✗?–○✓~✗", strict=True))
 CODE = {"github": "/blob/", "gitlab": "/-/blob/", "bitbucket": "/src/"}
 
 
@@ -219,7 +219,8 @@ def effects(names: str, found: Results | None = None) -> Iterator[str]:
         yield from ["**Measured effect** (above 0: a lower error):", "", *(f"- {line}" for line in lines)]
     else:
         runs = " and ".join(f"`{name}`" for name in names.split())
-        yield f"**Measured effect:** not measured yet{f' (experiment {runs})' if names else ''}."
+        none = f"not measured yet (experiment {runs})" if names else "no experiment compares the readings"
+        yield f"**Measured effect:** {none}."
 
 
 # ------------------------------------------------------------------------------------------------ directives

@@ -17,11 +17,11 @@ from sto_lite.experiments.tables import Table, tables, verdict
 from sto_lite.records import Record, read_record
 from sto_lite.resnet import count_parameters
 from sto_lite.stats import Interval
-from tools.claims import MEASURED, NAMES, ROOT, Claim, ClaimError, cell_of, experiment_of
+from tools.claims import NAMES, ROOT, Claim, ClaimError, cell_of, experiment_of
 
 SEEDS = 3  # with fewer, nothing is decided
 CLASSES = {"fer2013": 7, "rafdb": 7, "cifar100": 100}
-# In place of "reproduced" and "not reproduced" under a reduced protocol, which reproduces nothing.
+# What is said of a difference under a reduced protocol, which reproduces nothing.
 THERE = {
     "error": ("a lower error there", "a higher error there"),
     "gap": ("a smaller gap there", "a larger gap there"),
@@ -74,7 +74,7 @@ def finding(claim: Claim, results: Results) -> Finding:
     if claim.kind == "derived":
         return Finding(claim, claim.status)
     if claim.kind == "open":
-        return Finding(claim, "not measured")
+        return Finding(claim, "open")
     if claim.parameters is not None:
         count = parameters(claim)
         return Finding(claim, "holds" if printed(count, claim.parameters) else "does not hold", f"{count:,}")
@@ -230,7 +230,8 @@ def reduced_line(claim: Claim, pairs: Sequence[tuple[str, str]], results: Result
     if not candidates:
         return ""
     *_, table, parts = max(candidates, key=lambda candidate: candidate[:2])
-    words = dict(zip(MEASURED, THERE["margin" if claim.margin else claim.quantity], strict=False))
+    good, bad = THERE["margin" if claim.margin else claim.quantity]
+    words = {"better": good, "worse": bad, "reproduced": good, "not reproduced": bad}
     told = []
     for (better, worse), found in parts:
         status = judge(found, 0.0, claim.margin, faithful=False)

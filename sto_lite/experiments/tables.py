@@ -17,8 +17,8 @@ from sto_lite.stats import Interval
 
 RULE = (
     "Verdict, for at least 3 paired seeds: not reproduced if the 95 % interval of our difference lies below half "
-    "of the paper's difference (below 0 under a reduced protocol); otherwise reproduced if it lies above 0; "
-    "else undecided."
+    "of the paper's difference; otherwise reproduced if it lies above 0; else undecided. Under a reduced protocol, "
+    "for which the paper has no number, the words are better (interval above 0), worse (below 0) and undecided."
 )
 UNKNOWN = "not measured"
 PAPER_COUNTS = {"fer2013": 28_709, "rafdb": 12_271, "cifar100": 50_000}  # training images
@@ -52,14 +52,15 @@ class Table:
 
 
 def verdict(gain: Interval | None, claimed: float, faithful: bool = True) -> str:
-    """Apply RULE to our interval of a gain and the paper's gain, both in points."""
+    """Apply RULE to our interval of a gain and the paper's gain, both in points; faithful: by its protocol."""
     if gain is None:
         return UNKNOWN
     if gain.seeds < 3:
         return "undecided"
+    good, bad = ("reproduced", "not reproduced") if faithful else ("better", "worse")
     if gain.high < (claimed / 2 if faithful else 0):
-        return "not reproduced"
-    return "reproduced" if gain.low > 0 else "undecided"
+        return bad
+    return good if gain.low > 0 else "undecided"
 
 
 def tables(experiment: Experiment, records: Sequence[Record], split: str | None = None) -> list[Table]:
