@@ -1,4 +1,4 @@
-"""The distillation loss and the loss of Student-Teacher Oneness (chapter 4)."""
+"""The distillation loss and the loss of Student-Teacher Oneness (chapters 4 and 6)."""
 
 from typing import NamedTuple
 
