@@ -1,7 +1,9 @@
 """A notebook opened alone, as on Colab: its own cell brings ``sto_lite``, and every cell runs."""
 
 import json
+import re
 import shutil
+import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,6 +11,7 @@ from pathlib import Path
 from tools.proofs.places import ProofError, Published, call, environ
 
 EXECUTE = "import sys; from nbclient.cli import NbClientApp; sys.exit(NbClientApp.launch_instance())"
+STUCK = re.compile("CellTimeoutError|Kernel didn't respond")
 WHERE = "import sto_lite; print(sto_lite.__file__)"
 
 
@@ -21,11 +24,17 @@ def present(python: Path, folder: Path) -> str:
 def execute(path: Path, python: Path, extra: Mapping[str, str]) -> None:
     """Execute a notebook in place with the kernel of this Python, in the notebook's folder.
 
+    About one kernel in fifty falls silent between two cells (an idle kernel whose client waits for an answer: Jupyter
+    has lost a message) or never starts; such a one gets a second try, and the log says so.
+
     Raises:
-        ProofError: a cell failed.
+        ProofError: a cell failed, or the kernel fell silent twice.
     """
-    command = [python, "-c", EXECUTE, "--inplace", "--timeout=1800", path.name]
+    command = [python, "-c", EXECUTE, "--inplace", "--timeout=300", path.name]
     done = call(command, cwd=path.parent, env=environ(python, extra))
+    if done.returncode and STUCK.search(done.stderr):
+        print(f"{path.name}: its kernel does not answer any more; once more", file=sys.stderr)
+        done = call(command, cwd=path.parent, env=environ(python, extra))
     if done.returncode:
         raise ProofError(f"{path.name} fails:\n{done.stderr[-3000:]}")
 
