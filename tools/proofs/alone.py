@@ -24,8 +24,8 @@ def present(python: Path, folder: Path) -> str:
 def execute(path: Path, python: Path, extra: Mapping[str, str]) -> None:
     """Execute a notebook in place with the kernel of this Python, in the notebook's folder.
 
-    About one kernel in fifty falls silent between two cells (an idle kernel whose client waits for an answer: Jupyter
-    has lost a message) or never starts; such a one gets a second try, and the log says so.
+    Now and then a kernel falls silent between two cells (it is idle, and its client waits for an answer) or never
+    starts; such a one gets a second try, and the log says so.
 
     Raises:
         ProofError: a cell failed, or the kernel fell silent twice.
