@@ -144,6 +144,7 @@ def course(tmp_path_factory):
         if name == "temperature":  # a cheat replaces the checks of the records; another deletes a check
             hand_in(folder, "cheat", released, {"runs": CHEAT})
             hand_in(folder, "deleted", released, {first: solved[first]}, without={f"{first}-check"})
+            split(folder / "submitted" / "deleted" / name / f"{name}.ipynb")
     broken = folder / "submitted" / "broken" / "gradients"
     (broken / "gradients.ipynb").rename(folder / "elsewhere.ipynb")  # else autograde ends with an error
     with contextlib.redirect_stdout(io.StringIO()) as told:
@@ -200,7 +201,10 @@ def test_what_came_back_is_looked_over_without_running_it(course, capsys):
     told = capsys.readouterr().out
     assert re.search(r"^good +all well$", told, re.M)
     assert re.search(r"^cheat +there is no folder records$", told, re.M)
-    assert "deleted: put back gradient-check\n" in (course / "restored.txt").read_text()
+    assert (
+        "deleted: unmarked a copy of paired, put back gradient-check\n"
+        in (course / "restored.txt").read_text()
+    )
     assert "is missing" not in told
     assert "5 students, 4 to be looked at" in told
     assert submissions.main(["gradients", str(course)]) == 1
@@ -226,7 +230,7 @@ def test_what_came_back_is_looked_over_without_running_it(course, capsys):
         (lambda at: flattened(at), "put the .json files into one"),
         (lambda at: (at / "temperature.ipynb").write_text('{"cells": ['), "is no notebook"),
         (lambda at: split(at / "temperature.ipynb", copies=0), "the cell paired is missing: --restore puts"),
-        (lambda at: split(at / "temperature.ipynb"), "there are 2 cells paired: the last one counts"),
+        (lambda at: split(at / "temperature.ipynb"), "there are 2 cells paired: --restore"),
         (lambda at: unmarked(at / "temperature.ipynb"), "lacks nbgrader's marks"),
     ],
 )

@@ -6,8 +6,9 @@ For every student's folder in ``~/sto-course/submitted`` it says whether ``gradi
 holds every cell that is graded, and whether the records beside it have the form that is asked for. A student's code
 runs in one process with the checks of a notebook and can replace them; here the assignment's own source is executed,
 and its check reads what was handed in. The exit status is 1 if something has to be looked at. With ``--restore``,
-cells that a student has deleted are put back first, from what was released: without them nbgrader gives no points
-for a check, and waits for a manual grade that nobody can give.
+the cells that nbgrader knows are made whole first: those that were deleted are put back from what was released, as a
+missing check has no points and waits for ever to be graded by hand; and of those that were split or copied, the last
+alone keeps its mark, as nbgrader grades no notebook in which a mark occurs twice, nor any student after it.
 """
 
 import argparse
@@ -69,12 +70,12 @@ def about_notebook(source: Notebook, path: Path, marked: bool = True) -> list[st
         if name and name not in names:
             lines.append(f"the cell {name} is missing: --restore puts it back")
         elif name and names.count(name) > 1:
-            lines.append(f"there are {names.count(name)} cells {name}: the last one counts")
+            lines.append(f"there are {names.count(name)} cells {name}: --restore unmarks all but the last")
     return lines
 
 
 def restore(released: Path, path: Path) -> list[str]:
-    """Put back into a submitted notebook the cells of the released one that it lacks; return their names.
+    """Make a submitted notebook's marked cells those of the released one; return what was done, in words.
 
     Raises:
         HomeworkError: one of the two is no notebook.
@@ -87,18 +88,23 @@ def restore(released: Path, path: Path) -> list[str]:
         ours, theirs = (nbformat.read(place, as_version=4) for place in (released, path))
     except Exception as error:
         raise HomeworkError(f"nothing is restored: {error}") from None
-    names, missing, after = [named(cell) for cell in theirs.cells], [], 0
+    done, names, after = [], [named(cell) for cell in theirs.cells], 0
+    for number, name in enumerate(names):
+        if name and name in names[number + 1 :]:
+            theirs.cells[number].metadata.pop("nbgrader")
+            names[number] = ""
+            done.append(f"unmarked a copy of {name}")
     for name, cell in ((named(cell), cell) for cell in ours.cells):
         if name in names:
             after = names.index(name) + 1
         elif name:
             theirs.cells.insert(after, cell)
             names.insert(after, name)
-            missing.append(name)
+            done.append(f"put back {name}")
             after += 1
-    if missing:
+    if done:
         write_atomically(path, nbformat.writes(theirs).encode())
-    return missing
+    return done
 
 
 def about_records(source: Notebook, folder: Path) -> list[str]:
@@ -164,7 +170,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=str(__doc__).split("\n\n")[0])
     parser.add_argument("name", help="the assignment, such as gradients")
     parser.add_argument("course", type=Path, nargs="?", default=Path(), help="its folder (default: this one)")
-    parser.add_argument("--restore", action="store_true", help="first put deleted cells back")
+    parser.add_argument("--restore", action="store_true", help="first make marked cells whole")
     options = parser.parse_args(arguments)
     try:
         (path,) = homework.assignments([options.name])
@@ -175,9 +181,9 @@ def main(arguments: list[str] | None = None) -> int:
         for student in students if options.restore else ():
             file = f"{path.stem}.ipynb"
             handed_in = student / path.stem / file
-            if any("is missing" in line for line in about_notebook(source, handed_in)):
-                back = restore(options.course / "release" / path.stem / file, handed_in)
-                print(f"{student.name}: put back {', '.join(back)}")
+            if any("--restore" in line for line in about_notebook(source, handed_in)):
+                done = restore(options.course / "release" / path.stem / file, handed_in)
+                print(f"{student.name}: {', '.join(done)}")
     except HomeworkError as error:
         print(error, file=sys.stderr)
         return 1
