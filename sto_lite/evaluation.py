@@ -39,7 +39,7 @@ def headline(name: str, test: Evaluation, history: Mapping[str, Sequence[float]]
     Args:
         name: of the split.
         test: the evaluation of the last epoch.
-        history: errors (%) by epoch under "`name`_error", with the epochs under "test_epoch".
+        history: errors (%) by epoch under "NAME_error", with the epochs under "test_epoch".
     """
     errors = history[f"{name}_error"]
     best = min(range(len(errors)), key=errors.__getitem__)
