@@ -8,6 +8,9 @@ INDEX  := _build/html/index.html
 PAGES  := _config.yml _toc.yml $(wildcard book/*.md book/*.ipynb book/*.yml book/_static/* book/_templates/* book/figures/* \
           sto_lite/*.py sto_lite/*/*.py data/runs/*/*.json tools/page.py tools/claims.py tools/findings.py tools/claims_page.py tools/address.py)
 
+# Everything that was built but the homework, of which somebody may have begun to teach.
+UNBUILD := if [ -d _build ]; then find _build -mindepth 1 -maxdepth 1 ! -name homework -exec rm -rf {} +; fi
+
 .DELETE_ON_ERROR:
 .PHONY: help book test pdf homework links proofs lint notebooks lab requirements clean
 
@@ -23,12 +26,12 @@ $(READY): requirements.txt pyproject.toml
 	@touch $@
 
 book:  ## render the book to _build/html
-	@rm -rf _build
+	@$(UNBUILD)
 	@$(MAKE) --no-print-directory $(INDEX)
 	@echo "The book is ready: open $(CURDIR)/$(INDEX)"
 
 $(INDEX): $(READY) $(PAGES)
-	rm -rf _build
+	@$(UNBUILD)
 	$(BIN)/jupyter-book build . -W -n --keep-going --quiet
 
 test: lint $(INDEX)  ## lint, then unit, known-answer, notebook and page tests

@@ -38,7 +38,7 @@ def play(notebook, source, folder):
     with contextlib.chdir(folder), contextlib.redirect_stdout(io.StringIO()):
         for old in homework.kept(source, {"instructor"}):
             cell, (kind, name, _) = next(cells), role(old)
-            if cell.cell_type != "code":
+            if cell.cell_type != "code" or kind == "set-up":  # a notebook's line, %pip, is in it
                 continue
             code, error = homework.without_markers(old.source) if kind == "check" else cell.source, None
             try:
@@ -129,9 +129,12 @@ def nbgrader(folder, *arguments):
     assert run.returncode == 0, run.stderr
 
 
-def hand_in(folder, student, released, answers):
-    """A student's copy of a released notebook, with a tiny protocol and the cells named in `answers` filled in."""
+def hand_in(folder, student, released, answers, without=()):
+    """A student's copy of a released notebook: a tiny protocol, the cells in `answers` filled in, some deleted."""
     notebook = tiny(nbformat.read(released, as_version=4))
+    notebook.cells = [
+        c for c in notebook.cells if c.metadata.get("nbgrader", {}).get("grade_id") not in without
+    ]
     for cell in notebook.cells:
         cell.source = answers.get(cell.metadata.get("nbgrader", {}).get("grade_id"), cell.source)
     place = folder / "submitted" / student / released.stem

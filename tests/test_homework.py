@@ -1,8 +1,13 @@
 """Homework: what students get holds no answer, and what comes back is graded as it deserves."""
 
+import ast
+import contextlib
 import html
+import io
+import json
 import os
 import re
+import shutil
 
 import nbformat
 import pytest
@@ -11,7 +16,7 @@ from sto_lite.config import plain
 from sto_lite.homework import marking
 from sto_lite.records import read_record
 from tests.homework_course import STUB, hand_in, nbgrader, play, replayed, tiny
-from tools import homework, measure, measured
+from tools import homework, measure, measured, submissions
 from tools.homework import HIDDEN, SOLUTION, HomeworkError, regions, role
 
 pytest.importorskip("nbgrader", reason="nbgrader is not installed (the extra 'book')")
@@ -48,10 +53,12 @@ def test_a_solution_passes_every_check_and_a_stub_fails_every_one(path, tmp_path
     (tmp_path / "stub").mkdir()
     good = play(tiny(homework.course(source)), source, tmp_path / "good")
     assert good == {check.name: None for check in graded(source)}
+    assert submissions.about_records(source, tmp_path / "good") == []
     stub = play(tiny(homework.student(source)), source, tmp_path / "stub")
     assert stub.keys() == good.keys() and None not in stub.values(), (
         "a check that a stub passes checks nothing"
     )
+    assert "no folder records" in submissions.about_records(source, tmp_path / "stub")[0]
 
 
 @each_assignment
@@ -75,6 +82,16 @@ def test_what_students_get_holds_no_answer(path):
     stubs = [cell for cell in student.cells if STUB.split("\n")[0] in cell.source]
     assert len(stubs) == len(graded(source, "solution"))
     assert "nbgrader" not in text
+    code = [cell.source for cell in student.cells if cell.cell_type == "code"]
+    assert code[0].startswith("# Where sto_lite is missing, this brings it.")
+
+
+@each_assignment
+def test_every_check_that_students_see_says_what_is_wrong(path):
+    for cell in homework.student(homework.read(path)).cells:
+        if cell.cell_type == "code" and "assert" in cell.source:
+            silent = [n for n in ast.walk(ast.parse(cell.source)) if isinstance(n, ast.Assert) and not n.msg]
+            assert [ast.unparse(node) for node in silent] == []
 
 
 @each_assignment
@@ -97,11 +114,12 @@ def test_there_are_six_assignments_at_least():
 # ------------------------------------------------------------------------------------------------ a whole course
 
 ROUND_TRIP = ["temperature", "gradients"]
+CHEAT = "marking.check = marking.report = marking.problems = lambda *arguments, **named: []"
 
 
 @pytest.fixture(scope="module")
 def course(tmp_path_factory):
-    """Two assignments released, handed in by four students, graded by nbgrader, with feedback; its folder."""
+    """Two assignments released, handed in by students, graded by nbgrader, with feedback; its folder."""
     out = tmp_path_factory.mktemp("homework")
     homework.build(homework.assignments(ROUND_TRIP), out)
     folder = out / "course"
@@ -117,16 +135,25 @@ def course(tmp_path_factory):
         hand_in(folder, "good", released, solved | {"hypothesis": "It is flat.", "verdict": "Undecided."})
         good = folder / "submitted" / "good" / name
         play(nbformat.read(good / released.name, as_version=4), source, good)  # the records
-        first, second, _ = solved
+        first, second, *_ = solved
         constant = f"def {solved[second].split('def ')[1].split('(')[0]}(*_):\n    return 2.0, 3**-0.5\n"
         hand_in(folder, "partial", released, {first: solved[first], second: constant, "records": "pass"})
         hand_in(
             folder, "broken", released, {first: "def broken(:\n", second: solved[second], "runs": "1 / 0"}
         )
-    (folder / "submitted" / "broken" / "gradients" / "gradients.ipynb").rename(folder / "elsewhere.ipynb")
+        if name == "temperature":  # a cheat replaces the checks of the records; another deletes a check
+            hand_in(folder, "cheat", released, {"runs": CHEAT})
+            hand_in(folder, "deleted", released, {first: solved[first]}, without={f"{first}-check"})
+            split(folder / "submitted" / "deleted" / name / f"{name}.ipynb")
+    broken = folder / "submitted" / "broken" / "gradients"
+    (broken / "gradients.ipynb").rename(folder / "elsewhere.ipynb")  # else autograde ends with an error
+    with contextlib.redirect_stdout(io.StringIO()) as told:
+        submissions.main(["temperature", str(folder), "--restore"])
+    (folder / "restored.txt").write_text(told.getvalue())
     for name in ROUND_TRIP:
         nbgrader(folder, "autograde", name)
         nbgrader(folder, "generate_feedback", name)
+    (folder / "elsewhere.ipynb").rename(broken / "gradients (1).ipynb")
     return folder
 
 
@@ -161,10 +188,94 @@ def test_the_course_is_graded_as_it_deserves(course):
     assert found["good"] == ({"gradient-check": 3, "paired-check": 3, "records": 4}, True)
     assert found["partial"][0] == {"gradient-check": 3, "paired-check": 0, "records": 0}
     assert found["broken"][0] == {"gradient-check": 0, "paired-check": 3, "records": 0}
+    assert found["cheat"][0]["records"] == 4, "what runs in a student's process cannot be trusted"
+    assert found["deleted"][0]["gradient-check"] == 3, "a check that was deleted is put back"
     found = scores(course, "gradients")
     assert found["good"] == ({"teacher-check": 3, "norms-check": 3, "records": 4}, True)
     assert found["partial"][0] == {"teacher-check": 3, "norms-check": 0, "records": 0}
     assert "broken" not in found, "there was no notebook, so there is nothing to grade"
+
+
+def test_what_came_back_is_looked_over_without_running_it(course, capsys):
+    assert submissions.main(["temperature", str(course)]) == 1
+    told = capsys.readouterr().out
+    assert re.search(r"^good +all well$", told, re.M)
+    assert re.search(r"^cheat +there is no folder records$", told, re.M)
+    assert (
+        "deleted: unmarked a copy of paired, put back gradient-check\n"
+        in (course / "restored.txt").read_text()
+    )
+    assert "is missing" not in told
+    assert "5 students, 4 to be looked at" in told
+    assert submissions.main(["gradients", str(course)]) == 1
+    told = capsys.readouterr().out
+    assert re.search(
+        r"^broken +there is no gradients.ipynb; gradients \(1\).ipynb is passed over", told, re.M
+    )
+    assert re.search(r"^cheat +nothing was handed in$", told, re.M)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda at: edited(at / "records" / "summary.json", lambda s: s["mean"].update(paper=1.0)), "is 1.0"),
+        (lambda at: edited(at / "records" / "paper-s1.json", lambda r: r.update(data={})), "data.counts"),
+        (
+            lambda at: edited(at / "records" / "paper-s0.json", lambda r: r["data"].update(size=10**9)),
+            "not those",
+        ),
+        (lambda at: (at / "records" / "paper-s2.json").unlink(), "paper has [0, 1]"),
+        (lambda at: (at / "records").rename(at / "runs"), "no folder records"),
+        (lambda at: [p.rename(at / p.name) for p in (at / "records").iterdir()], "holds no record"),
+        (lambda at: flattened(at), "put the .json files into one"),
+        (lambda at: (at / "temperature.ipynb").write_text('{"cells": ['), "is no notebook"),
+        (lambda at: split(at / "temperature.ipynb", copies=0), "the cell paired is missing: --restore puts"),
+        (lambda at: split(at / "temperature.ipynb"), "there are 2 cells paired: --restore"),
+        (lambda at: unmarked(at / "temperature.ipynb"), "lacks nbgrader's marks"),
+    ],
+)
+def test_what_is_odd_about_a_submission_is_told(course, tmp_path, change, said):
+    handed_in = shutil.copytree(course / "submitted" / "good" / "temperature", tmp_path / "temperature")
+    source = homework.read(homework.SOURCES / "temperature.md")
+    assert submissions.told(source, handed_in, "temperature") == []
+    change(handed_in)
+    assert said in "\n".join(submissions.told(source, handed_in, "temperature"))
+
+
+def edited(path, change):
+    content = json.loads(path.read_text(encoding="utf-8"))
+    change(content)
+    path.write_text(json.dumps(content), encoding="utf-8")
+
+
+def flattened(folder):
+    for path in (folder / "records").iterdir():
+        path.rename(folder / path.name)
+    (folder / "records").rmdir()
+
+
+def split(path, copies=2):
+    """Leave a notebook with so many copies of a cell that nbgrader knows."""
+    notebook = nbformat.read(path, as_version=4)
+    names = [cell.metadata.get("nbgrader", {}).get("grade_id") for cell in notebook.cells]
+    at = names.index("paired")
+    notebook.cells[at : at + 1] = [
+        nbformat.from_dict({**notebook.cells[at], "id": f"paired-{number}"}) for number in range(copies)
+    ]
+    nbformat.write(notebook, path)
+
+
+def unmarked(path):
+    notebook = nbformat.read(path, as_version=4)
+    for cell in notebook.cells:
+        cell.metadata.pop("nbgrader", None)
+    nbformat.write(notebook, path)
+
+
+def test_a_course_without_submissions_is_told(tmp_path, capsys):
+    assert submissions.main(["temperature", str(tmp_path)]) == 1
+    assert "holds no student's folder" in capsys.readouterr().err
+    assert submissions.main(["nothing", str(tmp_path)]) == 1
 
 
 def test_feedback_shows_what_failed(course):
@@ -275,6 +386,8 @@ def test_a_source_in_its_four_forms():
         ([("solution f", "f = 1"), CHECKED, WRITTEN, RUBRIC], "needs ### BEGIN SOLUTION"),
         ([("solution f", SOLVED[1].replace("### END", "## END")), CHECKED, WRITTEN, RUBRIC], "has a wrong"),
         ([SOLVED, ("check f 2", "assert f()"), WRITTEN, RUBRIC], "needs ### BEGIN HIDDEN"),
+        ([SOLVED, CHECKED, (WRITTEN[0], WRITTEN[1] + "\n\n## Two functions"), RUBRIC], "text outside its"),
+        ([SOLVED, CHECKED, (WRITTEN[0], "So:\n" + WRITTEN[1]), RUBRIC], "text outside its"),
         ([SOLVED, ("locked g", CHECKED[1]), WRITTEN, RUBRIC], "has a wrong ### BEGIN HIDDEN"),
         ([SOLVED, ("check f-check", CHECKED[1]), WRITTEN, RUBRIC], "says nothing known"),
         ([SOLVED, ("check f-check 0", CHECKED[1]), WRITTEN, RUBRIC], "says nothing known"),
@@ -311,6 +424,10 @@ def test_every_record_of_the_homework_is_one_that_the_plan_trains():
     rows = {row.name: row for row in measure.plan()}
     records = {path: read_record(path) for path in measured.RUNS.glob("*.json")}
     assert {path.stem.rsplit("-s", 1)[0] for path in records} == rows.keys()
+    for name in rows:
+        assert len(measured.records(name)) >= 3, (
+            f"{name}: fewer than three seeds have no scatter worth the name"
+        )
     for path, record in records.items():
         row = rows[path.stem.rsplit("-s", 1)[0]]
         assert record["method"] == {"name": row.method.name, **plain(row.method)}, path.name

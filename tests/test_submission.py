@@ -11,6 +11,7 @@ from sto_lite.errors import RunError
 from sto_lite.faces import EXPRESSIONS, generate
 from sto_lite.homework import marking, submission
 from sto_lite.registry import make
+from sto_lite.train import progress_bar
 
 ARMS = {"baseline": make("baseline"), "sto": make("sto"), "lam=0": make("sto", lam=0.0)}
 CONFIG = Config(net="resnet8", epochs=2, batch_size=16)
@@ -176,8 +177,33 @@ def test_a_free_setting_may_differ_between_arms_and_not_within_one(tmp_path, ima
 
 def test_an_empty_folder_and_a_missing_summary_are_told(folder, tmp_path):
     assert "holds no record" in marking.problems(tmp_path / "nowhere", ARMS, "baseline")[0]
-    (folder / submission.SUMMARY).unlink()
+    (folder / submission.SUMMARY).write_text("{")
     assert "summary.json cannot be read" in marking.problems(folder, ARMS, "baseline")[0]
+
+
+def test_every_problem_is_told_at_once(folder):
+    (folder / submission.SUMMARY).unlink()
+    for path in folder.glob("*-s2.json"):
+        path.unlink()
+    told = "\n".join(marking.problems(folder, ARMS, "baseline"))
+    assert "2 seeds; at least 3" in told and "there is no summary.json" in told
+    for seed in (0, 1):
+        (folder / f"sto-s{seed}.json").write_text("{")
+    told = marking.problems(folder, ARMS, "baseline")
+    assert len([line for line in told if "no readable record" in line]) == 2 and len(told) == 3
+
+
+def test_runs_are_shown_as_one_line(folder, images):
+    found = submission.run(folder, ARMS, images, CONFIG, SEEDS)
+    assert repr(found) == "9 records of 3 settings: baseline, sto, lam=0"
+    assert len(found["sto"]) == 3
+
+
+def test_a_bar_says_which_run_is_under_way(folder, images, monkeypatch, capsys):
+    monkeypatch.setattr(submission, "progress_bar", lambda total, done, _: progress_bar(total, done, True))
+    submission.run(folder, ARMS, images, CONFIG, SEEDS)
+    shown = capsys.readouterr().err
+    assert "lam=0, seed 2" in shown and "9/9" in shown
 
 
 def test_images_of_another_set_are_told(folder):
@@ -187,7 +213,7 @@ def test_images_of_another_set_are_told(folder):
 
 
 def test_nothing_is_trained_twice_or_while_a_notebook_is_graded(folder, images, monkeypatch):
-    monkeypatch.setattr(submission, "fit", lambda *_: pytest.fail("it trains"))
+    monkeypatch.setattr(submission, "fit", lambda *_, **__: pytest.fail("it trains"))
     assert submission.run(folder, ARMS, images, CONFIG, SEEDS).keys() == ARMS.keys()
     monkeypatch.setenv("NBGRADER_EXECUTION", "autograde")
     with pytest.raises(RunError, match=r"baseline-s7.json is missing, and nothing is trained"):

@@ -8,10 +8,12 @@ hidden checks, and what the instructor alone reads. Into ``_build/homework`` (or
     solutions/NAME.ipynb        the instructor's: solutions, hidden checks, rubric, measured pattern
 
 Only these are written; what nbgrader adds to the course (its gradebook, releases, submissions) is left alone. But
-``make book`` and ``make clean`` delete ``_build``: run a course in a copy, or build it elsewhere with ``--out``.
+``make clean`` deletes ``_build``: run a course in a copy, or build it elsewhere with ``--out``. What comes back is
+looked over by ``tools/submissions.py``.
 
 A cell says what it is by its metadata ``homework``: "solution NAME", "check NAME POINTS", "written NAME POINTS"
-(graded by hand), "locked NAME" (nbgrader restores it before it grades) or "instructor". Any other is given as it is.
+(graded by hand), "locked NAME" (nbgrader restores it before it grades) or "instructor". Any other is given as it is;
+the set-up cell, which brings sto_lite, is put before them all (``tools/setup_cell.py``).
 """
 
 import argparse
@@ -31,6 +33,8 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # so that this file also runs as a script
 
 from sto_lite.files import write_atomically  # noqa: E402
+from tools import setup_cell  # noqa: E402
+from tools.address import AddressError, repository  # noqa: E402
 from tools.measured import filled  # noqa: E402
 
 SOURCES = ROOT / "book" / "homework"
@@ -45,6 +49,7 @@ KINDS = {
     "locked": "code",
     "written": "markdown",
     "instructor": "markdown",
+    "set-up": "code",
 }
 
 CONFIG = '''"""The course's settings for nbgrader; written by make homework, and yours to change."""
@@ -81,7 +86,7 @@ def role(cell: Any) -> Role:
     """
     words = str(cell.metadata.get("homework", "given")).split()
     kind = words[0] if words else ""
-    if kind in ("given", "instructor"):
+    if kind in ("given", "instructor", "set-up"):
         right = len(words) == 1
     elif kind in GRADED:
         right = len(words) == 3 and words[2].isdigit() and int(words[2]) > 0
@@ -113,7 +118,7 @@ def assignments(names: Iterable[str] = (), sources: Path = SOURCES) -> list[Path
 
 
 def read(path: Path) -> Notebook:
-    """Return an assignment's source as a notebook, after checking it.
+    """Return an assignment's source as a notebook with the set-up cell, after checking it.
 
     Raises:
         HomeworkError: it cannot be read; or it lacks what every assignment has.
@@ -126,6 +131,19 @@ def read(path: Path) -> Notebook:
         verify(notebook)
     except HomeworkError as error:
         raise HomeworkError(f"{path.name}: {error}") from None
+    return with_set_up(notebook)
+
+
+def with_set_up(notebook: Notebook) -> Notebook:
+    """Put the cell that brings sto_lite before a source's other code; it is written into no source."""
+    try:
+        found = repository()
+    except AddressError as error:
+        raise HomeworkError(str(error)) from None
+    setup_cell.place(notebook, found.url if found else "")
+    for cell in notebook.cells:
+        if "set-up" in cell.metadata.get("tags", ()):
+            cell.metadata["homework"] = "set-up"
     return notebook
 
 
@@ -151,6 +169,13 @@ def verify(notebook: Notebook) -> None:
             if stray or found != list(markers) * (len(found) // 2) or bool(found) != wanted:
                 does = "needs" if wanted and not found else "has a wrong"
                 raise HomeworkError(f"cell {number} ({kind} {name}) {does} {' … '.join(markers)}")
+        if kind == "written" and not re.fullmatch(
+            rf"{SOLUTION[0]}\n.*{SOLUTION[1]}", cell.source.strip(), re.S
+        ):
+            raise HomeworkError(
+                f"cell {number} (written {name}) has text outside its markers, which a student would overwrite: end "
+                f"the cell with +++ on a line of its own"
+            )
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise HomeworkError(f"two cells are called {', '.join(twice)}")
     if missing := sorted({"solution", "check", "written", "instructor"} - kinds):
@@ -178,7 +203,7 @@ def course(notebook: Notebook) -> Notebook:
     new = plain(notebook, {"instructor"})
     for cell, old in zip(new.cells, kept(notebook, {"instructor"}), strict=True):
         kind, name, points = role(old)
-        if kind == "given":
+        if not name:
             continue
         cell.metadata["nbgrader"] = {
             "grade": kind in GRADED,
@@ -278,7 +303,9 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     sources = sum(path.suffix == ".ipynb" for path in written) // 3
     print(f"{sources} assignments are in {os.path.relpath(options.out)}: student/, course/ and solutions/.")
-    print("Copy course/ to where the course shall live before you release: make book deletes _build.")
+    print(
+        "Copy course/ and solutions/ to where the course shall live before you release: make clean deletes _build."
+    )
     return 0
 
 

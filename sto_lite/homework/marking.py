@@ -12,8 +12,8 @@ from typing import Any
 from sto_lite.checkpoints import YOUNGER
 from sto_lite.data import ImageSet
 from sto_lite.errors import RunError
-from sto_lite.homework.submission import SUMMARY, Arms, Summary, read, recomputed, sort, summarise
-from sto_lite.records import Record
+from sto_lite.homework.submission import SUMMARY, Arms, Summary, files, recomputed, sort, summarise
+from sto_lite.records import Record, read_record
 
 ROUNDING = 0.006  # points by which a number of the summary may be off: it may be rounded to two decimals
 
@@ -59,15 +59,21 @@ def problems(
         images: the data; its fingerprint and test labels must be the records'. None: records agree among themselves.
     """
     folder = Path(folder)
+    theirs, unwritten = submitted(folder / SUMMARY)
+    records, lines = [], []
     try:
-        records = read(folder)
-        malformed = [f"{name(r)}: {line}" for r in records for line in form(r)]
-        if malformed:
-            return malformed
+        for path in files(folder):
+            try:
+                records.append(read_record(path))
+            except RunError as error:
+                lines.append(str(error))
+        lines += [f"{name(record)}: {line}" for record in records for line in form(record)]
+        if lines:
+            return lines + unwritten
         found = sort(records, arms)
     except RunError as error:
-        return [str(error)]
-    lines = [f"there is no record of {label}" for label, runs in found.items() if not runs]
+        return [str(error), *unwritten]
+    lines += [f"there is no record of {label}" for label, runs in found.items() if not runs]
     known = {id(record) for runs in found.values() for record in runs.values()}
     lines += [
         f"{name(record)} belongs to no arm of this assignment: take it out of the folder"
@@ -75,9 +81,9 @@ def problems(
         if id(record) not in known
     ]
     lines += paired(found, reference, seeds) + one_protocol(found, free, images)
-    if lines:
-        return lines
-    return compare(folder / SUMMARY, summarise(records, arms, reference))
+    if lines or unwritten:
+        return lines + unwritten
+    return compare(theirs, summarise(records, arms, reference))
 
 
 def report(summary: Summary) -> str:
@@ -180,20 +186,26 @@ def one_protocol(
     return lines
 
 
-def compare(path: Path, ours: Summary) -> list[str]:
-    """Say where a submitted summary differs from the one that follows from the records."""
+def submitted(path: Path) -> tuple[Any, list[str]]:
+    """A submitted summary, and what keeps it from being read."""
+    if not path.exists():
+        return None, [f"there is no {path.name}: write it with submission.write"]
     try:
-        theirs = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        return [f"{path.name} cannot be read ({error}): write it with submission.write"]
+        return json.loads(path.read_text(encoding="utf-8")), []
+    except (OSError, ValueError, RecursionError) as error:
+        return None, [f"{path.name} cannot be read ({error}): write it with submission.write"]
+
+
+def compare(theirs: Any, ours: Summary) -> list[str]:
+    """Say where a submitted summary differs from the one that follows from the records."""
     given, expected = flat(theirs), flat(ours)
-    lines = [f"{path.name} lacks {key}" for key in expected if key not in given]
-    lines += [f"{path.name} has {key}, which is not asked for" for key in given if key not in expected]
+    lines = [f"{SUMMARY} lacks {key}" for key in expected if key not in given]
+    lines += [f"{SUMMARY} has {key}, which is not asked for" for key in given if key not in expected]
     for key in expected.keys() & given.keys():
         one, two = given[key], expected[key]
         numbers = all(isinstance(v, int | float) and not isinstance(v, bool) for v in (one, two))
         if not (abs(one - two) <= ROUNDING if numbers else one == two):
-            lines.append(f"{path.name}: {key} is {one!r}, the records say {two!r}")
+            lines.append(f"{SUMMARY}: {key} is {one!r}, the records say {two!r}")
     return sorted(lines)
 
 

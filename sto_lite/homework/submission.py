@@ -21,7 +21,7 @@ from sto_lite.errors import RunError
 from sto_lite.files import write_atomically
 from sto_lite.methods import Method
 from sto_lite.records import Record, encode, read_record
-from sto_lite.train import fit
+from sto_lite.train import fit, progress_bar
 
 Arms = Mapping[str, Method]  # label -> method; the labels are those of the summary
 Summary = dict[str, Any]
@@ -29,10 +29,20 @@ Summary = dict[str, Any]
 SUMMARY = "summary.json"
 
 
+class Runs(dict[str, list[Record]]):
+    """Label -> its records by seed; shown in a notebook as one line, not as half a megabyte of predictions."""
+
+    def __repr__(self) -> str:
+        made = sum(map(len, self.values()))
+        return f"{made} records of {len(self)} settings: {', '.join(self)}"
+
+
 def run(
     folder: Path, arms: Arms, images: ImageSet, config: Config | Mapping[str, Config], seeds: Iterable[int]
-) -> dict[str, list[Record]]:
+) -> Runs:
     """Train what has no record yet; each run is written to `folder/LABEL-sSEED.json` when it ends.
+
+    One bar counts the runs, and says which is under way.
 
     Args:
         folder: of the submission; made if need be.
@@ -48,14 +58,18 @@ def run(
         RunError: a file holds a record of another run; or a record is missing while the notebook is graded, when
             nothing is trained.
     """
-    seeds = list(seeds)
-    found = {}
-    for label, method in arms.items():
-        protocol = config if isinstance(config, Config) else config[label]
-        found[label] = [
-            recorded(folder / f"{slug(label)}-s{seed}.json", method, images, replace(protocol, seed=seed))
-            for seed in seeds
-        ]
+    found, seeds = Runs(), list(seeds)
+    with progress_bar(len(arms) * len(seeds), 0, None) as bar:
+        bar.unit = "run"
+        for label, method in arms.items():
+            protocol = config if isinstance(config, Config) else config[label]
+            found[label] = []
+            for seed in seeds:
+                bar.set_description(f"{label}, seed {seed}")
+                path = folder / f"{slug(label)}-s{seed}.json"
+                found[label].append(recorded(path, method, images, replace(protocol, seed=seed)))
+                bar.update()
+        bar.set_description(f"{folder}")
     return found
 
 
@@ -66,7 +80,7 @@ def recorded(path: Path, method: Method, images: ImageSet, config: Config) -> Re
             raise RunError(
                 f"{path} is missing, and nothing is trained while a notebook is graded: hand it in"
             )
-        record = fit(method, images, config).record
+        record = fit(method, images, config, progress=False).record
         write_atomically(path, encode(record))
         return record
     record = read_record(path)
@@ -110,10 +124,15 @@ def read(folder: Path) -> list[Record]:
     Raises:
         RunError: the folder holds none, or a file that is none.
     """
+    return [read_record(path) for path in files(folder)]
+
+
+def files(folder: Path) -> list[Path]:
+    """The files of a submission that ought to be records, by name; raises RunError where there is none."""
     paths = sorted(path for path in folder.glob("*.json") if path.name != SUMMARY)
     if not paths:
         raise RunError(f"{folder} holds no record, or does not exist; run the cell that makes them")
-    return [read_record(path) for path in paths]
+    return paths
 
 
 def sort(records: Iterable[Record], arms: Arms) -> dict[str, dict[int, Record]]:

@@ -1,0 +1,205 @@
+"""Look over what students have handed in, without running a line of theirs: tools/submissions.py.
+
+    python tools/submissions.py gradients ~/sto-course
+
+For every student's folder in ``~/sto-course/submitted`` it says whether ``gradients/gradients.ipynb`` is there and
+holds every cell that is graded, and whether the records beside it have the form that is asked for. A student's code
+runs in one process with the checks of a notebook and can replace them; here the assignment's own source is executed,
+and its check reads what was handed in. The exit status is 1 if something has to be looked at. With ``--restore``,
+the cells that nbgrader knows are made whole first: those that were deleted are put back from what was released, as a
+missing check has no points and waits for ever to be graded by hand; and of those that were split or copied, the last
+alone keeps its mark, as nbgrader grades no notebook in which a mark occurs twice, nor any student after it.
+"""
+
+import argparse
+import contextlib
+import io
+import json
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import nbformat
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))  # so that this file also runs as a script
+
+from sto_lite.files import write_atomically  # noqa: E402
+from sto_lite.resnet import NETWORKS  # noqa: E402
+from tools import homework  # noqa: E402
+from tools.homework import HomeworkError, Notebook, role  # noqa: E402
+
+PROTOCOL = "EPOCHS, FACES, PIXELS = "  # the line of a source that students fit to their budget
+MOST = {"epochs": 100_000, "faces": 10_000, "pixels": 64}  # larger numbers are no protocol, but a full memory
+
+
+def told(source: Notebook, folder: Path, name: str, marked: bool = True) -> list[str]:
+    """What has to be looked at in one student's submission of an assignment; nothing when all is well.
+
+    Args:
+        source: of the assignment (homework.read).
+        folder: what was handed in: NAME.ipynb and records.
+        name: of the assignment.
+        marked: nbgrader will grade it, by the marks that its cells carry.
+    """
+    return [*about_notebook(source, folder / f"{name}.ipynb", marked), *about_records(source, folder)]
+
+
+def about_notebook(source: Notebook, path: Path, marked: bool = True) -> list[str]:
+    """Say why a notebook would not be graded, or not in all its parts."""
+    if not path.is_file():
+        others = sorted(other.name for other in path.parent.glob("*.ipynb"))
+        beside = f"; {', '.join(others)} is passed over: rename it" if others else ""
+        return [f"there is no {path.name}{beside}"]
+    try:
+        notebook = nbformat.read(path, as_version=4)
+    except Exception as error:  # whatever somebody has handed in
+        return [f"{path.name} is no notebook ({type(error).__name__}): ask for it again"]
+    names = [cell.metadata.get("nbgrader", {}).get("grade_id") for cell in notebook.cells]
+    if not any(names):
+        if marked:
+            return [
+                f"{path.name} lacks nbgrader's marks: paste the answers into a copy of release/{path.stem}"
+            ]
+        names = [cell.get("id") for cell in notebook.cells]
+    lines = []
+    for cell in source.cells:
+        name = role(cell).name
+        if name and name not in names:
+            lines.append(f"the cell {name} is missing: --restore puts it back")
+        elif name and names.count(name) > 1:
+            lines.append(f"there are {names.count(name)} cells {name}: --restore unmarks all but the last")
+    return lines
+
+
+def restore(released: Path, path: Path) -> list[str]:
+    """Make a submitted notebook's marked cells those of the released one; return what was done, in words.
+
+    Raises:
+        HomeworkError: one of the two is no notebook.
+    """
+
+    def named(cell: Notebook) -> str:
+        return str(cell.metadata.get("nbgrader", {}).get("grade_id", ""))
+
+    try:
+        ours, theirs = (nbformat.read(place, as_version=4) for place in (released, path))
+    except Exception as error:
+        raise HomeworkError(f"nothing is restored: {error}") from None
+    done, names, after = [], [named(cell) for cell in theirs.cells], 0
+    for number, name in enumerate(names):
+        if name and name in names[number + 1 :]:
+            theirs.cells[number].metadata.pop("nbgrader")
+            names[number] = ""
+            done.append(f"unmarked a copy of {name}")
+    for name, cell in ((named(cell), cell) for cell in ours.cells):
+        if name in names:
+            after = names.index(name) + 1
+        elif name:
+            theirs.cells.insert(after, cell)
+            names.insert(after, name)
+            done.append(f"put back {name}")
+            after += 1
+    if done:
+        write_atomically(path, nbformat.writes(theirs).encode())
+    return done
+
+
+def about_records(source: Notebook, folder: Path) -> list[str]:
+    """Say what the assignment's own check finds wrong in the records of a submission."""
+    if not (folder / "records").is_dir():
+        flat = any(folder.glob("*.json"))
+        return ["there is no folder records" + ("; put the .json files into one" if flat else "")]
+    given = protocol(folder / "records")
+    namespace: dict[str, Any] = {"__name__": "__main__"}
+    try:
+        with contextlib.chdir(folder), contextlib.redirect_stdout(io.StringIO()):
+            for code in program(source):
+                exec(adapted(code, given) if PROTOCOL in code else code, namespace)
+    except Exception as error:  # of the check; or of whatever is written in place of a record
+        text = str(error) or f"{type(error).__name__} in the check of the records"
+        return [line.removeprefix("- ") for line in text.splitlines() if not line.endswith("handed in yet:")]
+    return []
+
+
+def program(source: Notebook) -> Iterator[str]:
+    """The cells of a source that its check of the records needs, and the check; nothing is trained in them."""
+    planned = False  # what a student does comes before the arms, which are locked, or is a run
+    for cell in source.cells:
+        kind, name, _ = role(cell)
+        planned = planned or kind == "locked"
+        given = kind == "given" and cell.cell_type == "code" and "submission.price" not in cell.source
+        if kind == "locked" or given or (kind == "solution" and not planned):
+            yield homework.without_markers(cell.source)
+        if kind == "check" and name == "records":
+            yield homework.without_markers(cell.source)
+            return
+
+
+def protocol(records: Path) -> dict[str, Any]:
+    """What a student has chosen: epochs of STO, faces, pixels, net and difficulty, as far as records say it."""
+    for path in sorted(records.rglob("*.json")):
+        try:
+            record = json.loads(path.read_text(encoding="utf-8"))
+            if record["method"]["name"] != "sto":
+                continue
+            data, config = record["data"], record["config"]
+            found = {"epochs": config["epochs"], "faces": data["counts"]["train"], "pixels": data["size"]}
+            fits = all(type(value) is int and 0 < value <= MOST[key] for key, value in found.items())
+            if fits and config["net"] in NETWORKS and 0 <= data["difficulty"] <= 2:
+                return found | {"net": config["net"], "difficulty": data["difficulty"]}
+        except (OSError, ValueError, RecursionError, LookupError, TypeError):
+            continue
+    return {}
+
+
+def adapted(code: str, given: dict[str, Any]) -> str:
+    """The cell that holds the protocol, with what a student has chosen in place of what the source says."""
+    if not given:
+        return code
+    chosen = f"{given['epochs']}, {given['faces']}, {given['pixels']}"
+    code = re.sub(rf"^{PROTOCOL}.*$", f"{PROTOCOL}{chosen}", code, flags=re.M)
+    code = re.sub(r'\bnet="[^"]*"', f"net={given['net']!r}", code)
+    return re.sub(r"\bdifficulty=[\d.]+", f"difficulty={given['difficulty']!r}", code)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Print a table of students; return the exit status."""
+    parser = argparse.ArgumentParser(description=str(__doc__).split("\n\n")[0])
+    parser.add_argument("name", help="the assignment, such as gradients")
+    parser.add_argument("course", type=Path, nargs="?", default=Path(), help="its folder (default: this one)")
+    parser.add_argument("--restore", action="store_true", help="first make marked cells whole")
+    options = parser.parse_args(arguments)
+    try:
+        (path,) = homework.assignments([options.name])
+        source = homework.read(path)
+        students = sorted(p for p in (options.course / "submitted").glob("*") if p.is_dir())
+        if not students:
+            raise HomeworkError(f"{options.course / 'submitted'} holds no student's folder")
+        for student in students if options.restore else ():
+            file = f"{path.stem}.ipynb"
+            handed_in = student / path.stem / file
+            if any("--restore" in line for line in about_notebook(source, handed_in)):
+                done = restore(options.course / "release" / path.stem / file, handed_in)
+                print(f"{student.name}: {', '.join(done)}")
+    except HomeworkError as error:
+        print(error, file=sys.stderr)
+        return 1
+    marked = (options.course / "nbgrader_config.py").exists()
+    odd, width = 0, max(len(student.name) for student in students)
+    for student in students:
+        handed_in = student / path.stem
+        lines = (
+            told(source, handed_in, path.stem, marked) if handed_in.is_dir() else ["nothing was handed in"]
+        )
+        odd += bool(lines)
+        for number, line in enumerate(lines or ["all well"]):
+            print(f"{'' if number else student.name:{width}}  {line}")
+    print(f"{path.stem}: {len(students)} students, {odd} to be looked at.")
+    return int(odd > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
