@@ -352,7 +352,8 @@ def test_typing_a_word_finds_a_page(tab):
     tab.get_by_role("button", name="Search").first.click()
     tab.keyboard.type("teacher")
     tab.keyboard.press("Enter")
-    tab.wait_for_selector("#search-results li a", timeout=10_000)
+    # Results come in one by one, and those that are better come before: a click on the first has to await the last.
+    tab.locator(".search-summary", has_text="Search finished").wait_for(timeout=30_000)
     tab.locator("#search-results li a").first.click()
     tab.wait_for_selector("article mark, article .highlighted, article h1")
     assert tab.trouble == []
