@@ -61,7 +61,7 @@ def fit(
         out: folder for checkpoint.pt (each epoch), network.pt and record.json (at the end); None keeps nothing.
         device: default is a CUDA GPU if there is one, else the CPU.
         progress: show a bar; default is yes in a terminal or a notebook, no where nobody looks (CI).
-        graphs: on a CUDA GPU, record the step once and replay it (graphs.py); the numbers are the same up to
+        graphs: on a CUDA GPU, record the step once and replay it (speed/graphs.py); the numbers are the same up to
             rounding. Where that cannot be, a line on standard error says why, and the steps run one by one.
         compiled: with graphs, let torch.compile join the operations of each block, which takes half a minute at the
             start.
@@ -76,7 +76,8 @@ def fit(
         return _Training(method, images, config, out, device, graphs, compiled).run(progress)
 
 
-MEMORY = re.compile("out of memory|allocate memory|ALLOC_FAILED")  # of a GPU, of the CPU, of a GPU's library
+# Of a GPU, of the CPU, of the CPU on Windows, of a GPU's library.
+MEMORY = re.compile("out of memory|allocate memory|not enough memory|ALLOC_FAILED")
 
 
 @contextlib.contextmanager
@@ -85,7 +86,7 @@ def memory_told(out: Path | None) -> Iterator[None]:
     try:
         yield
     except (MemoryError, RuntimeError) as error:  # PyTorch has no class of its own for the CPU's
-        if isinstance(error, RuntimeError) and not MEMORY.search(str(error)):
+        if not isinstance(error, MemoryError | torch.OutOfMemoryError) and not MEMORY.search(str(error)):
             raise
         kept = f". What {out} holds is kept, and goes on as it was begun" if out else ""
         raise RunError(

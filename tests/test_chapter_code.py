@@ -1,6 +1,9 @@
 """One piece of code, shown and shipped: what a chapter tags ``sto-lite`` is what ``sto_lite`` defines."""
 
 import ast
+import pkgutil
+import re
+import tomllib
 
 import nbformat
 import pytest
@@ -84,6 +87,29 @@ def test_shown_code_is_shipped_code(code):
 @pytest.mark.skipif(not notebooks.chapters(), reason="there is no chapter yet")
 def test_the_book_shows_code_that_is_shipped():
     assert CELLS
+
+
+def places(text):
+    """The names of things in ``sto_lite`` that a chapter's table of ideas and places gives."""
+    (table,) = re.findall(r"^\| idea \| where \|\n((?:\|.*\n)+)", text, re.MULTILINE) or [""]
+    return re.findall(r"`((?:[a-z_0-9]+\.)+[A-Za-z_0-9]+|experiments|speed)`", table)
+
+
+@pytest.mark.parametrize("path", notebooks.chapters(), ids=lambda path: path.stem)
+def test_what_a_chapter_points_to_is_there(path):
+    for name in places(path.with_suffix(".md").read_text(encoding="utf-8")):
+        assert pkgutil.resolve_name(f"sto_lite.{name}") is not None, name
+
+
+def test_chapters_point_to_code():
+    texts = [path.with_suffix(".md").read_text(encoding="utf-8") for path in notebooks.chapters()]
+    assert sum(len(places(text)) for text in texts) > 20
+
+
+def test_every_folder_of_the_module_is_installed():
+    told = tomllib.loads((notebooks.ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    folders = {path.parent.relative_to(notebooks.ROOT) for path in notebooks.PACKAGE.rglob("__init__.py")}
+    assert {".".join(folder.parts) for folder in folders} | {"sto_lite.runs"} == set(told)
 
 
 # ---------------------------------------------------------------------------------- this comparison can fail

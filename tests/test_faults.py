@@ -312,11 +312,35 @@ def test_a_gpu_whose_memory_is_used_up(here, monkeypatch, capsys):
     assert results(here / "runs" / left.name) == results(here / "whole" / left.name)
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("no room"),
+        MemoryError(),
+        RuntimeError(
+            "[enforce fail at alloc_cpu.cpp:117] err == 0. DefaultCPUAllocator: can't allocate memory: you"
+        ),
+        RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 8 bytes."),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported"),
+    ],
+    ids=str,
+)
+def test_a_lack_of_memory_in_all_its_words(error):
+    @dataclass(frozen=True)
+    class Large(Baseline):
+        def step(self, model, images, labels, generator, epoch=0):
+            raise error
+
+    with pytest.raises(RunError, match="there is not enough memory"):
+        fit(Large(), tiny(), CONFIG)
+
+
 def test_other_errors_are_not_taken_for_a_lack_of_memory():
     @dataclass(frozen=True)
     class Broken(Baseline):
         def step(self, model, images, labels, generator, epoch=0):
-            raise RuntimeError("a fault in the method")
+            raise RuntimeError("a fault in the method that has to do with memory")
 
     with pytest.raises(RuntimeError, match="a fault in the method"):
         fit(Broken(), tiny(), CONFIG)

@@ -8,6 +8,7 @@ import json
 import os
 import re
 import shutil
+from pathlib import Path
 
 import nbformat
 import pytest
@@ -232,6 +233,20 @@ def test_what_came_back_is_looked_over_without_running_it(course, capsys):
         (lambda at: split(at / "temperature.ipynb", copies=0), "the cell paired is missing: --restore puts"),
         (lambda at: split(at / "temperature.ipynb"), "there are 2 cells paired: --restore"),
         (lambda at: unmarked(at / "temperature.ipynb"), "lacks nbgrader's marks"),
+        (lambda at: marked(at / "temperature.ipynb", None), "lacks nbgrader's marks"),
+        (lambda at: marked(at / "temperature.ipynb", "x"), "lacks nbgrader's marks"),
+        (lambda at: edited(at / "records" / "paper-s1.json", nothing), "result says nan"),
+        (
+            lambda at: edited(
+                at / "records" / "paper-s1.json", lambda r: r["history"].update(test_error=["x"])
+            ),
+            "does not end with",
+        ),
+        (lambda at: linked(at / "records" / "paper-s1.json"), "paper-s1.json is a link or no plain file"),
+        (lambda at: linked(at / "temperature.ipynb"), "temperature.ipynb is a link or no plain file"),
+        (lambda at: os.mkfifo(at / "records" / "pipe.json"), "pipe.json is a link or no plain file"),
+        (lambda at: os.truncate(at / "records" / "paper-s1.json", 1 << 30), "has 1024 MB"),
+        (lambda at: deeper(at), "temperature/temperature.ipynb is passed over"),
     ],
 )
 def test_what_is_odd_about_a_submission_is_told(course, tmp_path, change, said):
@@ -240,6 +255,57 @@ def test_what_is_odd_about_a_submission_is_told(course, tmp_path, change, said):
     assert submissions.told(source, handed_in, "temperature") == []
     change(handed_in)
     assert said in "\n".join(submissions.told(source, handed_in, "temperature"))
+
+
+def test_one_broken_submission_does_not_hide_the_others(course, tmp_path, capsys):
+    good = course / "submitted" / "good"
+    for student in ("ada", "bob", "eve"):
+        shutil.copytree(good, tmp_path / "submitted" / student)
+    forged = tmp_path / "submitted" / "bob" / "temperature" / "records" / "paper-s0.json"
+    edited(forged, lambda r: r["method"].update(name="\x1b[2J\nada  all well"))
+    shutil.rmtree(tmp_path / "submitted" / "eve" / "temperature")
+    (tmp_path / "submitted" / "eve" / "temperature").symlink_to("../ada/temperature")
+    (tmp_path / "nbgrader_config.py").touch()
+    assert submissions.main(["temperature", str(tmp_path), "--restore"]) == 1
+    told = capsys.readouterr().out
+    assert re.findall(r"^ada .*$", told, re.M) == ["ada  all well"]
+    assert "\x1b" not in told and re.search(r"^bob  .*ada  all well", told, re.M)
+    assert re.search(r"^eve  .* is a link", told, re.M)
+    assert "3 students, 2 to be looked at" in told
+
+
+def test_what_cannot_be_written_is_not_restored(course, tmp_path):
+    released = course / "release" / "temperature" / "temperature.ipynb"
+    path = Path(shutil.copy(course / "submitted" / "good" / "temperature" / "temperature.ipynb", tmp_path))
+    split(path, copies=0)
+    path.write_text(path.read_text(encoding="utf-8").replace("It is flat.", "\\ud800"), encoding="utf-8")
+    with pytest.raises(homework.HomeworkError, match="nothing is restored"):
+        submissions.restore(released, path)
+
+
+def nothing(record):
+    record["result"]["test"]["error"] = float("nan")
+
+
+def marked(path, value):
+    """Give every cell of a notebook such metadata, and none of its ids."""
+    notebook = nbformat.read(path, as_version=4)
+    for number, cell in enumerate(notebook.cells):
+        if number:
+            cell.metadata["nbgrader"] = value
+    nbformat.write(notebook, path)
+
+
+def linked(path):
+    path.rename(path.with_name("elsewhere"))
+    path.symlink_to("elsewhere")
+
+
+def deeper(folder):
+    (folder / folder.name).mkdir()
+    for path in [*folder.iterdir()]:
+        if path.name != folder.name:
+            path.rename(folder / folder.name / path.name)
 
 
 def edited(path, change):

@@ -30,7 +30,7 @@ class Claim:
     - "comparison": `pairs` of cells [better, worse] of `experiment` on each of `data`, in error or in `quantity`
       "gap" (test minus training error); with a `margin`, in points, the first is only claimed to be no worse.
     - "derived": follows from equations, code or the paper's own numbers; `status` is one of DERIVED.
-    - "open": no experiment of the book could decide, since the paper says too little; its status is "open".
+    - "open": no experiment of the book decides it; the note says why, and its status is "open".
     """
 
     id: str

@@ -16,6 +16,7 @@ import contextlib
 import io
 import json
 import re
+import stat
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,12 +27,15 @@ import nbformat
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # so that this file also runs as a script
 
+from sto_lite.errors import shown  # noqa: E402
 from sto_lite.files import write_atomically  # noqa: E402
 from sto_lite.resnet import NETWORKS  # noqa: E402
 from tools import homework  # noqa: E402
 from tools.homework import HomeworkError, Notebook, role  # noqa: E402
 
 PROTOCOL = "EPOCHS, FACES, PIXELS = "  # the line of a source that students fit to their budget
+LARGEST = 50 << 20  # bytes of a file; a notebook with all its figures has a few million
+LINES = 20  # told of one student
 MOST = {"epochs": 100_000, "faces": 10_000, "pixels": 64}  # larger numbers are no protocol, but a full memory
 
 
@@ -44,33 +48,59 @@ def told(source: Notebook, folder: Path, name: str, marked: bool = True) -> list
         name: of the assignment.
         marked: nbgrader will grade it, by the marks that its cells carry.
     """
+    if lines := strange(folder):
+        return lines
     return [*about_notebook(source, folder / f"{name}.ipynb", marked), *about_records(source, folder)]
+
+
+def strange(folder: Path) -> list[str]:
+    """Name what no submission needs and what reading should not touch: links, pipes, devices, very large files."""
+    lines = []
+    for path in (folder.parent, folder, *sorted(folder.rglob("*"))):
+        found = path.lstat()
+        name = path.name if path == folder.parent else path.relative_to(folder.parent)
+        if stat.S_ISDIR(found.st_mode):
+            continue
+        if not stat.S_ISREG(found.st_mode):
+            lines.append(f"{name} is a link or no plain file: take it out, nothing here is read")
+        elif found.st_size > LARGEST:
+            lines.append(f"{name} has {found.st_size >> 20} MB: take it out, nothing here is read")
+    return lines
+
+
+def mark(cell: Notebook) -> str:
+    """The name by which nbgrader knows a cell, if it knows it."""
+    found = cell.metadata.get("nbgrader")
+    name = found.get("grade_id") if isinstance(found, dict) else None
+    return name if isinstance(name, str) else ""
 
 
 def about_notebook(source: Notebook, path: Path, marked: bool = True) -> list[str]:
     """Say why a notebook would not be graded, or not in all its parts."""
     if not path.is_file():
-        others = sorted(other.name for other in path.parent.glob("*.ipynb"))
-        beside = f"; {', '.join(others)} is passed over: rename it" if others else ""
+        others = sorted(str(other.relative_to(path.parent)) for other in path.parent.rglob("*.ipynb"))
+        beside = f"; {', '.join(others)} is passed over: rename it, or move it here" if others else ""
         return [f"there is no {path.name}{beside}"]
     try:
         notebook = nbformat.read(path, as_version=4)
     except Exception as error:  # whatever somebody has handed in
         return [f"{path.name} is no notebook ({type(error).__name__}): ask for it again"]
-    names = [cell.metadata.get("nbgrader", {}).get("grade_id") for cell in notebook.cells]
+    names = [mark(cell) for cell in notebook.cells]
+    remedy = ("--restore puts it back", "--restore unmarks all but the last")
     if not any(names):
         if marked:
             return [
                 f"{path.name} lacks nbgrader's marks: paste the answers into a copy of release/{path.stem}"
             ]
-        names = [cell.get("id") for cell in notebook.cells]
+        names = [str(cell.get("id") or cell.metadata.get("id") or "") for cell in notebook.cells]
+        remedy = ("look whether it was deleted", "look which of them counts")
     lines = []
     for cell in source.cells:
         name = role(cell).name
         if name and name not in names:
-            lines.append(f"the cell {name} is missing: --restore puts it back")
+            lines.append(f"the cell {name} is missing: {remedy[0]}")
         elif name and names.count(name) > 1:
-            lines.append(f"there are {names.count(name)} cells {name}: --restore unmarks all but the last")
+            lines.append(f"there are {names.count(name)} cells {name}: {remedy[1]}")
     return lines
 
 
@@ -78,32 +108,33 @@ def restore(released: Path, path: Path) -> list[str]:
     """Make a submitted notebook's marked cells those of the released one; return what was done, in words.
 
     Raises:
-        HomeworkError: one of the two is no notebook.
+        HomeworkError: one of the two is no notebook, or it cannot be written.
     """
-
-    def named(cell: Notebook) -> str:
-        return str(cell.metadata.get("nbgrader", {}).get("grade_id", ""))
-
     try:
         ours, theirs = (nbformat.read(place, as_version=4) for place in (released, path))
     except Exception as error:
         raise HomeworkError(f"nothing is restored: {error}") from None
-    done, names, after = [], [named(cell) for cell in theirs.cells], 0
+    done, names, after = [], [mark(cell) for cell in theirs.cells], 0
     for number, name in enumerate(names):
         if name and name in names[number + 1 :]:
             theirs.cells[number].metadata.pop("nbgrader")
             names[number] = ""
             done.append(f"unmarked a copy of {name}")
-    for name, cell in ((named(cell), cell) for cell in ours.cells):
+    for name, cell in ((mark(cell), cell) for cell in ours.cells):
         if name in names:
             after = names.index(name) + 1
         elif name:
+            if theirs.nbformat_minor < 5:  # such notebooks have no ids
+                cell.pop("id", None)
             theirs.cells.insert(after, cell)
             names.insert(after, name)
             done.append(f"put back {name}")
             after += 1
-    if done:
-        write_atomically(path, nbformat.writes(theirs).encode())
+    try:
+        if done:
+            write_atomically(path, nbformat.writes(theirs).encode())
+    except (OSError, ValueError) as error:  # such as characters that cannot be encoded
+        raise HomeworkError(f"nothing is restored: {error}") from None
     return done
 
 
@@ -181,9 +212,14 @@ def main(arguments: list[str] | None = None) -> int:
         for student in students if options.restore else ():
             file = f"{path.stem}.ipynb"
             handed_in = student / path.stem / file
+            if strange(handed_in.parent) if handed_in.parent.exists() else True:
+                continue
             if any("--restore" in line for line in about_notebook(source, handed_in)):
-                done = restore(options.course / "release" / path.stem / file, handed_in)
-                print(f"{student.name}: {', '.join(done)}")
+                try:
+                    done = ", ".join(restore(options.course / "release" / path.stem / file, handed_in))
+                except HomeworkError as error:
+                    done = str(error)
+                print(shown(f"{student.name}: {done}"))
     except HomeworkError as error:
         print(error, file=sys.stderr)
         return 1
@@ -191,12 +227,16 @@ def main(arguments: list[str] | None = None) -> int:
     odd, width = 0, max(len(student.name) for student in students)
     for student in students:
         handed_in = student / path.stem
-        lines = (
-            told(source, handed_in, path.stem, marked) if handed_in.is_dir() else ["nothing was handed in"]
-        )
+        try:
+            there = handed_in.is_dir() and any(handed_in.iterdir())
+            lines = told(source, handed_in, path.stem, marked) if there else ["nothing was handed in"]
+        except Exception as error:  # a student's files end no look at the others'
+            lines = [f"cannot be looked over ({type(error).__name__}: {error})"]
         odd += bool(lines)
+        if len(lines) > LINES:
+            lines = [*lines[:LINES], f"and {len(lines) - LINES} more"]
         for number, line in enumerate(lines or ["all well"]):
-            print(f"{'' if number else student.name:{width}}  {line}")
+            print(f"{'' if number else shown(student.name):{width}}  {shown(line)}")
     print(f"{path.stem}: {len(students)} students, {odd} to be looked at.")
     return int(odd > 0)
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from sto_lite.checkpoints import YOUNGER
 from sto_lite.data import ImageSet
-from sto_lite.errors import RunError
+from sto_lite.errors import RunError, shown
 from sto_lite.homework.submission import SUMMARY, Arms, Summary, files, recomputed, sort, summarise
 from sto_lite.records import Record, read_record
 
@@ -100,7 +100,9 @@ def report(summary: Summary) -> str:
 
 def name(record: Record) -> str:
     """How a message calls a record."""
-    return f"the record of {record['method'].get('name', '?')}, seed {record['config'].get('seed', '?')}"
+    return shown(
+        f"the record of {record['method'].get('name', '?')}, seed {record['config'].get('seed', '?')}"
+    )
 
 
 def form(record: Record) -> list[str]:
@@ -128,11 +130,16 @@ def form(record: Record) -> list[str]:
             lines.append(f"labels and predictions of {split} are numbers of classes, 0 or more")
             continue
         error, curve = result.get("error"), record["history"].get(f"{split}_error")
-        if not isinstance(error, int | float) or abs(error - recomputed(record, split)) > 1e-6:
+        if not isinstance(error, int | float) or not abs(error - recomputed(record, split)) <= 1e-6:
             lines.append(
                 f"result says {error} % on {split}, its predictions say {recomputed(record, split)} %"
             )
-        elif not isinstance(curve, list) or not curve or abs(curve[-1] - error) > 1e-3:
+        elif not (
+            isinstance(curve, list)
+            and curve
+            and isinstance(curve[-1], int | float)
+            and abs(curve[-1] - error) <= 1e-3
+        ):
             lines.append(f"history does not end with the error on {split}")
     losses = record["history"].get("train_loss")
     if not isinstance(losses, list) or len(losses) != config["epochs"]:
