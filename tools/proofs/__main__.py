@@ -66,6 +66,8 @@ def main() -> int:
                         said = f"works ({prove():.0f} {unit})"
                     except ProofError as error:
                         failed, said = failed + 1, f"FAILED: {error}"
+                    except MissingError as error:
+                        said = f"skipped: {error}"
                     print(f"{part}, {what}, {time.monotonic() - begun:.0f} s: {said}", flush=True)
             except MissingError as error:
                 print(f"{part}: skipped: {error}", flush=True)

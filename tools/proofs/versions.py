@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 from tools import notebooks
@@ -50,6 +51,12 @@ def pinned(name: str) -> str:
     return next(line.split(";")[0].strip() for line in lines if line.startswith(f"{name}=="))
 
 
+def interpreter(version: str) -> str:
+    """Where a version of Python lies, with pyenv (whose shims are no Python) or on the PATH; uv may find others."""
+    pyenv = sorted((Path.home() / ".pyenv" / "versions").glob(f"{version}.*/bin/python"))
+    return str(pyenv[-1]) if pyenv else shutil.which(f"python{version}") or version
+
+
 def run(python: str, old: bool, folder: Path) -> int:
     """Run the module's fast tests and chapter 6 at smoke scale in an environment of their own.
 
@@ -65,6 +72,7 @@ def run(python: str, old: bool, folder: Path) -> int:
         ProofError: a test or the chapter failed.
         MissingError: there is no such Python, or no network.
     """
+    python = interpreter(python)
     torch = OLDEST if old else (pinned("torch"), pinned("torchvision"))
     made = clean(folder / "environment", python, (*torch, *PACKAGES))
     env = environ(made, {"PYTHONPATH": str(ROOT)})
