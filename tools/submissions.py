@@ -212,7 +212,7 @@ def main(arguments: list[str] | None = None) -> int:
         for student in students if options.restore else ():
             file = f"{path.stem}.ipynb"
             handed_in = student / path.stem / file
-            if strange(handed_in.parent) if handed_in.parent.exists() else True:
+            if not handed_in.parent.exists() or strange(handed_in.parent):
                 continue
             if any("--restore" in line for line in about_notebook(source, handed_in)):
                 try:
