@@ -137,7 +137,7 @@ def protocol_key(record: Record, experiment: Experiment) -> str:
 def method_matches(cell: Cell, record: Record) -> bool:
     """Whether a record is of the cell's method with the cell's settings."""
     measured = dict(record["method"])
-    if cell.method == "kd":  # of any teacher: `fill` names another network than the cell's
+    if cell.method == "kd":  # of any teacher; the table command names another network than the cell's
         measured = {key: measured[key] for key in measured.keys() - {"fingerprint", "network"}}
         return measured == {"name": "kd", "temperature": 3.0, "lam": 0.25, **cell.settings}
     settings = cell_settings(cell, record["config"]["epochs"])
@@ -215,8 +215,6 @@ def fill(
     best = math.fsum(r["best_error"] for r in results) / len(results) if results else None
     gain = p = claimed = None
     told = ""  # nothing is claimed
-    if others := {str(r["method"]["network"]) for r in records if cell.teacher} - {cell.teacher}:
-        cell = replace(cell, label=f"{cell.label}, teacher {' or '.join(sorted(others))}")
     if cell.against is not None:
         other = by_label[cell.against]
         seeds = sorted(mine.keys() & other.keys())
