@@ -167,10 +167,9 @@ def run(options: argparse.Namespace) -> int:
     if failed:
         print(f"{len(failed)} of {len(jobs)} runs failed; the same command tries them again", file=sys.stderr)
     else:
-        print(
-            f"all {len(jobs)} runs are finished: python -m sto_lite table {experiment.name} --records "
-            f"{shlex.quote(str(out))}"
-        )
+        words = ["table", experiment.name, "--records", str(out)]
+        words += ["--teacher-net", options.teacher_net] if options.teacher_net else []
+        print(f"all {len(jobs)} runs are finished: python -m sto_lite {shlex.join(words)}")
     return bool(failed)
 
 
@@ -207,9 +206,10 @@ def table(options: argparse.Namespace) -> None:
     """Print an experiment's table from records, one for each protocol that they were made under."""
     from sto_lite import records
     from sto_lite.experiments import formats, paper, tables
+    from sto_lite.experiments.jobs import choose
     from sto_lite.files import save
 
-    experiment = paper.find(options.experiment)
+    experiment = choose(paper.find(options.experiment), None, options.teacher_net)
     found = [record for folder in options.records for record in records.read_folder(folder)]
     found = [record for record in found if "kind" not in record]
     if options.data:
@@ -228,10 +228,6 @@ def table(options: argparse.Namespace) -> None:
             f"not shown, {count} records under another protocol: {other.protocol} (--all shows it)",
             file=sys.stderr,
         )
-    rows = [row for one in shown for row in one.rows if row.cell.teacher]
-    taught = {(row.cell.label, str(r["method"].get("network"))) for row in rows for r in row.records}
-    for label, network in sorted(taught - {(row.cell.label, row.cell.teacher) for row in rows}):
-        print(f"{label}: the teacher is {network}", file=sys.stderr)
     text = "\n\n".join(formats.FORMATS[options.format](one) for one in shown).rstrip("\n")
     if options.out:
         save(options.out, f"{text}\n".encode())

@@ -114,6 +114,7 @@ class Table:
     experiment: its name.
     records: folders of runs or records.
     data: records of this image set alone.
+    teacher_net: network of KD's teacher; without it the experiment's.
     all: every protocol found; without it the one with most records.
     split: test split; without it the headline's, such as private.
     format: how it is written.
@@ -123,6 +124,7 @@ class Table:
     experiment: str
     records: tuple[Path, ...] = (Path("runs"),)
     data: str | None = None
+    teacher_net: str | None = None
     all: bool = False
     split: str | None = None
     format: Literal["text", "markdown", "html", "csv"] = "text"

@@ -258,6 +258,61 @@ def test_an_interrupt_says_what_is_left(arguments, left, words, tmp_path, monkey
     assert f"sto_lite {arguments[0]}: stopped; {words}" in capsys.readouterr().err
 
 
+# --------------------------------------------------------------------------------------------------------- queues
+
+
+def test_a_queue_of_some_rows_with_another_teacher(tmp_path, capsys):
+    """KD's teacher is otherwise a ResNet-110, and most of the queue's time."""
+    words = ["--data", "faces", "--scale", "smoke", "--net", "resnet8", "--device", "cpu", "--limit", "32"]
+    words += ["--teacher-net", "resnet8", "--out", str(tmp_path)]
+    assert main(["run", "table2", *words, "--rows", "sto", "KD, two stages", "--epochs", "1"]) == 0
+    said = capsys.readouterr().out
+    assert "3 runs on faces at scale smoke, 0 of them finished before" in said and "-resnet110-" not in said
+    assert (
+        "net resnet8, epochs 1, batch-size 32, lr 0.1, momentum 0.9, weight-decay 0.0001, drop-at 0.5 0.75"
+        in said
+    )
+    assert (
+        "(evaluate-every, batch-size, size from the scale; net, epochs, limit as given; all else as in the"
+        in said
+    )
+    line = next(
+        line for line in said.splitlines() if line.startswith("all 3 runs are finished: python -m sto_lite ")
+    )
+    assert main([*line.split("sto_lite ")[1].split(), "--format", "csv"]) == 0
+    measured = capsys.readouterr().out
+    assert measured.count("KD, two stages") == 1 and measured.count(",,,,0,") == 4
+    assert main(["run", "table2", *words, "--rows", "KD"]) == 2
+    assert "table2 has no row 'KD'; it has 'baseline', 'DML'," in capsys.readouterr().err
+    assert main(["run", "table3", *words]) == 2
+    assert "no row of table3 that is run has a teacher trained beforehand" in capsys.readouterr().err
+    words[words.index("--teacher-net") + 1] = "resnet9"
+    assert main(["run", "table2", *words]) == 2
+    assert "no network is called 'resnet9'" in capsys.readouterr().err
+
+
+def test_a_dry_run_says_what_data_is_missing(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("STO_DATA", str(tmp_path))
+    assert main(["run", "detach", "--scale", "smoke", "--dry-run"]) == 0
+    said = capsys.readouterr()
+    assert said.out.count("\n") == said.out.count("python -m sto_lite train --data fer2013") == 2
+    assert "fer2013 is not prepared here: get the set as data/README.md says" in said.err
+    assert main(["run", "detach", "--scale", "smoke", "--data", "faces", "--dry-run"]) == 0
+    assert capsys.readouterr().err == ""
+
+
+def test_options_of_slurm_with_and_without_a_value():
+    pairs = ["partition=gpu", "requeue", "--exclusive", "gres=gpu:1"]
+    assert [command_line.read_pair(text) for text in pairs] == [
+        ("partition", "gpu"),
+        ("requeue", True),
+        ("exclusive", True),
+        ("gres", "gpu:1"),
+    ]
+    with pytest.raises(ValueError, match="KEY=VALUE, such as partition=gpu, or is a flag, such as requeue"):
+        command_line.read_pair("partition")
+
+
 def test_what_is_printed_to_a_stream_that_is_none(monkeypatch, capsys):
     """In a notebook standard output is no file."""
     monkeypatch.setattr(sys, "stdout", io.StringIO())
