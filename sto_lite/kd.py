@@ -67,8 +67,8 @@ class KD:
         path = path / "network.pt" if path.is_dir() else path
         if not path.exists():
             raise RunError(
-                f"the teacher {path} cannot be read: there is no such file; give the folder of a finished run, or its "
-                f"network.pt"
+                f"the teacher {path} cannot be read: there is no such file; give the folder of a finished run, or "
+                f"its network.pt"
             )
         return read(path)
 

@@ -273,7 +273,7 @@ def test_a_queue_of_some_rows_with_another_teacher(tmp_path, capsys):
         in said
     )
     assert (
-        "(evaluate-every, batch-size, size from the scale; net, epochs, limit as given; all else as in the"
+        "(evaluate-every, batch-size, size from the scale; net, limit, epochs as given; all else as in the"
         in said
     )
     line = next(

@@ -137,20 +137,22 @@ def test_code_of_the_notebook_counts_and_nothing_else_of_it():
 
 
 @pytest.mark.parametrize(
-    ("variable", "drive", "colab", "path", "words"),
+    ("variable", "there", "colab", "path", "words"),
     [
-        ("~/elsewhere", True, True, "home/elsewhere", "the folder that STO_RUNS names"),
-        ("", True, True, "drive/sto-runs", "sto-runs on Google Drive"),
-        ("", False, True, "home/sto-runs", "mount Google Drive first"),
-        ("", False, False, "home/sto-runs", "~/sto-runs"),
+        ("~/elsewhere", "drive", True, "home/elsewhere", "the folder that STO_RUNS names"),
+        ("", "drive", True, "drive/sto-runs", "sto-runs on Google Drive"),
+        ("", "kaggle", False, "kaggle/sto-runs", "sto-runs in Kaggle's working folder"),
+        ("", "", True, "home/sto-runs", "mount Google Drive first"),
+        ("", "", False, "home/sto-runs", "~/sto-runs"),
     ],
 )
-def test_where_runs_are_kept(variable, drive, colab, path, words, tmp_path, monkeypatch):
-    for name in ("home", *["drive"] * drive):
+def test_where_runs_are_kept(variable, there, colab, path, words, tmp_path, monkeypatch):
+    for name in filter(None, ("home", there)):
         (tmp_path / name).mkdir()
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.setenv("STO_RUNS", variable)
     monkeypatch.setattr(keeping, "DRIVE", tmp_path / "drive")
+    monkeypatch.setattr(keeping, "KAGGLE", tmp_path / "kaggle")
     if colab:
         monkeypatch.setitem(sys.modules, "google.colab", json)
     assert keeping.folder() == tmp_path / path

@@ -1,11 +1,13 @@
 """The Slurm engine against a real Slurm of one node, on loopback."""
 
 import os
+import pickle
 import shutil
 import socket
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -14,9 +16,10 @@ from sto_lite.errors import RunError
 from sto_lite.experiments.jobs import jobs
 from sto_lite.experiments.paper import EXPERIMENTS
 
+# What needs a running Slurm is skipped where none can be started; the rest runs for everyone.
 NEEDED = ("slurmctld", "slurmd", "munged", "squeue", "sbatch", "runuser")
 missing = [name for name in NEEDED if shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin") is None]
-pytestmark = pytest.mark.skipif(
+real = pytest.mark.skipif(
     bool(missing) or not hasattr(os, "geteuid") or os.geteuid() != 0,
     reason=f"starting a Slurm takes root and Debian's slurm-wlm and munge; missing: {', '.join(missing) or 'root'}",
 )
@@ -117,6 +120,7 @@ def command(out, *more):
     return [sys.executable, "-m", "sto_lite", *words.split(), "--out", str(out), *more]
 
 
+@real
 def test_jobs_run_fail_and_are_finished_by_the_same_command(slurm, tmp_path):
     made = jobs(EXPERIMENTS["table3"], "faces", [0], "smoke", {"net": "resnet8"})
     blocked = tmp_path / made[1].name
@@ -139,6 +143,7 @@ def in_queue():
     return [line.split() for line in lines.splitlines()]
 
 
+@real
 def test_a_job_that_is_requeued_goes_on_from_its_checkpoint(slurm, tmp_path):
     """SIGUSR2 is what Slurm sends before the time limit; submitit then puts the job back into the queue."""
     made = jobs(EXPERIMENTS["detach"], "faces", [0], "smoke", {"net": "resnet8", "epochs": 150})
@@ -159,6 +164,7 @@ def test_a_job_that_is_requeued_goes_on_from_its_checkpoint(slurm, tmp_path):
     assert len(records.read_record(victim / "record.json")["history"]["seconds"]) == 150
 
 
+@real
 def test_an_option_that_slurm_does_not_know_is_one_message(slurm, tmp_path):
     line = command(tmp_path)
     line[line.index("partition=main")] = "partition=nowhere"
@@ -166,6 +172,7 @@ def test_an_option_that_slurm_does_not_know_is_one_message(slurm, tmp_path):
     assert done.returncode == 2 and "Slurm refuses the job" in done.stderr and "Traceback" not in done.stderr
 
 
+@real
 def test_a_second_command_waits_for_jobs_that_are_queued(slurm, tmp_path):
     from sto_lite.experiments import slurm as engine
 
@@ -208,6 +215,45 @@ def test_the_time_of_a_job_is_given_in_one_way(tmp_path):
 
     with pytest.raises(RunError, match="--minutes"):
         engine.make_executor(tmp_path, {"time": "1:00"}, 5)
+
+
+def test_flags_of_sbatch_reach_the_script(tmp_path):
+    from sto_lite.experiments import slurm as engine
+
+    pytest.importorskip("submitit")
+    bin_ = tmp_path / "bin"
+    bin_.mkdir()
+    for name in ("srun", "sbatch"):
+        (bin_ / name).write_text("#!/bin/sh\necho 'Submitted batch job 7'\n")
+        (bin_ / name).chmod(0o755)
+    (job,) = jobs(EXPERIMENTS["detach"], "faces", [0], "smoke", {"net": "resnet8"})[:1]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PATH", f"{bin_}:/usr/bin:/bin")
+        patch.setattr(engine, "queue", dict)
+        waiting: dict = {}
+        options = {"requeue": True, "spread-job": True, "partition": "gpu", "gres": "gpu:1"}
+        assert engine.submit([job], waiting, tmp_path, options, 5) == [] and waiting == {"7": job}
+    (script,) = (tmp_path / "slurm").glob("*_submission.sh")
+    lines = script.read_text().splitlines()
+    wanted = {"--requeue", "--spread-job", "--partition=gpu", "--gres=gpu:1", "--time=5"}
+    assert {f"#SBATCH {word}" for word in wanted} <= set(lines)
+
+
+def test_what_a_node_calls_trains_the_job_or_fails_with_its_message(tmp_path, capsys):
+    """Without the command line, which starts the engine."""
+    from sto_lite.experiments import slurm as engine
+
+    job, other = jobs(
+        EXPERIMENTS["detach"], "faces", [0], "smoke", {"net": "resnet8", "limit": 32, "epochs": 1}
+    )
+    training = pickle.loads(pickle.dumps(engine.Training(tmp_path, "cpu", 1)))
+    training(job)
+    assert records.read_record(tmp_path / job.name / "record.json")["config"]["epochs"] == 1
+    (tmp_path / other.name).write_text("in the way")
+    with pytest.raises(RunError, match="cannot write into"):
+        training(other)
+    assert f"sto_lite train: cannot write into {tmp_path / other.name}" in capsys.readouterr().err
+    assert "__main__" not in Path(engine.__file__).read_text()
 
 
 def test_without_slurm_there_is_one_message(monkeypatch):
