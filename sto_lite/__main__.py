@@ -3,19 +3,24 @@
 import argparse
 import os
 import shlex
+import signal
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
 from typing import Any
 
 from sto_lite.errors import RunError, StoError, memory_told, print_anything, suggest
 from sto_lite.options import parser
+from sto_lite.timebox import TIME_UP, TimeUp
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; a user's mistake is one message on standard error and status 2."""
+    started = time.monotonic()
     print_anything()
     options = parser().parse_args(arguments)
+    options.started = started
     try:
         for name in ("jobs", "minutes", "threads"):
             if (value := getattr(options, name, None)) is not None and value < 1:
@@ -24,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return int(COMMANDS[options.verb](options) or 0)
     except (StoError, ValueError) as error:
         print(f"sto_lite {options.verb}: {error}", file=sys.stderr)
-        return 2
+        return TIME_UP if isinstance(error, TimeUp) else 2
     except BrokenPipeError:  # what is printed is no longer read, as by "| head"
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
@@ -75,9 +80,9 @@ def train(options: argparse.Namespace) -> None:
     config, source = Config(**given(options, Config)), Source(options.data, **given(options, Source))
     images = data.load(**asdict(source))
     was_finished = bool(options.out) and (options.out / "record.json").exists()
-    record = fit(
-        method, images, config, options.out, options.device, graphs=options.graphs, compiled=options.compile
-    ).record
+    box, engine = time_box(options), make_engine(options)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ended from outside, it keeps the last epoch
+    record = fit(method, images, config, options.out, options.device, engine=engine, box=box).record
     if was_finished:
         print(f"nothing was trained: this run was finished on {record.get('finished', 'an earlier day')}")
     for split, result in record["result"].items():
@@ -87,6 +92,22 @@ def train(options: argparse.Namespace) -> None:
         )
     if options.out:
         print(f"record: {options.out / 'record.json'}")
+
+
+def time_box(options: argparse.Namespace) -> Any:
+    """The time box that --for asks for, or None; it began with the command."""
+    from sto_lite.timebox import TimeBox, read_duration
+
+    return TimeBox(read_duration(options.for_), options.started) if options.for_ else None
+
+
+def make_engine(options: argparse.Namespace) -> Any:
+    """What records the steps, if --graphs asks for it."""
+    from sto_lite.speed import graphs
+
+    if options.compile and options.out:  # compiled code is kept where the runs are
+        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(options.out.resolve() / "compiled"))
+    return graphs.engine(options.compile) if options.graphs else None
 
 
 def given(options: argparse.Namespace, kind: Any) -> dict[str, Any]:
@@ -111,10 +132,11 @@ def check_machine(options: argparse.Namespace) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Run an experiment's jobs; status 1 if any of them failed."""
+    """Run an experiment's jobs; status 1 if any of them failed, TIME_UP if there is more to do."""
     from sto_lite import data
+    from sto_lite.experiments import forecast, paper, runner
     from sto_lite.experiments import jobs as planned
-    from sto_lite.experiments import paper, runner
+    from sto_lite.experiments.turns import take_turns
     from sto_lite.scale import SCALES, chosen
 
     check_engine(options)
@@ -123,6 +145,7 @@ def run(options: argparse.Namespace) -> int:
         raise ValueError(f"scale is one of {', '.join(SCALES)}, not {scale!r}")
     if options.engine == "slurm" and not asked:
         raise ValueError("this machine's hardware is not the nodes': say --scale smoke, colab or paper")
+    box, count = time_box(options), options.jobs or 1
     slurm: dict[str, str | bool] = dict(read_pair(text) for text in options.slurm or [])
     experiment = planned.choose(paper.find(options.experiment), options.rows, options.teacher_net)
     name, out = options.data or experiment.data[0], options.out
@@ -149,23 +172,25 @@ def run(options: argparse.Namespace) -> int:
         told += 1
         print(f"[{told}/{len(jobs)}] {outcome.status:6} {outcome.job.name}: {outcome.message}", flush=True)
 
-    count, device, threads = options.jobs or 1, options.device, options.threads
+    device, threads = options.device, options.threads
     if options.engine == "slurm":
         from sto_lite.experiments.slurm import Training, on_cluster
 
         call = Training(out.resolve(), device, threads, options.graphs, options.compile)
         outcomes = on_cluster(jobs, out, report, slurm, options.minutes or 60, call)
-    elif options.graphs:
-        outcomes = runner.on_one_gpu(jobs, out, report, count, device, options.compile)
-    elif count > 1:
-        outcomes = runner.side_by_side(jobs, out, report, count, device, threads)
+    elif options.graphs or count == 1:
+        outcomes = take_turns(jobs, out, report, count, device, make_engine(options), box)
     else:
-        outcomes = runner.one_by_one(jobs, out, report, device)
+        look = forecast.Outlook(jobs, out, box, count)
+        outcomes = runner.side_by_side(jobs, out, report, count, device, threads, box, look)
     failed = [outcome for outcome in outcomes if outcome.status == "failed"]
     for outcome in failed:
         print(f"failed: {outcome.job.name}: {outcome.message}", file=sys.stderr)
     if failed:
         print(f"{len(failed)} of {len(jobs)} runs failed; the same command tries them again", file=sys.stderr)
+    elif any(outcome.status in ("begun", "left") for outcome in outcomes):
+        print(forecast.closing_line(jobs, out, count))
+        return TIME_UP
     else:
         words = ["table", experiment.name, "--records", str(out)]
         words += ["--teacher-net", options.teacher_net] if options.teacher_net else []
@@ -196,6 +221,8 @@ def check_engine(options: argparse.Namespace) -> None:
             raise ValueError("--jobs is for one machine; Slurm decides how many run at a time")
         if options.compile and not options.graphs:
             raise ValueError("--compile goes with --graphs")
+        if options.for_:
+            raise ValueError("--for is for one machine; on a cluster --minutes is the time of each job")
         return
     if options.slurm or options.minutes is not None:
         raise ValueError("--slurm and --minutes are for --engine slurm")

@@ -23,7 +23,8 @@ from sto_lite.errors import RunError, shown
 from sto_lite.files import save, visible
 from sto_lite.methods import Method
 from sto_lite.records import Record, check_identity, encode, named, read_record
-from sto_lite.train import fit, progress_bar
+from sto_lite.timebox import progress_bar
+from sto_lite.train import fit
 
 Arms = Mapping[str, Method]  # label -> method; the labels are those of the summary
 Summary = dict[str, Any]

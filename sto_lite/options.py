@@ -38,8 +38,9 @@ class Prepare:
 
 @dataclass(frozen=True, kw_only=True)
 class Machine:
-    """Where and how steps are computed (chapter 7).
+    """Where and how steps are computed (chapter 7), and the time they may take.
 
+    for_: stop in time, such as 9m, with what is begun kept, and exit status 75; the same command goes on.
     device: cpu, cuda, cuda:1 …; without it a GPU if there is one.
     threads: CPU threads of a run; without it torch's own choice.
     graphs: on a CUDA GPU, record a step of baseline, stochastic-depth or sto once and replay it; --jobs of run then
@@ -47,6 +48,7 @@ class Machine:
     compile: with --graphs: compile the network's blocks first.
     """
 
+    for_: str | None = None
     device: str | None = None
     threads: int | None = None
     graphs: bool = False

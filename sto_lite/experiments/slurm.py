@@ -16,9 +16,22 @@ from pathlib import Path
 
 import torch
 
-from sto_lite.errors import RunError
+from sto_lite.errors import RunError, StoError
 from sto_lite.experiments.jobs import Job
-from sto_lite.experiments.runner import Outcome, Report, attempt, finished, kept, last_line, outcome_of, waves
+from sto_lite.experiments.runner import (
+    Outcome,
+    Report,
+    failure,
+    finished,
+    kept,
+    last_line,
+    load,
+    method_of,
+    outcome_of,
+    waves,
+)
+from sto_lite.speed import graphs
+from sto_lite.train import fit
 
 try:
     import submitit
@@ -59,10 +72,14 @@ class Training(Checkpointable):  # type: ignore[misc]
         """
         if self.threads:
             torch.set_num_threads(self.threads)
-        outcome = attempt(job, self.out, self.device, graphs=self.graphs, compiled=self.compiled)
-        if outcome.status == "failed":
-            print(f"sto_lite train: {outcome.message}", file=sys.stderr, flush=True)
-            raise RunError(outcome.message)
+        try:
+            engine = graphs.engine(self.compiled) if self.graphs else None
+            out = self.out / job.name
+            fit(method_of(job, self.out), load(job.source), job.config, out, self.device, engine=engine)
+        except (StoError, ValueError, RuntimeError, MemoryError, OSError) as error:
+            message = failure(job, error).message
+            print(f"sto_lite train: {message}", file=sys.stderr, flush=True)
+            raise RunError(message) from error
 
 
 def on_cluster(
