@@ -173,7 +173,10 @@ def parser() -> argparse.ArgumentParser:
     )
     b.add_argument("--split", help="test split (default: the headline's, such as private)")
     b.add_argument(
-        "--format", choices=["text", "markdown", "html", "csv"], default="text", help="(default: text)"
+        "--format",
+        choices=["text", "markdown", "html", "latex", "csv", "seeds"],
+        default="text",
+        help="seeds: a CSV with one line a run (default: text)",
     )
     b.add_argument("--out", metavar="FILE", help="write there (default: print)")
 
