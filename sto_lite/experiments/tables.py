@@ -177,7 +177,8 @@ def designs(records: Sequence[Record]) -> list[list[Record]]:
     by_images: dict[tuple[int, str], list[Record]] = defaultdict(list)
     for record in records:
         by_images[pair_key(record)[1:]].append(record)
-    own, found = [], []
+    own: list[list[Record]] = []
+    found: list[list[Record]] = []
     for images, group in by_images.items():
         alone = len({pair_key(record)[0] for record in group}) == 1
         others = any(subset != images[0] for subset, _ in by_images)
