@@ -62,6 +62,7 @@ def train(options: argparse.Namespace) -> None:
         options.limit,
         difficulty=options.difficulty,
         label_noise=options.label_noise,
+        subset=options.subset,
     )
     record = fit(
         method, images, config, options.out, options.device, graphs=options.graphs, compiled=options.compile

@@ -232,6 +232,15 @@ def protocol_options(p: argparse.ArgumentParser, default: str = "") -> None:
         given = argparse.SUPPRESS if default else value
         p.add_argument(f"--{name}", type=kind, default=given, help=f"{text} (default: {shown})")
     p.add_argument(
+        "--subset",
+        type=lambda text: text if default and text == "seed" else int(text),
+        default=argparse.SUPPRESS if default else 0,
+        metavar="N",
+        help="which draw of --limit's images"
+        + (", or the word seed: each seed its own" if default else "")
+        + f" (default: {default or 0})",
+    )
+    p.add_argument(
         "--drop-at",
         type=float,
         nargs="*",

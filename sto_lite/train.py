@@ -122,7 +122,7 @@ class _Training:
                 "fingerprint": images.fingerprint,
             },
         }
-        self.folder = Folder(out, self.identity) if out else None
+        self.folder = Folder(out, self.identity, images.resized_fingerprint) if out else None
         # One for each machine or revision that trained.
         self.environments = [records.environment(self.device)]
         weights = torch.Generator().manual_seed(config.seed)
@@ -256,7 +256,7 @@ class _Training:
 
     def record(self, tests: dict[str, Evaluation]) -> Record:
         return {
-            "format": 1,
+            "format": records.FORMAT,
             **self.identity,
             "parameters": count_parameters(self.model),
             "environment": self.environments[-1],
