@@ -236,7 +236,11 @@ class Written(Directive):
     def run(self) -> list[nodes.Node]:
         """Return what the page shows."""
         env = self.state.document.settings.env
-        for path in (BOOK / "claims.yml", *sorted((ROOT / "data" / "runs").glob("*/*.json"))):
+        for path in (
+            BOOK / "claims.yml",
+            ROOT / "data" / "register.yml",
+            *sorted((ROOT / "data" / "runs").glob("*/*.json")),
+        ):
             env.note_dependency(str(path))
         try:
             lines = [*type(self).write(self.arguments[0] if self.arguments else "")]
