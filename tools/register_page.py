@@ -3,6 +3,7 @@
 A Sphinx extension, named in ``_config.yml``; its directive writes Markdown, as those of tools/claims_page.py do.
 """
 
+import re
 from collections.abc import Iterator, Sequence
 
 from sphinx.application import Sphinx
@@ -57,6 +58,7 @@ def answering(entry: Entry, found: Results) -> list[Table]:
         table
         for table in found.tables(EXPERIMENT[entry.id])
         if any(r.get("collection") == entry.records for row in table.rows for r in row.records)
+        and (entry.id in PAIRS or any(row.gain for row in table.rows))
     ]
 
 
@@ -121,13 +123,18 @@ def when(entry: Entry) -> str:
     return f"{entry.registered}, committed {origin.date} in {commit}"
 
 
+def option(text: str) -> str:
+    """A text whose command-line options are set as code, so that their hyphens stay."""
+    return re.sub(r"(?<![`\w-])--[a-z][a-z-]*", r"`\g<0>`", text)
+
+
 def write_entry(entry: Entry, found: Results) -> Iterator[str]:
     """One entry as an item of a definition list, Markdown."""
     yield f"[{entry.question}]{{#{entry.id}}} [{entry.id}]{{.claim-where}}"
     verb = "Begun" if entry.afterwards else "Registered"
     told = " Entered afterwards, as a history; it decides nothing." if entry.afterwards else ""
     yield f": {verb} {when(entry)}.{told}"
-    parts = [f"*{name.capitalize()}:* {value}" for name in FIELDS if (value := getattr(entry, name))]
+    parts = [f"*{name.capitalize()}:* {option(value)}" for name in FIELDS if (value := getattr(entry, name))]
     if entry.seeds:
         parts.insert(1, f"*Seeds:* {', '.join(map(str, entry.seeds))}")
     parts += [f"**Changed {c['date']}.** {c['what']} *Why:* {c['why']}" for c in entry.changes]

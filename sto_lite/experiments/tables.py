@@ -62,7 +62,8 @@ class Row:
 class Table:
     """An experiment's rows on one data set under one protocol. faithful: it is the paper's protocol.
 
-    block: the fit of all rows and seeds, None where nothing is left to estimate the noise from.
+    block: the fit of all rows and seeds, None where nothing is left to estimate the noise from. own_images: each seed
+    has a training subset of its own.
     """
 
     experiment: Experiment
@@ -72,6 +73,7 @@ class Table:
     faithful: bool
     rows: tuple[Row, ...]
     block: Block | None = None
+    own_images: bool = False
 
     def row(self, label: str) -> Row:
         """A row by its label."""
@@ -245,8 +247,10 @@ def table(experiment: Experiment, rows: Sequence[Sequence[Record]], epochs: int,
     block = fit_block(errors_of(by_label, split))
     made = judged(made, block, experiment, data["name"], faithful)
     everyone = [record for row in rows for record in row]
-    protocol = describe(example, epochs, experiment, len({pair_key(r)[1:] for r in everyone}) > 1)
-    return Table(experiment, data["name"], protocol, split, faithful, tuple(made), block)
+    # A first seed with a subset that is not everybody's is the beginning of such a table.
+    own = len({pair_key(r)[1:] for r in everyone}) > 1 or pair_key(example)[1] > 0
+    protocol = describe(example, epochs, experiment, own)
+    return Table(experiment, data["name"], protocol, split, faithful, tuple(made), block, own)
 
 
 def errors_of(by_label: dict[str, dict[Key, Record]], split: str) -> dict[str, dict[Key, float]]:
