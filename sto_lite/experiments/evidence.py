@@ -1,4 +1,4 @@
-"""What chapters 8 and 9 read from records: where a gain holds, what it depends on, and where its scatter comes from."""
+"""What chapters 8 and 9 read from records: where a gain holds, what it depends on, where its scatter comes from."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -46,15 +46,17 @@ def find_design(
     return next((t for t in made if t.own_images == own_images and not t.faithful), None)
 
 
-def gain_by(
-    table: Table, measure: Measure, first: str = "baseline", second: str = "STO"
-) -> Interval | None:
+def gain_by(table: Table, measure: Measure, first: str = "baseline", second: str = "STO") -> Interval | None:
     """First row's measure minus the second's, with its own 95 % interval from the block of all rows.
 
     Args:
         table: whose rows.
         measure: of a record and a split, in points.
-        first, second: labels; None is returned where they have no seed in common.
+        first: label of a row.
+        second: label of another.
+
+    Returns:
+        None where the rows have no seed in common.
     """
     values = {
         row.cell.label: {pair_key(r): measure(r, table.split) for r in row.records} for row in table.rows
@@ -103,7 +105,7 @@ MEASURES: Mapping[str, Measure] = {
 
 @dataclass(frozen=True)
 class Curves:
-    """Curves of runs that did not end. runs: name -> {method, seed, epochs, history}; drops: epochs, counted from 0."""
+    """Curves of runs that did not end, from their record."""
 
     record: Record
 
@@ -221,7 +223,7 @@ def multiverse(records: Sequence[Record], curves: Curves | None = None) -> list[
 
 @dataclass(frozen=True)
 class Source:
-    """A part of the scatter of a measured gain: its standard deviation in points (NaN: unknown), and what it is of."""
+    """A part of the scatter of a measured gain: its standard deviation in points (NaN: unknown), and of what."""
 
     name: str
     deviation: float
@@ -230,7 +232,9 @@ class Source:
 
 def deviation_of_gain(table: Table, first: str = "baseline", second: str = "STO") -> float:
     """Standard deviation of a paired difference of two runs from seed to seed, in points, by these two rows alone."""
-    one, two = ({pair_key(r): last(r, table.split) for r in table.row(row).records} for row in (first, second))
+    one, two = (
+        {pair_key(r): last(r, table.split) for r in table.row(row).records} for row in (first, second)
+    )
     gains = [one[key] - two[key] for key in sorted(one.keys() & two.keys())]
     return float(np.std(gains, ddof=1)) if len(gains) > 1 else math.nan
 
@@ -274,7 +278,9 @@ def variance_budget(shared: Table, own: Table | None = None) -> list[Source]:
         Source("test images, one pair", images.one, "other test images, two given networks"),
         Source(f"test images, {seeds} pairs", images.measured, f"the same for means over {seeds} seeds"),
         Source("test images, any number of pairs", images.limit, "what no number of seeds removes"),
-        Source("epoch", math.sqrt(2) * float(np.mean(epochs)), "from one of the last evaluations to the next"),
+        Source(
+            "epoch", math.sqrt(2) * float(np.mean(epochs)), "from one of the last evaluations to the next"
+        ),
     ]
     if own is None or own.block is None or own.row("STO").gain is None or own.block.freedom < 4:
         budget.insert(1, Source("training images", math.nan, "another draw of them: not measured yet"))
