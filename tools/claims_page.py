@@ -246,17 +246,18 @@ def mean(values: Sequence[float], what: str) -> str:
 FROM_ALL: dict[str, Callable[[Sequence[Record]], str]] = {"best-epoch": best_epoch, "test-set": test_set}
 
 
-def effect(name: str, found: Results) -> Iterator[str]:
+def effect(name: str, results: Results) -> Iterator[str]:
     """What an experiment's records say of each of its settings against the one that the book takes."""
     if name in FROM_ALL:
-        yield from filter(None, [FROM_ALL[name](found.records)])
+        yield from filter(None, [FROM_ALL[name](results.records)])
         return
-    for table in found.tables(name):
+    for table in results.tables(name):
         kind = "the paper's protocol" if table.faithful else "reduced protocol"
         for row in table.rows:
             if row.gain:
                 of = f"{row.cell.label} against {row.cell.against}"
-                yield f"{of}: {spread(row.gain, signed)} ({kind}, {NAMES[table.data]}: {table.protocol})."
+                found = row.block.wide if row.block else row.gain
+                yield f"{of}: {spread(found, signed)} ({kind}, {NAMES[table.data]}: {table.protocol})."
 
 
 def effects(names: str, found: Results | None = None) -> Iterator[str]:
