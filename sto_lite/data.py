@@ -281,20 +281,27 @@ class Batches:
         corner = torch.randint(0, 2 * self.pad + 1, (count, 2), generator=generator)
         flip = torch.rand(count, generator=generator) < 0.5
         order, corner, flip = order.to(device), corner.to(device), flip.to(device)
+        # A GPU waits less for few large operations, a CPU keeps a batch in its cache.
+        step = self.batch_size * (64 if device.type == "cuda" else 1)
+        for start in range(0, count, step):
+            part = slice(start, start + step)
+            images = self.normalise(self.augmented(order[part], corner[part], flip[part]))
+            yield from zip(
+                images.split(self.batch_size),
+                self.split.labels[order[part]].split(self.batch_size),
+                strict=True,
+            )
+
+    def augmented(self, i: Tensor, corner: Tensor, flip: Tensor) -> Tensor:
+        """Images i (B,) as (B, C, H, W) uint8: cropped at corner (B, 2) of the padded ones, and flipped or not."""
+        if not self.augment:
+            return self.padded[i]
         height, width = self.split.images.shape[-2:]
-        y, x = torch.arange(height, device=device), torch.arange(width, device=device)
-        for start in range(0, count, self.batch_size):
-            batch = slice(start, start + self.batch_size)
-            i = order[batch]
-            if self.augment:
-                rows = corner[batch, 0, None] + y
-                columns = corner[batch, 1, None] + torch.where(flip[batch, None], width - 1 - x, x)
-                pixels = self.padded[i[:, None, None], :, rows[:, :, None], columns[:, None, :]].permute(
-                    0, 3, 1, 2
-                )
-            else:
-                pixels = self.padded[i]
-            yield self.normalise(pixels), self.split.labels[i]
+        y, x = torch.arange(height, device=i.device), torch.arange(width, device=i.device)
+        rows = corner[:, 0, None] + y
+        columns = corner[:, 1, None] + torch.where(flip[:, None], width - 1 - x, x)
+        crops = self.padded[i[:, None, None], :, rows[:, :, None], columns[:, None, :]]
+        return crops.permute(0, 3, 1, 2)
 
     def in_order(self) -> Iterator[tuple[Tensor, Tensor]]:
         """One pass in the split's own order, without augmentation; shapes as in epoch."""

@@ -275,6 +275,13 @@ def graph_options(p: argparse.ArgumentParser) -> None:
 
 
 def machine_options(p: argparse.ArgumentParser) -> None:
-    """Options for the machine that runs it."""
+    """Options for the machine that runs it, and the time it may take."""
+    p.add_argument(
+        "--for",
+        dest="time",
+        metavar="TIME",
+        help="stop in time, such as 9m, with what is begun kept, and exit status 75; the same command goes on "
+        "(default: no limit)",
+    )
     p.add_argument("--device", help="cpu, cuda, cuda:1 … (default: cuda where there is one)")
     p.add_argument("--threads", type=int, help="CPU threads of a run (default: torch's own choice)")
