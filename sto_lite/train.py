@@ -211,6 +211,7 @@ class Training:
             name: test_batches(split, mean_std, self.device)
             for name, split in self.images.test_splits.items()
         }
+        self.method.deploy(self.model)  # a method that looks at its model there sees it before training too
         final: tuple[nn.Module, dict[str, Evaluation]] | None = None
         saved = -math.inf
         with progress_bar(self.config.epochs * len(batches), self.epoch * len(batches), progress) as bar:

