@@ -1,5 +1,6 @@
 """What a training step costs in multiply-adds, from the shapes alone (chapters 5 to 7)."""
 
+from functools import cache
 from typing import NamedTuple
 
 import torch
@@ -19,6 +20,7 @@ class Forward(NamedTuple):
     top: int
 
 
+@cache
 def forward(net: str, size: int = 32, num_classes: int = 7) -> Forward:
     """Count a network's convolutions and linear layers for one image of size × size pixels."""
     model = resnet.build(net, num_classes, generator=torch.Generator()).eval()

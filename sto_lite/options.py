@@ -119,7 +119,7 @@ class Table:
     teacher_net: network of KD's teacher; without it the experiment's.
     all: every protocol found; without it the one with most records.
     split: test split; without it the headline's, such as private.
-    format: how it is written.
+    format: how it is written; seeds is a CSV with one line a run.
     out: file to write; without it the table is printed.
     """
 
@@ -129,7 +129,7 @@ class Table:
     teacher_net: str | None = None
     all: bool = False
     split: str | None = None
-    format: Literal["text", "markdown", "html", "csv"] = "text"
+    format: Literal["text", "markdown", "html", "latex", "csv", "seeds"] = "text"
     out: Path | None = None
 
 

@@ -80,19 +80,22 @@ def read_folder(folder: Path) -> list[Record]:
 
 
 def read_records(collection: str) -> list[Record]:
-    """The committed records `data/runs/<collection>/*.json`, in the order of their file names.
+    """The committed records `data/runs/<collection>/*.json`, in the order of their paths.
 
     They are looked for in the working folder and those above it, then beside `sto_lite`, then inside it, where an
     installation keeps its copy.
 
+    Args:
+        collection: its name; or a pattern such as "fer2013-1024*", for all collections that fit, if only none.
+
     Raises:
-        RunError: there are none.
+        RunError: there are none, and a name was given.
     """
     here, package = Path.cwd(), Path(__file__).resolve().parent
-    folders = [folder / "data" / "runs" / collection for folder in (here, *here.parents, package.parent)]
-    folders.append(package / "runs" / collection)
-    paths = next((found for folder in folders if (found := visible(folder, "*.json"))), [])
-    if not paths:
+    homes = [folder / "data" / "runs" for folder in (here, *here.parents, package.parent)]
+    home = next((home for home in homes if any(home.glob("*/*.json"))), package / "runs")
+    paths = sorted(path for folder in home.glob(collection) for path in visible(folder, "*.json"))
+    if not paths and not set("*?[") & set(collection):
         raise RunError(
             f"no records in data/runs/{collection}; open the notebook from a clone of the repository, or install "
             f"sto_lite anew, which brings its records along"

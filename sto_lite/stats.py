@@ -101,6 +101,60 @@ def image_test(first: Sequence[Record], second: Sequence[Record], split: str) ->
     return bootstrap(np.mean(one, 0), np.mean(two, 0))
 
 
+class ImageError(NamedTuple):
+    """Standard error, from the choice of the test images, of a difference of two methods, in points.
+
+    measured: with as many seeds as there are. one: with one pair of runs. limit: with any number of seeds.
+    """
+
+    measured: float
+    one: float
+    limit: float
+
+
+def image_error(first_wrong: ArrayLike, second_wrong: ArrayLike) -> ImageError:
+    """How far the choice of the test images moves a difference of two methods, and how far more seeds help.
+
+    An image's difference scatters from seed to seed. Averaging over seeds removes that part, and leaves the images on
+    which the methods themselves differ.
+
+    Args:
+        first_wrong: (seeds, N) booleans, the images that each run of the first method gets wrong.
+        second_wrong: (seeds, N) of the second, in the same order of seeds; at least two seeds.
+    """
+    d = np.asarray(first_wrong, float) - np.asarray(second_wrong, float)
+    seeds, images = d.shape
+    if seeds < 2:
+        raise ValueError("with one seed, an image's scatter from seed to seed is unknown")
+    scatter = float(d.var(0, ddof=1).mean())  # of one image over seeds
+    between = max(0.0, float(d.mean(0).var(ddof=1)) - scatter / seeds)
+    measured, one, limit = (
+        100 * math.sqrt((between + part) / images) for part in (scatter / seeds, scatter, 0.0)
+    )
+    return ImageError(measured, one, limit)
+
+
+def crossed_interval(
+    differences: ArrayLike, level: float = 0.95, resamples: int = 4_000, seed: int = 0
+) -> Interval:
+    """Interval of a mean over seeds and images, both drawn anew (the pigeonhole bootstrap, Owen 2007), in points.
+
+    Args:
+        differences: (seeds, N), for instance first wrong minus second wrong, one row a seed.
+        level: of the interval.
+        resamples: draws of seeds and, independently, of images.
+        seed: of the draws.
+    """
+    d = np.asarray(differences, float)
+    seeds, images = d.shape
+    rng = np.random.default_rng(seed)
+    rows = rng.multinomial(seeds, np.full(seeds, 1 / seeds), resamples) / seeds
+    columns = rng.multinomial(images, np.full(images, 1 / images), resamples) / images
+    means = ((rows @ d) * columns).sum(1)
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    return Interval(100 * float(d.mean()), 100 * float(low), 100 * float(high), seeds)
+
+
 def standard_error(error: float, images: int) -> float:
     """Standard error of an error rate (%) from the choice of the test images, sqrt(e (1 - e) / n), in points."""
     return 100 * math.sqrt(error / 100 * (1 - error / 100) / images)

@@ -15,6 +15,7 @@ from sto_lite.experiments.jobs import OVERRIDES, SCALES, Job, Source, cell_epoch
 from sto_lite.experiments.paper import EXPERIMENTS
 from sto_lite.experiments.tables import tables as tables_of
 from sto_lite.methods import STO
+from sto_lite.records import read_records
 from sto_lite.stats import Interval
 
 
@@ -111,8 +112,12 @@ def test_overrides_win_and_wrong_ones_are_refused():
 
 def test_equal_compute():
     """NOTES: 1.736 baseline steps for ResNet-32, so 521 epochs."""
-    cell = next(c for c in EXPERIMENTS["compute"].cells if c.epochs == "sto")
-    assert cell_epochs(cell, Config(), 32) == 521
+    longer = [c for c in EXPERIMENTS["compute"].cells if c.epochs == "sto"]
+    sto = 300 * costs.step_cost(STO(), "resnet32")
+    assert cell_epochs(longer[0], Config(), 32) == 521 == round(sto)
+    for cell in longer:
+        cost = costs.step_cost(registry.make(cell.method, **cell.settings), "resnet32")
+        assert cell_epochs(cell, Config(), 32) * cost == pytest.approx(sto, rel=1e-3)
 
 
 @pytest.mark.parametrize(("net", "ratio"), [("resnet32", 1.736), ("resnet50", 1.741), ("resnet110", 1.750)])
@@ -231,7 +236,8 @@ def test_shares_of_the_epochs_and_equal_compute_find_their_records():
     assert found["baseline, a quarter of the epochs"].error.mean == 50
     cost = round(40 * costs.step_cost(STO(), "resnet14"))
     found, _ = rows("compute", [*records[1:], made_up("baseline", 38, epochs=cost)])
-    assert found["baseline, STO's compute"].error.mean == 38 and found["STO"].gain.mean == 8
+    assert found["baseline, STO's compute"].error.mean == 38
+    assert found["baseline, STO's compute"].gain.mean == -8, "behind STO"
 
 
 def test_the_papers_protocol_is_known():
@@ -325,19 +331,114 @@ def test_verdicts(low, high, seeds, claimed, faithful, expected):
 
 def test_formats_say_the_same():
     (table,) = tables_of(EXPERIMENTS["table3"], three_seeds())
-    for form in ("text", "markdown", "html"):
+    for form in ("text", "markdown", "html", "latex"):
         text = formats.FORMATS[form](table)
         for piece in ("41.00", "+5.00", "not measured", "better", "reduced protocol"):
             assert piece in text.replace(tables.RULE, ""), (form, piece)
+    assert formats.FORMATS["latex"](table).count("\\\\") == len(table.rows) + 1, (
+        "one line a row, and the head"
+    )
+    runs = list(csv.DictReader(io.StringIO(formats.FORMATS["seeds"](table))))
+    assert len(runs) == 9 and [r["seed"] for r in runs[:3]] == ["0", "1", "2"]
+    assert {r["error"] for r in runs if r["run"] == "STO"} == {"35.0", "36.0", "37.0"}
     read = list(csv.DictReader(io.StringIO(formats.FORMATS["csv"](table))))
     assert [row["run"] for row in read] == [cell.label for cell in EXPERIMENTS["table3"].cells]
     assert read[0]["error"] == "41.0" and read[2]["error"] == "" and read[4]["gain"] == "5.0"
-    assert len(formats.as_html(table, ["run", "ours"]).split("<th")) == 3
+    assert len(formats.as_html(table, ["run", "ours"]).split("<th ")) == 3
+
+
+def test_a_gain_without_a_baseline_says_so():
+    (table,) = tables_of(EXPERIMENTS["table3"], [made_up("sto", 35), made_up("stochastic-depth", 38)])
+    cells = formats.frame(table).set_index("run")
+    assert cells.loc["STO", "gain, paired 95 %"] == "no baseline"
+    assert (
+        cells.loc["baseline", "gain, paired 95 %"] == "–" and cells.loc["baseline", "ours"] == "not measured"
+    )
+
+
+def own_images(method, wrong, seed, subset=None, **more):
+    one = made_up(method, wrong, seed, **more)
+    drawn = seed if subset is None else subset
+    return one | {"data": {**one["data"], "subset": drawn, "fingerprint": f"f{drawn}"}}
+
+
+def test_seeds_with_subsets_of_their_own_are_one_table_and_never_mixed_with_shared_images():
+    own = [
+        own_images(method, wrong + seed, seed)
+        for method, wrong in (("baseline", 40), ("sto", 35))
+        for seed in (3, 4, 5)
+    ]
+    shared, fresh = tables_of(EXPERIMENTS["table3"], [*own, *three_seeds()])
+    assert "100 training images" in shared.protocol and "each seed" not in shared.protocol
+    assert "each seed its own 100 training images" in fresh.protocol
+    assert [len(row.records) for row in fresh.rows] == [3, 0, 0, 0, 3]
+    assert fresh.row("STO").gain.mean == 5 and fresh.row("STO").verdict == "better"
+
+
+def test_a_ladder_that_begins_with_subset_0_is_one_table():
+    """Seed 0 on subset 0, which is not written into its record, seeds 1 and 2 on theirs."""
+    ladder = [own_images("baseline", 40, s) for s in (1, 2)] + [made_up("baseline", 41, 0)]
+    (table,) = tables_of(EXPERIMENTS["table3"], ladder)
+    assert table.row("baseline").error.seeds == 3 and "each seed its own" in table.protocol
+
+
+def test_runs_are_pairs_if_seed_and_images_agree():
+    records = [own_images("baseline", 40, 3), own_images("sto", 30, 3, subset=4), own_images("sto", 35, 5)]
+    (table,) = tables_of(EXPERIMENTS["table3"], [*records, own_images("baseline", 42, 5)])
+    gain = table.row("STO").gain
+    assert (gain.mean, gain.seeds) == (7, 1)
+
+
+def test_the_same_subset_of_other_pixels_is_a_table_of_its_own():
+    records = [own_images("baseline", 40, s) for s in (3, 4)]
+    other = own_images("baseline", 40, 5, subset=3)
+    other["data"]["fingerprint"] = "another copy"
+    assert len(tables_of(EXPERIMENTS["table3"], [*records, other])) > 1
+
+
+def test_verdicts_are_the_blocks():
+    """The row's own three values scatter by luck; the block's noise is what counts."""
+    noise = {"baseline": (0, 2, 1), "stochastic-depth": (0, 2, 1), "sto": (1, 1, 1)}
+    wrong = {"baseline": 40, "stochastic-depth": 38, "sto": 36}
+    records = [made_up(m, wrong[m] + noise[m][seed], seed) for m in wrong for seed in range(3)]
+    found, table = rows("table3", records)
+    depth, sto = found["stochastic depth"], found["STO"]
+    assert depth.gain.half == 0 and depth.block.wide.half > 1 and depth.block.wide.mean == pytest.approx(2)
+    assert table.block.freedom == 4 and sto.block.wide.half == pytest.approx(depth.block.wide.half)
+    assert depth.verdict == tables.verdict(depth.block.wide, 0, False)
+    (asked, none) = tables.ask(table, [("stochastic depth", "STO"), ("STO", "without distillation (λ = 0)")])
+    assert asked.alone.mean == pytest.approx(2) and asked.wide == asked.alone and none is None
+
+
+def test_the_committed_block():
+    """Computed once by hand with statsmodels from the five rows and three seeds on one training subset."""
+    records = [*read_records("first-walk"), *read_records("fer2013-1024")]
+    records = [r for r in records if r["config"]["seed"] < 3 and not r["data"].get("subset")]
+    expected = {
+        "private": (1.13, {"STO": (2.49, 1.63, 3.35), "without distillation (λ = 0)": (1.77, 0.91, 2.63)}),
+        "public": (1.50, {"STO": (2.88, 1.74, 4.02), "without distillation (λ = 0)": (1.83, 0.69, 2.97)}),
+    }
+    against_depth = {"private": (0.78, -0.08, 1.64), "public": (1.20, 0.06, 2.34)}
+    for split, (half, gains) in expected.items():
+        found, table = rows("table3", records, split=split)
+        assert table.block.freedom == 8
+        for label, values in gains.items():
+            block = found[label].block
+            assert block.wide.half == pytest.approx(half, abs=0.006)
+            assert block.alone[:3] == pytest.approx(values, abs=0.006)
+        (asked,) = tables.ask(table, [("stochastic depth", "STO")])
+        assert asked.alone[:3] == pytest.approx(against_depth[split], abs=0.006)
+
+
+def test_what_a_training_costs():
+    found, _ = rows("table3", three_seeds(train=128))
+    base = costs.forward("resnet14", 32, 1).total * 3 * 128 * 10
+    assert found["baseline"].cost == base
+    assert found["STO"].cost == pytest.approx(base * costs.step_cost(STO(), "resnet14", 32, 1))
+    assert found["without distillation (λ = 0)"].cost is None
 
 
 def test_the_committed_records_are_found():
-    from sto_lite.records import read_records
-
     found, _ = rows("table3", read_records("first-walk"))
     assert [found[label].error.seeds for label in ("baseline", "stochastic depth", "STO")] == [1, 1, 1]
     assert json.dumps(found["STO"].records[0]["result"])

@@ -7,6 +7,7 @@ import pytest
 from scipy import stats as scipy_stats
 
 from sto_lite import stats
+from sto_lite.blocks import Block, compare, dunnett_quantile, fit_block, holm
 
 
 def test_interval_is_students():
@@ -56,6 +57,140 @@ def test_bootstrap_agrees_with_the_normal_approximation():
     assert stats.bootstrap(second, first).p == pytest.approx(found.p, rel=0.15, abs=0.002)
     assert stats.bootstrap(np.ones(50), np.zeros(50)).p <= 2 / 10_000
     assert stats.bootstrap(first, first).p == 1
+
+
+def test_image_error_by_simulation():
+    """Methods that differ on some images, and runs that scatter on all: more seeds remove the scatter alone."""
+    rng = np.random.default_rng(0)
+    images = 40_000
+    hard = rng.uniform(0, 1, images)
+    easier = np.clip(hard - 0.1 * rng.integers(0, 2, images), 0, 1)
+    first, second = (rng.uniform(size=(6, images)) < p for p in (hard, easier))
+    found = stats.image_error(first, second)
+    true = 100 * (hard - easier).std() / math.sqrt(images)
+    assert found.limit == pytest.approx(true, rel=0.1) and found.limit < found.measured < found.one
+    noise = found.one**2 - found.limit**2
+    assert found.measured**2 - found.limit**2 == pytest.approx(noise / 6)
+    one_pair = 100 * np.std(first[0].astype(float) - second[0]) / math.sqrt(images)
+    assert found.one == pytest.approx(one_pair, rel=0.03)
+    with pytest.raises(ValueError, match="one seed"):
+        stats.image_error(first[:1], second[:1])
+
+
+def test_crossed_interval_covers_seeds_and_images():
+    rng = np.random.default_rng(0)
+    inside = 0
+    for _ in range(200):
+        d = (
+            0.1
+            + 0.05 * rng.normal(size=(8, 1))
+            + rng.normal(size=(1, 50)) * 0.3
+            + rng.normal(size=(8, 50)) * 0.3
+        )
+        found = stats.crossed_interval(d, resamples=400)
+        inside += found.low <= 10 <= found.high
+    assert inside / 200 > 0.9
+    same = stats.crossed_interval(np.ones((3, 40)))
+    assert (same.mean, same.low, same.high, same.seeds) == pytest.approx((100, 100, 100, 3))
+
+
+# ------------------------------------------------------------------------------------------------- the block
+
+
+def drawn(rows=5, seeds=4, missing=(), noise=0.5):
+    rng = np.random.default_rng(2)
+    effects, luck = rng.normal(60, 1, rows), rng.normal(0, 1, seeds)
+    return {
+        f"m{m}": {
+            s: effects[m] + luck[s] + noise * rng.normal() for s in range(seeds) if (m, s) not in missing
+        }
+        for m in range(rows)
+    }
+
+
+@pytest.mark.parametrize("missing", [(), {(0, 3), (2, 1), (4, 0)}], ids=["full", "with gaps"])
+def test_the_block_is_statsmodels_two_way_fit(missing):
+    pandas = pytest.importorskip("pandas")
+    formula = pytest.importorskip("statsmodels.formula.api")
+    errors = drawn(missing=missing)
+    cells = [(m, s, e) for m, row in errors.items() for s, e in row.items()]
+    fit = formula.ols(
+        "error ~ C(method) + C(seed)", pandas.DataFrame(cells, columns=["method", "seed", "error"])
+    ).fit()
+    block = fit_block(errors)
+    assert block.freedom == fit.df_resid and block.deviation**2 == pytest.approx(fit.mse_resid)
+    for m in range(1, 5):
+        (found,) = compare(block, [("m0", f"m{m}")])
+        low, high = fit.conf_int().loc[f"C(method)[T.m{m}]"]
+        assert found.alone.mean == pytest.approx(-fit.params[f"C(method)[T.m{m}]"])
+        assert (found.alone.low, found.alone.high) == pytest.approx((-high, -low))
+        assert found.p == pytest.approx(fit.pvalues[f"C(method)[T.m{m}]"]) and found.wide == found.alone
+
+
+def test_two_rows_are_the_paired_interval():
+    errors = drawn(rows=2)
+    (found,) = compare(fit_block(errors), [("m0", "m1")])
+    by_hand = stats.interval([errors["m0"][s] - errors["m1"][s] for s in range(4)])
+    assert found.alone == pytest.approx(by_hand) and found.wide == pytest.approx(by_hand)
+
+
+def test_dunnetts_quantile_is_scipys():
+    half = np.full((4, 4), 0.5) + np.eye(4) / 2
+    rng = np.random.default_rng(0)
+    groups = rng.normal(0, 1, (5, 4))
+    found = scipy_stats.dunnett(*groups[1:], control=groups[0])
+    interval = found.confidence_interval(0.95)
+    spread = math.sqrt(groups.var(1, ddof=1).mean() * 2 / 4)
+    quantile = (interval.high - interval.low)[0] / 2 / spread
+    assert dunnett_quantile(half, 15) == pytest.approx(quantile, abs=0.01)
+
+
+def test_dunnetts_intervals_hold_together():
+    """By simulation of the whole analysis, without any difference: 5 % of all blocks raise a false alarm."""
+    rng = np.random.default_rng(0)
+    half = np.full((4, 4), 0.5) + np.eye(4) / 2
+    quantile = dunnett_quantile(half, 8)
+    alarms = 0
+    for _ in range(3000):
+        y = rng.normal(size=(5, 3))
+        y -= y.mean(0)
+        rest = y - y.mean(1, keepdims=True)
+        error = math.sqrt((rest**2).sum() / 8 * 2 / 3)
+        alarms += np.abs(y[1:].mean(1) - y[0].mean()).max() > quantile * error
+    assert alarms / 3000 == pytest.approx(0.05, abs=0.012)
+
+
+def test_holm_is_statsmodels_and_its_intervals_agree_with_it():
+    multiple = pytest.importorskip("statsmodels.stats.multitest")
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        t = rng.normal(0, 2.5, 5)
+        ps = 2 * scipy_stats.t.sf(np.abs(t), 8)
+        adjusted, wide = holm(ps, 8)
+        assert adjusted == pytest.approx(multiple.multipletests(ps, method="holm")[1])
+        assert ((np.abs(t) > wide) == (adjusted < 0.05)).all()
+
+
+def test_a_family_without_a_common_row_is_holms():
+    block = fit_block(drawn(rows=4))
+    one, two = compare(block, [("m0", "m1"), ("m2", "m3")])
+    assert max(one.wide.half, two.wide.half) == pytest.approx(
+        one.alone.half
+        * scipy_stats.t.ppf(1 - 0.05 / 4, block.freedom)
+        / scipy_stats.t.ppf(0.975, block.freedom)
+    )
+
+
+def test_a_block_that_says_nothing():
+    assert fit_block({}) is None and fit_block({"a": {0: 1.0}, "b": {0: 2.0}}) is None
+    block = fit_block({**drawn(rows=2), "alone": {0: 50.0}, "none": {}})
+    assert isinstance(block, Block) and block.rows == ("m0", "m1", "alone")
+    assert block.freedom == 3 and block.seeds(("m0", "alone")) == 1
+    assert compare(block, []) == []
+    (sure,) = compare(fit_block({"a": {0: 1.0, 1: 2.0}, "b": {0: 0.0, 1: 1.0}}), [("a", "b")])
+    assert (
+        sure.p < 1e-9 and sure.wide.mean == pytest.approx(1) and sure.wide.half == pytest.approx(0, abs=1e-9)
+    )
 
 
 def record(predictions, labels, confidence=None):

@@ -17,7 +17,9 @@ from myst_parser.mdit_to_docutils.base import default_slugify
 from sphinx.application import Sphinx
 
 from sto_lite import stats
+from sto_lite.experiments.evidence import short
 from sto_lite.experiments.formats import signed
+from sto_lite.experiments.tables import ask
 from sto_lite.records import Record
 from tools.address import repository
 from tools.claims import DERIVED, MEASURED, NAMES, ROOT, Claim, read_claims
@@ -26,6 +28,7 @@ from tools.findings import Finding, Results, find, read_all, split_of, spread
 BOOK = ROOT / "book"
 TABLES = ("table1", "table2", "table3")
 MARKS = dict(zip((*MEASURED, "open", *DERIVED), "✓✗?–○✓~✗", strict=True))
+PLURAL = {"holds": "hold", "holds in part": "hold in part", "does not hold": "do not hold"}
 CODE = {"github": "/blob/", "gitlab": "/-/blob/", "bitbucket": "/src/"}
 
 
@@ -151,6 +154,52 @@ def claims(group: str) -> Iterator[str]:
     return number_table(found) if group in TABLES else claim_list(found)
 
 
+def found_so_far() -> Iterator[str]:
+    """What was found, in a few lines: of the claims by status, and of STO under the reduced protocols."""
+    by_status = {status: [f.claim for f in findings() if f.status == status] for status in MARKS}
+    counts = ", ".join(f"{len(by_status[status])} {PLURAL[status]}" for status in DERIVED)
+    total = sum(len(by_status[status]) for status in DERIVED)
+    failed = "; ".join(map(title, by_status["does not hold"]))
+    for own in (False, True):
+        for table in results().tables("table3"):
+            row = table.row("STO")
+            if table.faithful or table.own_images != own or table.data != "fer2013" or not row.gain:
+                continue
+            found = row.block.wide if row.block else row.gain
+            beside = [
+                f"its lead over {short(one)} is {spread(said.alone, signed)}"
+                for one in ("stochastic depth", "without backward of the full network")
+                for said in ask(table, [(one, "STO")])
+                if said
+            ]
+            yield (
+                f"- **What a reduced protocol shows** ({table.protocol}): STO errs less than the baseline by "
+                f"{spread(found, signed)}, verdict: {row.verdict}{''.join(f'; {text}' for text in beside)}."
+            )
+    yield (
+        f"- **What follows without a run**, from equations, from counting, or from the paper's own numbers: of "
+        f"{total} claims {counts}. Those that do not hold: {failed}."
+    )
+    measured = {status: len(by_status[status]) for status in MEASURED}
+    done = sum(measured.values()) - measured["not measured"]
+    each = ", ".join(f"{n} {status}" for status, n in measured.items() if status != "not measured")
+    yield (
+        f"- **What needs runs by the paper's protocol**: of {sum(measured.values())} claims {done or 'none'} "
+        f"{'is' if done in (0, 1) else 'are'} measured so far{f': {each}' if done else ''}."
+    )
+    yield from [
+        "",
+        "The reduced protocols decide nothing about the paper's numbers. [Chapter 8](08-experiments.ipynb) says how",
+        "sure these findings are and where they do not hold, [the register](register.md) when each was asked, and",
+        "[the summary](summary.md) how far the whole went.",
+    ]
+
+
+def title(claim: Claim) -> str:
+    """A claim in few words, as a link to its place on the page."""
+    return f"[{claim.quote or f'{claim.cell}, {quantity(claim)}, {number(claim)}'}](#{claim.id})"
+
+
 def count_table() -> Iterator[str]:
     """How many claims have each status, in the paper's tables and in its text."""
     yield from ["| Status | Tables | Text | All |", "|---|--:|--:|--:|"]
@@ -197,17 +246,18 @@ def mean(values: Sequence[float], what: str) -> str:
 FROM_ALL: dict[str, Callable[[Sequence[Record]], str]] = {"best-epoch": best_epoch, "test-set": test_set}
 
 
-def effect(name: str, found: Results) -> Iterator[str]:
+def effect(name: str, results: Results) -> Iterator[str]:
     """What an experiment's records say of each of its settings against the one that the book takes."""
     if name in FROM_ALL:
-        yield from filter(None, [FROM_ALL[name](found.records)])
+        yield from filter(None, [FROM_ALL[name](results.records)])
         return
-    for table in found.tables(name):
+    for table in results.tables(name):
         kind = "the paper's protocol" if table.faithful else "reduced protocol"
         for row in table.rows:
             if row.gain:
                 of = f"{row.cell.label} against {row.cell.against}"
-                yield f"{of}: {spread(row.gain, signed)} ({kind}, {NAMES[table.data]}: {table.protocol})."
+                found = row.block.wide if row.block else row.gain
+                yield f"{of}: {spread(found, signed)} ({kind}, {NAMES[table.data]}: {table.protocol})."
 
 
 def effects(names: str, found: Results | None = None) -> Iterator[str]:
@@ -236,7 +286,11 @@ class Written(Directive):
     def run(self) -> list[nodes.Node]:
         """Return what the page shows."""
         env = self.state.document.settings.env
-        for path in (BOOK / "claims.yml", *sorted((ROOT / "data" / "runs").glob("*/*.json"))):
+        for path in (
+            BOOK / "claims.yml",
+            ROOT / "data" / "register.yml",
+            *sorted((ROOT / "data" / "runs").glob("*/*.json")),
+        ):
             env.note_dependency(str(path))
         try:
             lines = [*type(self).write(self.arguments[0] if self.arguments else "")]
@@ -252,6 +306,7 @@ def setup(app: Sphinx) -> dict[str, bool]:
     for name, write in (
         ("claims-table", claims),
         ("claims-count", lambda _: count_table()),
+        ("claims-found", lambda _: found_so_far()),
         ("measured-effect", partial(effects, found=None)),
     ):
         app.add_directive(name, type(name, (Written,), {"write": staticmethod(write)}))

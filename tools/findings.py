@@ -11,15 +11,15 @@ from pathlib import Path
 import torch
 
 from sto_lite import registry, stats
+from sto_lite.blocks import compare, fit_block
 from sto_lite.experiments.formats import signed
 from sto_lite.experiments.paper import EXPERIMENTS
-from sto_lite.experiments.tables import Table, tables, verdict
+from sto_lite.experiments.tables import SEEDS, Table, pair_key, tables, verdict
 from sto_lite.records import Record, read_record
 from sto_lite.resnet import count_parameters
 from sto_lite.stats import Interval
 from tools.claims import NAMES, ROOT, Claim, ClaimError, cell_of, experiment_of
 
-SEEDS = 3  # with fewer, nothing is decided
 CLASSES = {"fer2013": 7, "rafdb": 7, "cifar100": 100}
 # What is said of a difference under a reduced protocol, which reproduces nothing.
 THERE = {
@@ -80,6 +80,8 @@ def finding(claim: Claim, results: Results) -> Finding:
         return Finding(claim, "holds" if printed(count, claim.parameters) else "does not hold", f"{count:,}")
     if claim.error is not None:
         return number_finding(claim, results)
+    if claim.gain is not None:
+        return gain_finding(claim, results)
     return comparison_finding(claim, results)
 
 
@@ -151,14 +153,24 @@ def value(record: Record, quantity: str) -> float:
     return error - float(record["history"]["train_error"][-1]) if quantity == "gap" else error
 
 
-def difference(table: Table, better: str, worse: str, quantity: str = "error") -> Interval | None:
-    """Interval of worse minus better over the seeds that both cells have; None without any."""
-    by_label = {row.cell.label: {r["config"]["seed"]: r for r in row.records} for row in table.rows}
-    one, two = by_label[better], by_label[worse]
-    seeds = sorted(one.keys() & two.keys())
-    if not seeds:
-        return None
-    return stats.interval([value(two[s], quantity) - value(one[s], quantity) for s in seeds])
+def differences(
+    table: Table, pairs: Sequence[tuple[str, str]], quantity: str = "error"
+) -> dict[tuple[str, str], Interval]:
+    """Worse minus better for each pair of cells, from one block of the whole table and adjusted for all pairs.
+
+    A pair with fewer than three seeds in common has its own interval; one without any is left out.
+    """
+    values = {row.cell.label: {pair_key(r): value(r, quantity) for r in row.records} for row in table.rows}
+    common = {pair: sorted(values[pair[0]].keys() & values[pair[1]].keys()) for pair in dict.fromkeys(pairs)}
+    block = fit_block(values)
+    family = [pair for pair, keys in common.items() if block and len(keys) >= SEEDS]
+    said = compare(block, [(worse, better) for better, worse in family]) if block else []
+    wide = {pair: one.wide for pair, one in zip(family, said, strict=True)}
+    return {
+        pair: wide.get(pair) or stats.interval([values[pair[1]][key] - values[pair[0]][key] for key in keys])
+        for pair, keys in common.items()
+        if keys
+    }
 
 
 def judge(found: Interval | None, claimed: float, margin: float = 0.0, faithful: bool = True) -> str:
@@ -192,17 +204,28 @@ def comparison_finding(claim: Claim, results: Results) -> Finding:
     pairs = pairs_of(claim)
     statuses, ours = [], []
     for data in claim.data:
-        for better, worse in pairs:
-            made = [
-                difference(t, better, worse, claim.quantity) for t in results.at_paper(claim.experiment, data)
-            ]
-            found = max((d for d in made if d), key=lambda d: d.seeds, default=None)
-            statuses.append(judge(found, claimed(claim, better, worse, data), claim.margin))
+        made = [differences(t, pairs, claim.quantity) for t in results.at_paper(claim.experiment, data)]
+        for pair in pairs:
+            found = max((d[pair] for d in made if pair in d), key=lambda d: d.seeds, default=None)
+            statuses.append(judge(found, claimed(claim, *pair, data), claim.margin))
             if found:
-                of = f"{against(claim, better, worse)}, {NAMES[data]}: "
+                of = f"{against(claim, *pair)}, {NAMES[data]}: "
                 where = of if claim.kind == "comparison" else ""
                 ours.append(f"{where}{spread(found, signed)}")
     return Finding(claim, together(statuses), "; ".join(ours), reduced_line(claim, pairs, results))
+
+
+def gain_finding(claim: Claim, results: Results) -> Finding:
+    """A gain of a table: the verdict is that of the table's row, so that both pages say the same."""
+    (data,) = claim.data
+    rows = [t.row(claim.cell) for t in results.at_paper(claim.experiment, data)]
+    row = max((row for row in rows if row.gain), key=lambda row: len(row.records), default=None)
+    reduced = reduced_line(claim, pairs_of(claim), results)
+    if row is None:
+        return Finding(claim, "not measured", "", reduced)
+    found = row.block.wide if row.block else row.gain
+    assert found is not None
+    return Finding(claim, row.verdict, spread(found, signed), reduced)
 
 
 def pairs_of(claim: Claim) -> list[tuple[str, str]]:
@@ -216,28 +239,30 @@ def pairs_of(claim: Claim) -> list[tuple[str, str]]:
 
 
 def reduced_line(claim: Claim, pairs: Sequence[tuple[str, str]], results: Results) -> str:
-    """What another protocol says of the differences, in one line: that with most seeds, of the claim's data if any.
+    """What reduced protocols say of the differences: on the claim's own data, and on data of no claim of its table.
 
-    It never makes a status.
+    Of each data set the protocol with most seeds is quoted. It never makes a status.
     """
-    candidates = []
+    best: dict[str, tuple[int, Table, dict[tuple[str, str], Interval]]] = {}
     for table in results.tables(claim.experiment):
-        made = [(pair, difference(table, *pair, claim.quantity)) for pair in pairs]
-        parts = [(pair, found) for pair, found in made if found]
-        own = table.data in claim.data  # or it is of data that the experiment is not about
-        if parts and not table.faithful and (own or table.data not in experiment_of(claim).data):
-            candidates.append((own, sum(found.seeds for _, found in parts), table, parts))
-    if not candidates:
-        return ""
-    *_, table, parts = max(candidates, key=lambda candidate: candidate[:2])
+        if table.faithful or (table.data not in claim.data and table.data in experiment_of(claim).data):
+            continue
+        made = differences(table, pairs, claim.quantity)
+        seeds = sum(found.seeds for found in made.values())
+        if made and seeds > best.get(table.data, (0,))[0]:
+            best[table.data] = (seeds, table, made)
     good, bad = THERE["margin" if claim.margin else claim.quantity]
     words = {"better": good, "worse": bad, "reproduced": good, "not reproduced": bad}
-    told = []
-    for (better, worse), found in parts:
-        status = judge(found, 0.0, claim.margin, faithful=False)
-        told.append(f"{against(claim, better, worse)}: {spread(found, signed)}, {words.get(status, status)}")
-    labels = {label for pair, _ in parts for label in pair}
-    return f"{'; '.join(told)}. On {table.protocol}{collections(table, labels)}"
+    lines = []
+    for data, (_, table, made) in sorted(best.items(), key=lambda item: item[0] not in claim.data):
+        told = []
+        for pair, found in made.items():
+            status = judge(found, 0.0, claim.margin, faithful=False)
+            told.append(f"{against(claim, *pair)}: {spread(found, signed)}, {words.get(status, status)}")
+        labels = {label for pair in made for label in pair}
+        other = "" if data in claim.data else ", which is not the claim's data set"
+        lines.append(f"{'; '.join(told)}. On {table.protocol}{other}{collections(table, labels)}")
+    return ". ".join(lines)
 
 
 def collections(table: Table, labels: Iterable[str]) -> str:

@@ -235,8 +235,8 @@ def records(code: str, runs: Path = RUNS) -> list[Path]:
         raise NotebookError('give read_records the collection\'s name itself, as in read_records("depths")')
     files = []
     for name in sorted(set(names)):
-        collection = sorted((runs / name).glob("*.json"))
-        if not collection:
+        collection = sorted(runs.glob(f"{name}/*.json"))
+        if not collection and not set("*?[") & set(name):  # a pattern may fit none yet
             raise NotebookError(f"read_records({name!r}): there is no record in {runs / name}")
         files += collection
     return files

@@ -1,56 +1,35 @@
-"""A table for a terminal, a page, a Markdown text or a spreadsheet (chapters 8 and 9)."""
+"""A table for a terminal, a page, a Markdown text, a paper or a spreadsheet (chapters 8 and 9), by pandas."""
 
-import csv
 import html
-import io
 import math
 import re
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
-from sto_lite.experiments.tables import RULE, UNKNOWN, Table
+from sto_lite.experiments.tables import RULE, UNKNOWN, Row, Table, pair_key
+from sto_lite.stats import Interval
 
-HEAD = (
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+BESIDE_THE_PAPER = ("run", "paper", "paper's gain", "ours", "gain, block 95 %", "verdict")
+MEASURED = (
     "run",
-    "paper",
-    "ours",
-    "± 95 %",
-    "seeds",
-    "best (flatters)",
-    "gain",
-    "95 % interval",
-    "p (images)",
-    "paper's gain",
+    "gain, block 95 %",
     "verdict",
+    "ours",
+    "best (flatters)",
+    "training",
+    "seeds",
+    "gain, paired 95 %",
+    "p (images)",
 )
-
-BESIDE_THE_PAPER = ("run", "paper", "paper's gain", "ours", "gain", "verdict")
-MEASURED = ("run", "ours", "± 95 %", "seeds", "gain", "95 % interval", "p (images)", "verdict")
-
-
-def cells_of(table: Table) -> list[list[str]]:
-    """The table as text, row by row in HEAD's order; "not measured" where there is no run."""
-    lines = []
-    for row in table.rows:
-        paper = row.cell.paper.get(table.data)
-        lines.append(
-            [
-                row.cell.label,
-                number(paper),
-                number(row.error.mean) if row.error else UNKNOWN,
-                number(row.error.half) if row.error and row.error.seeds > 1 else "–",
-                str(row.error.seeds) if row.error else "0",
-                number(row.best),
-                signed(row.gain.mean) if row.gain else "–",
-                f"{signed(row.gain.low)} to {signed(row.gain.high)}"
-                if row.gain and row.gain.seeds > 1
-                else "–",
-                "–" if row.p is None else ("< 0.001" if row.p < 0.001 else f"{row.p:.3f}"),
-                "–" if row.claimed is None else signed(row.claimed),
-                row.verdict or "–",
-            ]
-        )
-    return lines
+TELLS = (
+    "gain: error of the row it is compared with, minus this one's. block: interval from the whole table, for all its "
+    "gains together, which speaks of methods over seeds; with fewer than 3 pairs there is none. paired: this row's "
+    "differences alone. p: of these networks on other images; it says nothing of other seeds, so it may be small "
+    "beside an interval that holds 0. training: 10¹² floating-point operations of a run."
+)
 
 
 def number(value: float | None) -> str:
@@ -63,6 +42,49 @@ def signed(value: float) -> str:
     return f"{value:+.2f}".replace("-", "−")
 
 
+def spread(found: Interval | None) -> str:
+    """A difference with its interval, such as "+2.49 (+1.36 to +3.62)"."""
+    if found is None:
+        return "–"
+    wide = f" ({signed(found.low)} to {signed(found.high)})" if found.seeds > 1 else ""
+    return signed(found.mean) + wide
+
+
+def chance(p: float | None) -> str:
+    """A p-value; three decimals are enough."""
+    return "–" if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def gained(row: Row, table: Table, found: Interval | None) -> str:
+    """A gain, or why there is none."""
+    if row.cell.against and row.records and not table.row(row.cell.against).records:
+        return f"no {row.cell.against}"
+    return spread(found)
+
+
+CELLS: dict[str, Callable[[Row, Table], str]] = {
+    "run": lambda row, table: row.cell.label,
+    "paper": lambda row, table: number(row.cell.paper.get(table.data)),
+    "paper's gain": lambda row, table: "–" if row.claimed is None else signed(row.claimed),
+    "ours": lambda row, table: number(row.error.mean) if row.error else UNKNOWN,
+    "± 95 %": lambda row, table: number(row.error.half if row.error else None),
+    "best (flatters)": lambda row, table: number(row.best),
+    "gain, block 95 %": lambda row, table: gained(row, table, row.block.wide if row.block else None),
+    "gain, paired 95 %": lambda row, table: gained(row, table, row.gain),
+    "p (images)": lambda row, table: chance(row.p),
+    "training": lambda row, table: "–" if row.cost is None else f"{2e-12 * row.cost:,.0f}",
+    "seeds": lambda row, table: str(row.error.seeds if row.error else 0),
+    "verdict": lambda row, table: row.verdict or "–",
+}
+
+
+def frame(table: Table, columns: Sequence[str] = tuple(CELLS)) -> "DataFrame":
+    """The table as text, row by row; "not measured" where there is no run."""
+    import pandas as pd
+
+    return pd.DataFrame({name: [CELLS[name](row, table) for row in table.rows] for name in columns})
+
+
 def heading(table: Table) -> str:
     """Title and protocol."""
     kind = "the paper's protocol" if table.faithful else "a reduced protocol, not the paper's"
@@ -70,48 +92,128 @@ def heading(table: Table) -> str:
     return f"{table.experiment.title}. Top-1 error (%){where}, last epoch; {kind}: {table.protocol}."
 
 
+def noise(table: Table) -> str:
+    """What the block's variance was estimated from."""
+    if table.block is None:
+        return ""
+    return f"Noise of a run: {table.block.deviation:.2f} points, {table.block.freedom} degrees of freedom."
+
+
 def as_text(table: Table) -> str:
     """For a terminal."""
-    lines = [list(HEAD), *cells_of(table)]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(HEAD))]
-    body = [
-        "  ".join(
-            cell.ljust(w) if i == 0 else cell.rjust(w)
-            for i, (cell, w) in enumerate(zip(line, widths, strict=True))
-        )
-        for line in lines
-    ]
-    return "\n".join([heading(table), "", *body, "", RULE])
+    body = frame(table).to_string(index=False, justify="right")
+    return "\n".join([heading(table), "", body, "", *filter(None, [noise(table)]), TELLS, "", RULE])
 
 
-def as_markdown(table: Table) -> str:
+def as_markdown(table: Table, columns: Sequence[str] = tuple(CELLS)) -> str:
     """A pipe table with its heading."""
-    lines = ["| " + " | ".join(HEAD) + " |", "|" + "---|" * len(HEAD)]
-    lines += ["| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in cells_of(table)]
-    return "\n".join([f"**{heading(table)}**", "", *lines, "", RULE])
+    lines = pipe(frame(table, columns))
+    return "\n".join([f"**{heading(table)}**", "", lines, "", f"{noise(table)} {TELLS}".strip(), "", RULE])
 
 
-def as_html(table: Table, columns: Sequence[str] = HEAD) -> str:
-    """A table for the book, with the chosen columns of HEAD."""
-    keep = [HEAD.index(name) for name in columns]
-
-    def line(tag: str, texts: Sequence[str]) -> str:
-        parts = []
-        for place, text in zip(keep, (texts[i] for i in keep), strict=True):
-            side = "left" if place in (0, len(HEAD) - 1) else "right"
-            whole = re.sub(r"\S+-\S+", r'<span style="white-space:nowrap">\g<0></span>', html.escape(text))
-            parts.append(f'<{tag} style="text-align:{side};padding:.25em .8em .25em 0">{whole}</{tag}>')
-        return f"<tr>{''.join(parts)}</tr>"
-
-    rows = "".join(line("td", texts) for texts in cells_of(table))
-    return (
-        f'<figure class="sto" style="margin:1em 0"><table>{line("th", HEAD)}{rows}</table>'
-        f"<figcaption>{html.escape(heading(table))}</figcaption></figure>"
+def pipe(cells: "DataFrame") -> str:
+    """Text cells as a Markdown table."""
+    rows = [list(cells.columns), ["---"] * len(cells.columns), *cells.to_numpy().tolist()]
+    return "\n".join(
+        f"| {' | '.join(str(cell).replace('|', chr(92) + '|') for cell in row)} |" for row in rows
     )
 
 
+def as_html(table: Table, columns: Sequence[str] = tuple(CELLS)) -> str:
+    """A table for the book, with the chosen columns."""
+    said = [heading(table)]
+    if "p (images)" in columns:
+        said += [noise(table), "Intervals speak of methods over seeds, p of these networks on other images."]
+    return html_table(frame(table, columns), " ".join(filter(None, said)))
+
+
+def html_table(cells: "DataFrame", caption: str) -> str:
+    """Text cells as a figure of the book: numbers right, words left, an interval's bounds never broken in two."""
+    body = cells.map(str).to_html(index=False, border=0, justify="left")
+    body = re.sub(
+        r"<(t[hd])>", r'<\1 style="text-align:left;vertical-align:top;padding:.25em .7em .25em 0">', body
+    )
+    body = re.sub(r"\([+−][\d.]+ to [+−][\d.]+\)", r'<span style="white-space:nowrap">\g<0></span>', body)
+    return (
+        f'<figure class="sto" style="margin:1em 0;overflow-x:auto">{body}'
+        f"<figcaption>{html.escape(caption)}</figcaption></figure>"
+    )
+
+
+def as_latex(table: Table) -> str:
+    """For a paper: tabular with booktabs' rules; needs the package booktabs."""
+    body = frame(table, MEASURED).to_latex(index=False, escape=True, caption=heading(table))
+    return (
+        body.replace("−", "$-$")
+        .replace("±", r"$\pm$")
+        .replace("λ", r"$\lambda$")
+        .replace("–", "--")
+        .replace("< ", "$<$ ")
+    )
+
+
+def as_csv(table: Table) -> str:
+    """Numbers in full, one line a row; empty where there is nothing."""
+    import pandas as pd
+
+    rows = []
+    for row in table.rows:
+        own, wide = row.gain, row.block.wide if row.block else None
+        rows.append(
+            {
+                "experiment": table.experiment.name,
+                "protocol": table.protocol,
+                "split": table.split,
+                "run": row.cell.label,
+                "paper": row.cell.paper.get(table.data),
+                **named("error", row.error),
+                "seeds": row.error.seeds if row.error else 0,
+                "best_error": row.best,
+                **named("gain", own),
+                **named("block_gain", wide),
+                "block_p": row.block.p if row.block else None,
+                "p_images": row.p,
+                "multiply_adds": row.cost,
+                "paper_gain": row.claimed,
+                "verdict": row.verdict,
+            }
+        )
+    return str(pd.DataFrame(rows).round(10).replace(-0.0, 0.0).to_csv(index=False, lineterminator="\n"))
+
+
+def named(name: str, found: Interval | None) -> dict[str, Any]:
+    """An interval as three columns."""
+    values = (found.mean, found.low, found.high) if found else (None, None, None)
+    return dict(zip((name, f"{name}_low", f"{name}_high"), values, strict=True))
+
+
+def as_seeds(table: Table) -> str:
+    """One line a run, CSV: what the table's means are made of."""
+    import pandas as pd
+
+    rows = []
+    for row in table.rows:
+        for record in row.records:
+            seed, subset, images = pair_key(record)
+            result = record["result"][row.split]
+            rows.append(
+                {
+                    "experiment": table.experiment.name,
+                    "protocol": table.protocol,
+                    "split": row.split,
+                    "run": row.cell.label,
+                    "seed": seed,
+                    "subset": subset,
+                    "fingerprint": images,
+                    **{key: result[key] for key in ("error", "best_error", "best_epoch")},
+                    "finished": record.get("finished"),
+                }
+            )
+    return str(pd.DataFrame(rows).to_csv(index=False, lineterminator="\n"))
+
+
 def show(table: Table | None, columns: Sequence[str] = MEASURED) -> None:
-    """Display a table in a notebook, with the chosen columns of HEAD; None says that nothing was measured."""
+    """Display a table in a notebook, with the chosen columns; None says that nothing was measured."""
     from IPython.display import HTML, display
 
     if table is None:
@@ -120,24 +222,11 @@ def show(table: Table | None, columns: Sequence[str] = MEASURED) -> None:
         display(HTML(as_html(table, columns)))
 
 
-def as_csv(table: Table) -> str:
-    """Numbers in full, one line a row; empty where there is nothing."""
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    names = ["experiment", "protocol", "split", "run", "paper", "error", "error_low", "error_high", "seeds"]
-    names += ["best_error", "gain", "gain_low", "gain_high", "p_images", "paper_gain", "verdict"]
-    writer.writerow(names)
-    for row in table.rows:
-        e, g = row.error, row.gain
-        values: list[Any] = [row.cell.paper.get(table.data)]
-        values += [e.mean, e.low, e.high, e.seeds, row.best] if e else [None, None, None, 0, None]
-        values += [g.mean, g.low, g.high] if g else [None, None, None]
-        values += [row.p, row.claimed, row.verdict]
-        # Ten decimals are more than were measured, and fewer than the rest that a difference of equal errors leaves.
-        rounded = [round(v, 10) + 0.0 if isinstance(v, float) else v for v in values]
-        plain_values = ["" if v is None or v != v else v for v in rounded]
-        writer.writerow([table.experiment.name, table.protocol, table.split, row.cell.label, *plain_values])
-    return out.getvalue()
-
-
-FORMATS = {"text": as_text, "markdown": as_markdown, "html": as_html, "csv": as_csv}
+FORMATS: dict[str, Callable[[Table], str]] = {
+    "text": as_text,
+    "markdown": as_markdown,
+    "html": as_html,
+    "latex": as_latex,
+    "csv": as_csv,
+    "seeds": as_seeds,
+}

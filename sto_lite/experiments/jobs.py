@@ -176,5 +176,9 @@ def cell_settings(cell: Cell, epochs: int) -> Settings:
 def cell_epochs(cell: Cell, config: Config, size: int) -> int:
     """How many epochs a cell takes where the protocol has config.epochs."""
     if cell.epochs == "sto":
-        return round(config.epochs * costs.step_cost(registry.make("sto"), config.net, size))
+        sto, own = (
+            costs.step_cost(registry.make(name, **settings), config.net, size)
+            for name, settings in (("sto", {}), (cell.method, cell.settings))
+        )
+        return round(config.epochs * sto / own)
     return max(1, round(config.epochs * float(cell.epochs)))

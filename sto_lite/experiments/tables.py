@@ -5,8 +5,10 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 
-from sto_lite import registry, stats
+from sto_lite import costs, registry, stats
+from sto_lite.blocks import Block, Comparison, Pair, compare, fit_block
 from sto_lite.checkpoints import YOUNGER
 from sto_lite.config import Config, plain
 from sto_lite.errors import RunError
@@ -16,32 +18,53 @@ from sto_lite.records import Record
 from sto_lite.stats import Interval
 
 RULE = (
-    "Verdict, for at least 3 paired seeds: not reproduced if the 95 % interval of our difference lies below half "
-    "of the paper's difference; otherwise reproduced if it lies above 0; else undecided. Under a reduced protocol, "
-    "for which the paper has no number, the words are better (interval above 0), worse (below 0) and undecided."
+    "Verdict, for at least 3 paired seeds, from one analysis of the whole table (methods × seeds, one error "
+    "variance), whose 95 % intervals hold for all comparisons of the table together: Dunnett's where all are with "
+    "one row, Holm's elsewhere. Not reproduced if the interval of our difference lies below half of the paper's "
+    "difference; otherwise reproduced if it lies above 0; else undecided. Under a reduced protocol, for which the "
+    "paper has no number, the words are better (interval above 0), worse (below 0) and undecided."
 )
 UNKNOWN = "not measured"
+SEEDS = 3  # paired seeds; with fewer, nothing is decided
 PAPER_COUNTS = {"fer2013": 28_709, "rafdb": 12_271, "cifar100": 50_000}  # training images
+Key = tuple[
+    int, int, str
+]  # what pairs two runs: seed, number of the training subset, fingerprint of the images
 
 
 @dataclass(frozen=True)
 class Row:
-    """A cell with its records, one a seed, in the order of the seeds; gain: error of `against` minus this error."""
+    """A cell with its records, one a seed, in the order of the seeds.
+
+    error, best: of the last epoch and of the best, which flatters, over the seeds. gain: error of `against` minus
+    this error, from the pairs of this row alone. block: the same from the whole table, by which the verdict is given;
+    None with fewer than 3 pairs. p: of the test over images.
+    """
 
     cell: Cell
     records: tuple[Record, ...]
     split: str
-    error: Interval | None
-    best: float | None
-    gain: Interval | None
-    p: float | None
-    claimed: float | None
-    verdict: str
+    error: Interval | None = None
+    best: float | None = None
+    gain: Interval | None = None
+    block: Comparison | None = None
+    p: float | None = None
+    claimed: float | None = None
+    verdict: str = UNKNOWN
+
+    @property
+    def cost(self) -> float | None:
+        """Multiply-adds of one training, the passes over training images alone; None without a run."""
+        return training_cost(self.records[0], self.cell) if self.records else None
 
 
 @dataclass(frozen=True)
 class Table:
-    """An experiment's rows on one data set under one protocol. faithful: it is the paper's protocol."""
+    """An experiment's rows on one data set under one protocol. faithful: it is the paper's protocol.
+
+    block: the fit of all rows and seeds, None where nothing is left to estimate the noise from. own_images: each seed
+    has a training subset of its own.
+    """
 
     experiment: Experiment
     data: str
@@ -49,13 +72,19 @@ class Table:
     split: str
     faithful: bool
     rows: tuple[Row, ...]
+    block: Block | None = None
+    own_images: bool = False
+
+    def row(self, label: str) -> Row:
+        """A row by its label."""
+        return next(row for row in self.rows if row.cell.label == label)
 
 
 def verdict(gain: Interval | None, claimed: float, faithful: bool = True) -> str:
-    """Apply RULE to our interval of a gain and the paper's gain, both in points; faithful: by its protocol."""
+    """Apply RULE to an interval of a gain and the paper's gain, both in points; faithful: by its protocol."""
     if gain is None:
         return UNKNOWN
-    if gain.seeds < 3:
+    if gain.seeds < SEEDS:
         return "undecided"
     good, bad = ("reproduced", "not reproduced") if faithful else ("better", "worse")
     if gain.high < (claimed / 2 if faithful else 0):
@@ -75,7 +104,7 @@ def tables(experiment: Experiment, records: Sequence[Record], split: str | None 
     for record in records:
         groups[protocol_key(record, experiment)].append(record)
     found = []
-    for group in groups.values():
+    for group in (design for whole in groups.values() for design in designs(whole)):
         whole = [cell for cell in experiment.cells if cell.epochs == 1.0]
         lengths = {r["config"]["epochs"] for r in group if any(method_matches(c, r) for c in whole)}
         for epochs in sorted(lengths):
@@ -106,7 +135,7 @@ def fingerprint(table: Table) -> str:
 def blank(experiment: Experiment, data: str) -> Table:
     """The table at the paper's protocol with no record in it: what the paper reports, and "not measured"."""
     rows = [
-        Row(c, (), "", None, None, None, None, claimed_gain(c, experiment, data), UNKNOWN)
+        Row(c, (), "", claimed=claimed_gain(c, experiment, data), verdict=UNKNOWN if c.against else "")
         for c in experiment.cells
     ]
     return Table(experiment, data, f"{data}, 300 epochs of all images", "", True, tuple(rows))
@@ -127,15 +156,43 @@ def reduced(
     return next((table for table in tables(experiment, mine, split) if not table.faithful), None)
 
 
+def pair_key(record: Record) -> Key:
+    """What two runs must have in common to be a pair: the seed and the training images."""
+    data = record["data"]
+    return record["config"]["seed"], data.get("subset", 0) or 0, str(data["fingerprint"])
+
+
 def protocol_key(record: Record, experiment: Experiment) -> str:
-    """What records must have in common to stand in one table."""
+    """What records must have in common to stand in one table; which images were drawn is looked at by `designs`."""
     free = {"seed", "evaluate_every", "epochs"} | ({"net"} if experiment.compares_networks else set())
     config = {key: value for key, value in {**YOUNGER, **record["config"]}.items() if key not in free}
-    return json.dumps([config, record["data"]], sort_keys=True)
+    data = {key: value for key, value in record["data"].items() if key not in ("subset", "fingerprint")}
+    return json.dumps([config, data], sort_keys=True)
+
+
+def designs(records: Sequence[Record]) -> list[list[Record]]:
+    """Split runs of one protocol by their training images: the two designs are never mixed in one table.
+
+    Runs of several seeds on the same images are a table of their own. Runs in which each seed has a subset of its own
+    are one table together.
+    """
+    by_images: dict[tuple[int, str], list[Record]] = defaultdict(list)
+    for record in records:
+        by_images[pair_key(record)[1:]].append(record)
+    own: list[list[Record]] = []
+    found: list[list[Record]] = []
+    for images, group in by_images.items():
+        alone = len({pair_key(record)[0] for record in group}) == 1
+        others = any(subset != images[0] for subset, _ in by_images)
+        (own if alone and others else found).append(group)
+    subsets = Counter(pair_key(group[0])[1] for group in own)
+    joined = [record for group in own if subsets[pair_key(group[0])[1]] == 1 for record in group]
+    found += [group for group in own if subsets[pair_key(group[0])[1]] > 1]  # the same subset of other pixels
+    return [group for group in (joined, *found) if group]
 
 
 def method_matches(cell: Cell, record: Record) -> bool:
-    """Whether a record is of the cell's method with the cell's settings."""
+    """Whether a record is of the cell's method with the cell's settings; a setting that it lacks is the default."""
     measured = dict(record["method"])
     if cell.method == "kd":  # the teacher's network counts, and not which run of it
         measured.pop("fingerprint", None)
@@ -146,8 +203,13 @@ def method_matches(cell: Cell, record: Record) -> bool:
             "network": cell.teacher,
             **cell.settings,
         }
+    if measured["name"] != cell.method:
+        return False
     settings = cell_settings(cell, record["config"]["epochs"])
-    return measured == {"name": cell.method, **plain(registry.make(cell.method, **settings))}
+    return plain(registry.make(cell.method)) | measured == {
+        "name": cell.method,
+        **plain(registry.make(cell.method, **settings)),
+    }
 
 
 def matches(cell: Cell, record: Record, epochs: int, experiment: Experiment) -> bool:
@@ -180,60 +242,95 @@ def table(experiment: Experiment, rows: Sequence[Sequence[Record]], epochs: int,
         and data["counts"]["train"] == PAPER_COUNTS.get(data["name"])
         and replace(config, epochs=epochs) == paper_config
     )
-    by_label = {cell.label: by_seed(cell, row) for cell, row in zip(experiment.cells, rows, strict=True)}
-    made = [fill(cell, experiment, by_label, data["name"], split, faithful) for cell in experiment.cells]
-    return Table(
-        experiment, data["name"], describe(example, epochs, experiment), split, faithful, tuple(made)
-    )
+    by_label = {cell.label: by_key(cell, row) for cell, row in zip(experiment.cells, rows, strict=True)}
+    made = [fill(cell, experiment, by_label, data["name"], split) for cell in experiment.cells]
+    block = fit_block(errors_of(by_label, split))
+    made = judged(made, block, experiment, data["name"], faithful)
+    everyone = [record for row in rows for record in row]
+    # A first seed with a subset that is not everybody's is the beginning of such a table.
+    own = len({pair_key(r)[1:] for r in everyone}) > 1 or pair_key(example)[1] > 0
+    protocol = describe(example, epochs, experiment, own)
+    return Table(experiment, data["name"], protocol, split, faithful, tuple(made), block, own)
 
 
-def by_seed(cell: Cell, records: Sequence[Record]) -> dict[int, Record]:
-    """One record a seed.
+def errors_of(by_label: dict[str, dict[Key, Record]], split: str) -> dict[str, dict[Key, float]]:
+    """Errors of the last epoch by row and key, as `fit_block` takes them."""
+    return {
+        label: {key: float(record["result"][split]["error"]) for key, record in found.items()}
+        for label, found in by_label.items()
+    }
+
+
+def by_key(cell: Cell, records: Sequence[Record]) -> dict[Key, Record]:
+    """One record a seed and training set.
 
     Raises:
         RunError: two different runs of one cell and seed, of which none can be preferred.
     """
-    found: dict[int, Record] = {}
+    found: dict[Key, Record] = {}
     for record in records:
-        seed = record["config"]["seed"]
-        if seed in found and found[seed]["predictions"] != record["predictions"]:
+        key = pair_key(record)
+        if key in found and found[key]["predictions"] != record["predictions"]:
             raise RunError(
-                f"there are two different runs of {cell.label} with seed {seed}; which one counts? Give folders "
+                f"there are two different runs of {cell.label} with seed {key[0]}; which one counts? Give folders "
                 f"that hold one of them"
             )
-        found[seed] = record
+        found[key] = record
     return found
 
 
 def fill(
-    cell: Cell,
-    experiment: Experiment,
-    by_label: dict[str, dict[int, Record]],
-    data: str,
-    split: str,
-    faithful: bool,
+    cell: Cell, experiment: Experiment, by_label: dict[str, dict[Key, Record]], data: str, split: str
 ) -> Row:
-    """One row: errors of the last epoch over seeds, and the paired difference to the row it is compared with."""
+    """One row by itself: errors of the last epoch over seeds, and the paired difference to its `against`."""
     mine = by_label[cell.label]
-    records = tuple(mine[seed] for seed in sorted(mine))
+    records = tuple(mine[key] for key in sorted(mine))
     results = [record["result"][split] for record in records]
     error = stats.interval([r["error"] for r in results]) if results else None
     best = math.fsum(r["best_error"] for r in results) / len(results) if results else None
-    gain = p = claimed = None
-    told = ""  # nothing is claimed
-    if cell.against is not None:
-        other = by_label[cell.against]
-        seeds = sorted(mine.keys() & other.keys())
-        if seeds:
-            pairs = [(other[s], mine[s]) for s in seeds]
-            gain = stats.interval(
-                [a["result"][split]["error"] - b["result"][split]["error"] for a, b in pairs]
-            )
-            p = stats.image_test([a for a, _ in pairs], [b for _, b in pairs], split).p
-        claimed = claimed_gain(cell, experiment, data)
-        if cell.paper:  # the paper claims a gain, here or on another data set
-            told = verdict(gain, claimed or 0.0, faithful and claimed is not None)
-    return Row(cell, records, split, error, best, gain, p, claimed, told)
+    row = Row(cell, records, split, error, best, verdict="")
+    if cell.against is None:
+        return row
+    other = by_label[cell.against]
+    pairs = [(other[key], mine[key]) for key in sorted(mine.keys() & other.keys())]
+    claimed = claimed_gain(cell, experiment, data)
+    if not pairs:
+        return replace(row, claimed=claimed)
+    gains = [a["result"][split]["error"] - b["result"][split]["error"] for a, b in pairs]
+    p = stats.image_test([a for a, _ in pairs], [b for _, b in pairs], split).p
+    return replace(row, gain=stats.interval(gains), p=p, claimed=claimed)
+
+
+def judged(
+    rows: Sequence[Row], block: Block | None, experiment: Experiment, data: str, faithful: bool
+) -> list[Row]:
+    """The rows with what the whole block says of them, and their verdicts."""
+    asked = [row for row in rows if row.gain and row.gain.seeds >= SEEDS]
+    pairs = [(str(row.cell.against), row.cell.label) for row in asked]
+    said = dict(zip(pairs, compare(block, pairs), strict=True)) if block else {}
+    done = []
+    for row in rows:
+        found = said.get((str(row.cell.against), row.cell.label))
+        told = ""
+        if row.cell.against:
+            beside = faithful and row.claimed is not None
+            told = verdict(found.wide if found else row.gain, row.claimed or 0.0, beside)
+        done.append(replace(row, block=found, verdict=told))
+    return done
+
+
+def ask(table: Table, pairs: Sequence[Pair]) -> list[Comparison | None]:
+    """Differences of rows that the table does not ask for, as one family: first row's error minus the second's.
+
+    Args:
+        table: with a block.
+        pairs: labels of two rows each; None is returned for a pair with fewer than 3 seeds in common.
+    """
+    block = table.block
+    rows = block.rows if block else ()
+    enough = [p for p in pairs if block and set(p) <= set(rows) and block.seeds(p) >= SEEDS]
+    said = dict(zip(enough, compare(block, enough), strict=True)) if block else {}
+    return [said.get(pair) for pair in pairs]
 
 
 def claimed_gain(cell: Cell, experiment: Experiment, data: str) -> float | None:
@@ -244,8 +341,28 @@ def claimed_gain(cell: Cell, experiment: Experiment, data: str) -> float | None:
     return None
 
 
-def describe(record: Record, epochs: int, experiment: Experiment) -> str:
-    """The protocol in one line."""
+def training_cost(record: Record, cell: Cell) -> float:
+    """Multiply-adds of a run's training: images × epochs × those of a step for one image; evaluation is left out."""
+    config, data = record["config"], record["data"]
+    classes = 1 + max(max(labels) for labels in record["labels"].values())
+    settings = {key: value for key, value in record["method"].items() if key != "name"}
+    step = cost_of_step(
+        cell.method, json.dumps(settings, sort_keys=True), config["net"], data["size"], classes, cell.teacher
+    )
+    return step * data["counts"]["train"] * config["epochs"]
+
+
+@cache
+def cost_of_step(method: str, settings: str, net: str, size: int, classes: int, teacher: str | None) -> float:
+    """Multiply-adds of a step for one image; three forward passes make a step of the baseline."""
+    forward = costs.forward(net, size, classes).total
+    if method == "kd":  # the teacher runs forward once a step
+        return 3 * forward + costs.forward(teacher or net, size, classes).total
+    return 3 * forward * costs.step_cost(registry.make(method, **json.loads(settings)), net, size, classes)
+
+
+def describe(record: Record, epochs: int, experiment: Experiment, own_images: bool = False) -> str:
+    """The protocol in one line; own_images: each seed has a training subset of its own."""
     config, data = record["config"], record["data"]
     net = "" if experiment.compares_networks else f"{config['net']}, "
     steps = epochs * -(-data["counts"]["train"] // config["batch_size"])
@@ -254,7 +371,6 @@ def describe(record: Record, epochs: int, experiment: Experiment) -> str:
     free = ("net", "epochs", "seed", "evaluate_every")
     odd |= {k: v for k, v in config.items() if k not in free and v != usual.get(k)}
     more = "".join(f", {key.replace('_', ' ')} {value}" for key, value in odd.items())
-    return (
-        f"{data['name']}{more}, {data['counts']['train']:,} training images, {data['size']} pixels, {net}"
-        f"{epochs} epochs ({steps:,} steps)"
-    )
+    count = f"{data['counts']['train']:,}"
+    images = f"each seed its own {count} training images" if own_images else f"{count} training images"
+    return f"{data['name']}{more}, {images}, {data['size']} pixels, {net}{epochs} epochs ({steps:,} steps)"

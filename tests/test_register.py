@@ -1,0 +1,126 @@
+"""The register: complete, unchanged or saying so, older than its answers; and the page that is made of it."""
+
+import json
+from dataclasses import replace
+from datetime import date
+
+import pytest
+
+from sto_lite.experiments.paper import EXPERIMENTS
+from tools import register_page
+from tools.findings import Results, read_all
+from tools.register import REGISTER, ROOT, RegisterError, origins, read_register, rewritten, too_old, versions
+
+ENTRIES = read_register()
+RECORDS = read_all()
+by_id = pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: entry.id)
+
+
+@by_id
+def test_the_records_that_answer_an_entry_are_younger(entry):
+    assert too_old(entry, RECORDS) == []
+
+
+@by_id
+def test_an_entry_that_was_changed_says_so(entry):
+    """Against git's history where there is one; a copy without it has the dates of the file alone."""
+    origin = origins().get(entry.id)
+    assert rewritten(entry, origin) == []
+    if origin and not entry.afterwards and not entry.changes:
+        assert str(entry.registered) <= origin.date, "committed before the day it claims"
+
+
+@by_id
+def test_an_entry_is_complete(entry):
+    assert isinstance(entry.registered, date) and entry.question and entry.rule and entry.records
+    assert entry.afterwards or entry.expectation, "what was thought beforehand"
+    assert register_page.EXPERIMENT.get(entry.id, "table1") in EXPERIMENTS
+
+
+def test_the_checks_see_what_they_are_for():
+    entry = next(e for e in ENTRIES if not e.afterwards and not e.changes)
+    old, new = (
+        {"collection": entry.records, "finished": day} for day in ("2000-01-01", str(entry.registered))
+    )
+    assert len(too_old(entry, [old, new, {**old, "collection": "another"}])) == 1
+    assert too_old(replace(entry, afterwards=True), [old]) == []
+    origin = register_page.origins().get(entry.id) or pytest.skip("no history here")
+    moved = replace(entry, rule="whatever suits us", seeds=(9,))
+    assert rewritten(moved, origin) == ["seeds", "rule"]
+    told = {"date": date(2030, 1, 1), "what": "another rule", "why": "a slip"}
+    assert rewritten(replace(moved, changes=(told,)), origin) == []
+
+
+def test_history_is_read_from_git_and_missed_without_it(tmp_path):
+    assert list(versions(tmp_path)) == []
+    first = next(versions(ROOT), None) or pytest.skip("no history here")
+    assert read_register(first[2]) and len(first[1]) == 10
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("- {id: a, colour: red}", "a: no entry has colour"),
+        ("- {id: a}", "missing"),
+        ("- {question: a}", "an entry without an id"),
+    ],
+)
+def test_entries_that_cannot_be(text, message):
+    with pytest.raises(RegisterError, match=message):
+        read_register(text)
+
+
+def test_a_change_needs_its_reason_and_an_id_is_taken_once():
+    whole = REGISTER.read_text(encoding="utf-8")
+    with pytest.raises(RegisterError, match="stands there twice"):
+        read_register(whole + whole[whole.index("\n- id:") :])
+    with pytest.raises(RegisterError, match="a change has a date"):
+        read_register(whole.replace("why:", "because:", 1) if "why:" in whole else "- {id: a, changes: [{}]}")
+
+
+# ------------------------------------------------------------------------------------------------ the page
+
+
+def test_every_entry_stands_on_the_page_once():
+    page = "\n".join([*register_page.register("asked"), *register_page.register("afterwards")])
+    for entry in ENTRIES:
+        assert page.count(f"{{#{entry.id}}}") == 1
+        assert all(change["why"] in page for change in entry.changes)
+    overview = list(register_page.register("overview"))
+    assert len(overview) == 2 + len(ENTRIES)
+    with pytest.raises(ValueError, match="not 'middle'"):
+        list(register_page.register("middle"))
+
+
+def in_collection(name, method, seed, error, **settings):
+    """A committed record as if it were another run: other seed, images and error."""
+    known = (r for r in RECORDS if r["data"]["name"] == "fer2013" and r["config"]["epochs"] == 600)
+    one = json.loads(json.dumps(next(r for r in known if r["method"]["name"] == method)))
+    one["config"]["seed"], one["collection"], one["method"] = seed, name, {**one["method"], **settings}
+    one["data"] |= {"subset": seed, "fingerprint": f"f{seed}"}
+    for split in one["result"]:
+        one["result"][split]["error"] = error
+    one["finished"] = "2030-01-01"
+    return one
+
+
+def test_answers_come_from_the_records_and_an_early_look_is_called_one():
+    entry = next(e for e in ENTRIES if e.id == "fresh-subsets")
+    assert list(register_page.answer(entry, Results([]))) == []
+    some = [in_collection(entry.records, "baseline", s, 60 + 0.1 * s) for s in entry.seeds[:3]]
+    some += [
+        in_collection(entry.records, "sto", s, 57 + 0.1 * s, lam=0.25, teacher_backward=True)
+        for s in entry.seeds[:3]
+    ]
+    text = "\n".join(register_page.answer(entry, Results([*RECORDS, *some])))
+    assert "early look" in text and "each seed its own 1,024 training images" in text
+    assert "STO against baseline: **+3.00" in text and "3 seeds): better" in text
+    rest = [in_collection(entry.records, "baseline", s, 60 + 0.1 * s) for s in entry.seeds[3:]]
+    rest += [
+        in_collection(entry.records, "sto", s, 57 + 0.1 * s, lam=0.25, teacher_backward=True)
+        for s in entry.seeds[3:]
+    ]
+    text = "\n".join(register_page.answer(entry, Results([*RECORDS, *some, *rest])))
+    assert "early look" not in text and "5 seeds): better" in text
+    pairs = next(e for e in ENTRIES if e.id == "sto-against-parts")
+    assert "fewer than three pairs" in "\n".join(register_page.answer(pairs, Results(some)))

@@ -1,0 +1,186 @@
+"""The page of the register: each question as it was written down, when, what was changed, and the answer.
+
+A Sphinx extension, named in ``_config.yml``; its directive writes Markdown, as those of tools/claims_page.py do.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+
+from sphinx.application import Sphinx
+
+from sto_lite.blocks import Pair
+from sto_lite.experiments.formats import spread
+from sto_lite.experiments.tables import Row, Table, ask, tables, verdict
+from sto_lite.records import Record
+from sto_lite.stats import Interval
+from tools.address import repository
+from tools.claims_page import Written, results
+from tools.findings import Results
+from tools.register import Entry, origins, read_register
+
+# The experiment whose tables hold the records that answer a question.
+EXPERIMENT = {
+    "fresh-subsets": "table3",
+    "sto-against-parts": "table3",
+    "ladder-4096": "table3",
+    "ladder-256": "table3",
+    "ladder-16384": "table3",
+    "equal-compute": "compute",
+    "detach": "detach",
+    "running-statistics": "running-stats",
+    "peers": "table2",
+    "cifar100-seeds": "table3",
+    "paper-1": "table1",
+    "paper-2": "table3",
+    "paper-3": "table1",
+    "paper-4": "table2",
+    "paper-5": "table3",
+    "paper-6": "table1",
+    "first-seeds": "table3",
+}
+# What is asked of the whole table besides its own gains; one family each.
+PAIRS: dict[str, list[Pair]] = {
+    "sto-against-parts": [
+        ("stochastic depth", "STO"),
+        ("without distillation (λ = 0)", "STO"),
+        ("without backward of the full network", "STO"),
+    ]
+}
+COMMIT = {"github": "/commit/", "gitlab": "/-/commit/", "bitbucket": "/commits/"}
+FIELDS = ("runs", "subset", "analysis", "rule", "expectation")
+
+
+def answering(entry: Entry, found: Results) -> list[Table]:
+    """The tables in which a record of the entry's collection stands."""
+    if entry.id not in EXPERIMENT:
+        return []
+    return [
+        table
+        for table in found.tables(EXPERIMENT[entry.id])
+        if any(r.get("collection") == entry.records for row in table.rows for r in row.records)
+        and (entry.id in PAIRS or any(row.gain for row in table.rows))
+    ]
+
+
+def both_splits(table: Table) -> list[Table]:
+    """The table, and the same on FER-2013's other test images, which nobody used for a choice."""
+    if table.data != "fer2013":
+        return [table]
+    mine = [record for row in table.rows for record in row.records]
+    return [table, *tables(table.experiment, mine, "public")[:1]]
+
+
+def seeds_of(row: Row) -> set[int]:
+    """The seeds that a row has runs of."""
+    return {record["config"]["seed"] for record in row.records}
+
+
+def missing(entry: Entry, table: Table) -> list[str]:
+    """Rows of a table whose registered seeds are not all there; a row that nobody began is left out."""
+    return [
+        f"{row.cell.label} {', '.join(map(str, sorted(set(entry.seeds) - seeds_of(row))))}"
+        for row in table.rows
+        if row.records and set(entry.seeds) - seeds_of(row)
+    ]
+
+
+def difference(of: str, alone: Interval | None, wide: Interval | None, told: str) -> str:
+    """One line of an answer."""
+    found = wide or alone
+    assert found is not None
+    how = "block, all comparisons together" if wide else "this pair of rows alone"
+    seeds = f"{found.seeds} seed{'s' if found.seeds > 1 else ''}"
+    return f"- {of}: **{spread(found)}** points ({how}; {seeds}): {told}."
+
+
+def answer(entry: Entry, found: Results) -> Iterator[str]:
+    """What the records that answer an entry say so far, Markdown; nothing where there are none."""
+    for table in (one for headline in answering(entry, found) for one in both_splits(headline)):
+        left = missing(entry, table)
+        count = sum(r.get("collection") == entry.records for row in table.rows for r in row.records)
+        yield f"**Answer**, {count} runs, test images *{table.split}*: {table.protocol}."
+        if left:
+            yield ""
+            yield f"*An early look, which decides nothing.* Seeds that are still to come: {'; '.join(left)}."
+        yield ""
+        if entry.id in PAIRS:
+            for (one, two), said in zip(PAIRS[entry.id], ask(table, PAIRS[entry.id]), strict=True):
+                if said:
+                    told = verdict(said.wide, 0.0, faithful=False)
+                    yield difference(f"{two} against {one}", said.alone, said.wide, told)
+                else:
+                    yield f"- {two} against {one}: fewer than three pairs so far."
+        else:
+            for row in table.rows:
+                if row.gain:
+                    of = f"{row.cell.label} against {row.cell.against}"
+                    told = row.verdict or "no verdict"
+                    yield difference(of, row.gain, row.block.wide if row.block else None, told)
+        yield ""
+
+
+def when(entry: Entry) -> str:
+    """Date and commit of the registration, with a link to it where the book has an address."""
+    origin = origins().get(entry.id)
+    if origin is None:
+        return f"{entry.registered} (by the file: this copy has no history to hold it against)"
+    home = repository()
+    commit = f"`{origin.commit}`"
+    if home and home.provider:
+        commit = f"[{commit}]({home.url}{COMMIT[home.provider]}{origin.commit})"
+    return f"{entry.registered}, committed {origin.date} in {commit}"
+
+
+def option(text: str) -> str:
+    """A text whose command-line options are set as code, so that their hyphens stay."""
+    return re.sub(r"(?<![`\w-])--[a-z][a-z-]*", r"`\g<0>`", text)
+
+
+def write_entry(entry: Entry, found: Results) -> Iterator[str]:
+    """One entry as an item of a definition list, Markdown."""
+    yield f"[{entry.question}]{{#{entry.id}}} [{entry.id}]{{.claim-where}}"
+    verb = "Begun" if entry.afterwards else "Registered"
+    told = " Entered afterwards, as a history; it decides nothing." if entry.afterwards else ""
+    yield f": {verb} {when(entry)}.{told}"
+    parts = [f"*{name.capitalize()}:* {option(value)}" for name in FIELDS if (value := getattr(entry, name))]
+    if entry.seeds:
+        parts.insert(1, f"*Seeds:* {', '.join(map(str, entry.seeds))}")
+    parts += [f"**Changed {c['date']}.** {c['what']} *Why:* {c['why']}" for c in entry.changes]
+    for part in parts:
+        yield from ["", f"  {part}"]
+    said = list(answer(entry, found))
+    if not said and not entry.afterwards:
+        held = sum(record.get("collection") == entry.records for record in found.records)
+        said = [f"**Answer:** {f'{held} runs are there' if held else 'no run is there yet'}."]
+    yield ""
+    yield from (f"  {line}" if line else "" for line in said)
+    yield ""
+
+
+def overview(entries: Sequence[Entry], records: Sequence[Record]) -> Iterator[str]:
+    """All questions in one table: date, runs that are there, changes."""
+    yield from ["| Question | Registered | Runs there | Changed |", "|---|---|--:|---|"]
+    for entry in entries:
+        held = sum(record.get("collection") == entry.records for record in records)
+        mark = "afterwards" if entry.afterwards else str(entry.registered)
+        changed = f"{len(entry.changes)} ×" if entry.changes else "–"
+        yield f"| [{entry.question}](#{entry.id}) | {mark} | {held or '–'} | {changed} |"
+
+
+def register(which: str) -> Iterator[str]:
+    """The register's part: "overview", "asked" (before their runs) or "afterwards"."""
+    entries, found = read_register(), results()
+    if which == "overview":
+        yield from overview(entries, found.records)
+    elif which in ("asked", "afterwards"):
+        for entry in entries:
+            if entry.afterwards == (which == "afterwards"):
+                yield from write_entry(entry, found)
+    else:
+        raise ValueError(f"the register has the parts overview, asked and afterwards, not {which!r}")
+
+
+def setup(app: Sphinx) -> dict[str, bool]:
+    """Tell Sphinx what this extension adds."""
+    app.add_directive("register", type("register", (Written,), {"write": staticmethod(register)}))
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
