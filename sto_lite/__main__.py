@@ -36,8 +36,12 @@ def prepare(options: argparse.Namespace) -> None:
     from sto_lite import data
     from sto_lite.intake import prepare as sources
 
+    if options.votes and (options.name != "fer2013" or options.download):
+        raise ValueError("--votes are FER+'s votes on FER-2013: they go with prepare fer2013 --from PATH")
     if options.download:
         path = sources.download(options.name, data.root())
+    elif options.votes:
+        path = sources.fer2013(Path(options.source), data.root(), votes=Path(options.votes))
     else:
         path = sources.SETS[options.name](Path(options.source), data.root())
     print(f"prepared: {path}")

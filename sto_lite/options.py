@@ -37,6 +37,9 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("name", choices=list(PUBLISHED), help="the data set: %(choices)s", metavar="NAME")
     origin = p.add_mutually_exclusive_group(required=True)
     origin.add_argument("--from", dest="source", metavar="PATH", help="file, archive or folder to read")
+    p.add_argument(
+        "--votes", metavar="FILE", help="FER+'s fer2013new.csv, to keep its votes too; fer2013 alone"
+    )
     origin.add_argument("--download", action="store_true", help="fetch the archive first; cifar100 alone")
 
     t = verbs.add_parser(

@@ -8,7 +8,6 @@ train/5/train_00001_aligned.jpg, perhaps with train_labels.csv and test_labels.c
 import re
 from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from PIL import Image
@@ -19,52 +18,45 @@ from sto_lite.intake.archives import Member
 from sto_lite.intake.layouts import (
     IMAGE_SUFFIXES,
     Arrays,
+    Found,
     decoded,
     more_than_one,
     nothing_found,
     refuse_twice,
+    split_folder,
 )
+from sto_lite.intake.tables import Table
 from sto_lite.sets import RAFDB
 
-SUFFIXES: tuple[str, ...] = (".txt", ".csv", ".zip", *IMAGE_SUFFIXES)  # of the files that count
-_SIDE = RAFDB.shape[0]
 _LISTS = ("list_patition_label.txt", "list_partition_label.txt")
-_TABLES = ("train_labels.csv", "test_labels.csv")
-_MAX_LIST = 10 << 20  # bytes
+_FOLDERS = (*RAFDB.splits, "val", "valid", "validation")  # of the last three, files' names tell the split
+_DIGITS = tuple(str(n) for n in range(1, len(RAFDB.classes) + 1))
 _CLASSES = ", ".join(f"{n} {name}" for n, name in enumerate(RAFDB.classes, start=1))
+_MAX_LIST = 10 << 20  # bytes
 _WANTED = (
     "the folder with EmoLabel/list_patition_label.txt and Image/aligned, the folders train/1 to train/7 and "
     "test/1 to test/7, or a zip or tar of either"
 )
 
 Key = tuple[str, int]  # split and number of an image: ("train", 1) of train_00001_aligned.jpg
+_Labels = dict[Key, tuple[int, str]]  # label 0..6, and where it is said
 
 
-@dataclass(frozen=True)
-class _Label:
-    """What is said of an image: label 0..6, and where it is said."""
-
-    label: int
-    where: str
-
-
-def read(source: Path, members: list[Member]) -> tuple[Arrays, list[str]]:
-    """Find the one data set among the members of `source` and read it: arrays, and lines for the report.
+def read(where: str, members: list[Member]) -> Found:
+    """Find the one data set among the members of `where` and read it: arrays, and lines for the report.
 
     Images come in the order of their numbers. Raises DataError when there is no data set, more than one, or a
     fault in it.
     """
-    where = shown(source)
     refuse_twice(where, members)
-    lists = [m for m in members if m.name.rpartition("/")[2].lower() in _LISTS]
+    lists = [m for m in members if m.file in _LISTS]
     basic = [m for m in lists if "basic" in m.name.lower().split("/")]
     lists = basic if len(basic) == 1 else lists  # beside it is compound/, of other classes
     places = _places(members)
     homes = {place.home for place in places if place.label in _DIGITS}
     if len(lists) + len(homes) > 1:
-        raise more_than_one(
-            where, [m.name for m in lists] + [f"{home}train, {home}test" for home in sorted(homes)]
-        )
+        folders = [f"{home}train, {home}test" for home in sorted(homes)]
+        raise more_than_one(where, [*(m.name for m in lists), *folders])
     if lists:
         return _read_official(lists[0], members)
     if places:
@@ -75,14 +67,13 @@ def read(source: Path, members: list[Member]) -> tuple[Arrays, list[str]]:
 # ---- as the authors deliver it
 
 
-def _read_official(table: Member, members: list[Member]) -> tuple[Arrays, list[str]]:
-    labels = _labels(table, None)
+def _read_official(table: Member, members: list[Member]) -> Found:
+    labels, notices = _labels(table, r"\s+")
     folder = table.name.rpartition("/")[0]
     home = folder.rpartition("/")[0] if folder.rpartition("/")[2].lower() == "emolabel" else folder
-    home = f"{home}/" if home else ""
-    mine = [m for m in members if m.name.startswith(home)]
+    mine = [m for m in members if m.name.startswith(f"{home}/" if home else "")]
     found = [m for m in mine if _is_image(m) and m.name.lower().split("/")[-2:-1] == ["aligned"]]
-    packed = [m for m in mine if m.name.rpartition("/")[2].lower() == "aligned.zip"]
+    packed = [m for m in mine if m.file == "aligned.zip"]
     if not found and not packed:
         raise DataError(
             f"{table.where}: beside it is neither Image/aligned nor Image/aligned.zip; give {_WANTED}"
@@ -94,30 +85,40 @@ def _read_official(table: Member, members: list[Member]) -> tuple[Arrays, list[s
             found = [m for m in stack.enter_context(archives.inside(packed[0])) if _is_image(m)]
         images = _by_key(found)
         _agree(images, labels, table.where)
-        return _arrays(images, {key: said.label for key, said in labels.items()}), []
+        return _arrays(images, {key: label for key, (label, _) in labels.items()}), notices
 
 
-def _labels(table: Member, separator: str | None) -> dict[Key, _Label]:
-    """The lines "train_00001.jpg 5" of a list, or "train_00001_aligned.jpg,5" of a CSV."""
-    labels: dict[Key, _Label] = {}
-    text = table.read(_MAX_LIST).removeprefix(b"\xef\xbb\xbf").decode("utf-8", "replace")
-    for number, line in enumerate(re.split("\r\n|\n|\r", text), start=1):
-        fields = [field.strip().strip('"') for field in line.split(separator)]
-        if not line.strip() or (separator and number == 1 and fields == ["image", "label"]):
-            continue
-        where = f"{table.where}, line {number}"
-        if len(fields) != 2:
-            wanted = f"train_00001.jpg{separator or ' '}5"
-            raise DataError(f"{where}: reads '{shown(line, 60)}', not such as '{wanted}'; copy it again")
-        key = _key(fields[0], where)
-        if key in labels:
-            raise DataError(
-                f"{where}: {shown(fields[0], 60)} is there twice; the first is {labels[key].where}"
-            )
-        labels[key] = _Label(_label(fields[1], where), where)
+def _labels(member: Member, separator: str = "") -> tuple[_Labels, list[str]]:
+    """The lines "train_00001.jpg 5" of a list, or "train_00001_aligned.jpg,5" of a CSV; and lines for the report.
+
+    Further columns are not read; a first line with the names image and label says which two are.
+    """
+    labels: _Labels = {}
+    notices: list[str] = []
+    table, columns, first = Table(member, _MAX_LIST, separator), (0, 1), True
+    for part in table:
+        for line, row in zip(part.index.tolist(), part.to_numpy().tolist(), strict=True):
+            names = [field.strip().lower() for field in row]
+            if first and len(row) > 2:
+                notices.append(
+                    f"notice: {member.where} has {len(row)} columns, of which name and label were read"
+                )
+            if first and {"image", "label"} <= set(names):
+                columns, first = (names.index("image"), names.index("label")), False
+                continue
+            first = False
+            if len(row) < 2:
+                told = f"reads '{shown(row[0], 60)}', not such as 'train_00001.jpg 5'; copy it again"
+                raise table.fault(line, told)
+            name, label = (row[column].strip() for column in columns)
+            where = f"{member.where}, line {line}"
+            key = _key(name, where)
+            if key in labels:
+                raise DataError(f"{where}: {shown(name, 60)} is there twice; the first is {labels[key][1]}")
+            labels[key] = _label(label, where), where
     if not labels:
-        raise DataError(f"{table.where}: has no lines such as 'train_00001.jpg 5'; copy it again")
-    return labels
+        raise DataError(f"{member.where}: has no lines such as 'train_00001.jpg 5'; copy it again")
+    return labels, notices
 
 
 # ---- as copies at Kaggle have it
@@ -133,30 +134,21 @@ class _Place:
     label: str
 
 
-_DIGITS = tuple(str(n) for n in range(1, len(RAFDB.classes) + 1))
-
-
 def _places(members: list[Member]) -> list[_Place]:
-    places = []
-    for member in filter(_is_image, members):
-        folders = ["", "", *member.name.split("/")[:-1]]
-        for end, label in ((-1, folders[-1]), (len(folders), "")):  # in a label folder, or in none
-            *home, split = folders[:end]
-            if split.lower() in RAFDB.splits:
-                place = _Place(member, "".join(f"{part}/" for part in home if part), split.lower(), label)
-                places.append(place)
-                break
-    return places
+    found = [
+        (m, split_folder(m.name, lambda name: name.lower() in _FOLDERS)) for m in members if _is_image(m)
+    ]
+    return [_Place(m, place[0], place[1].lower(), place[2]) for m, place in found if place]
 
 
-def _read_folders(places: list[_Place], members: list[Member]) -> tuple[Arrays, list[str]]:
+def _read_folders(places: list[_Place], members: list[Member]) -> Found:
     labels: dict[Key, int] = {}
     for place in places:  # check all names before the first image is read
         if not place.label:
             raise DataError(f"{place.member.where}: lies in no folder of a label ({_CLASSES})")
         label = _label(place.label, place.member.where)
         split, number = _key(place.member.name.rpartition("/")[2], place.member.where)
-        if split != place.split:
+        if split != place.split and place.split in RAFDB.splits:
             raise DataError(
                 f"{place.member.where}: is called {split}_ but lies in a folder {place.split}; which is right?"
             )
@@ -164,18 +156,22 @@ def _read_folders(places: list[_Place], members: list[Member]) -> tuple[Arrays, 
     images = _by_key([place.member for place in places])
     home = places[0].home
     above = home.rstrip("/").rpartition("/")[0]
-    beside = {f"{folder}{name}" for folder in (home, f"{above}/" if above else "") for name in _TABLES}
-    notices = []
-    for table in [m for m in members if m.name in beside]:
-        split = table.name.rpartition("/")[2].partition("_")[0]
-        said = _labels(table, ",")
-        _agree({key: member for key, member in images.items() if key[0] == split}, said, table.where)
-        for key, line in said.items():
-            if line.label != labels[key]:
-                raise DataError(
-                    f"{line.where}: says {line.label + 1}, but the image is {images[key].where}; which is right?"
-                )
-        notices.append(f"{table.where} agrees with the folders")
+    beside = {f"{at}{name}_labels.csv" for at in (home, f"{above}/" if above else "") for name in _FOLDERS}
+    tables = [m for m in members if m.name in beside]
+    said: _Labels = {}
+    notices: list[str] = []
+    for table in tables:
+        lines, more = _labels(table)
+        said |= lines
+        notices += [*more, f"{table.where} agrees with the folders"]
+    splits = {key[0] for key in said}
+    mine = {key: member for key, member in images.items() if key[0] in splits}
+    _agree(mine, said, " and ".join(table.where for table in tables))
+    for key, (label, line) in said.items():
+        if label != labels[key]:
+            raise DataError(
+                f"{line}: says {label + 1}, but the image is {images[key].where}; which is right?"
+            )
     return _arrays(images, labels), notices
 
 
@@ -183,7 +179,7 @@ def _read_folders(places: list[_Place], members: list[Member]) -> tuple[Arrays, 
 
 
 def _is_image(member: Member) -> bool:
-    return member.name.lower().endswith(IMAGE_SUFFIXES)
+    return member.file.endswith(IMAGE_SUFFIXES)
 
 
 def _key(name: str, where: str) -> Key:
@@ -213,13 +209,11 @@ def _by_key(members: list[Member]) -> dict[Key, Member]:
     return images
 
 
-def _agree(images: dict[Key, Member], labels: dict[Key, _Label], table: str) -> None:
+def _agree(images: dict[Key, Member], labels: _Labels, table: str) -> None:
     """Raise DataError for an image without a line, or a line without an image."""
-    for key, said in labels.items():
+    for key, (_, where) in labels.items():
         if key not in images:
-            raise DataError(
-                f"{said.where}: no image has this name ({key[0]}_{key[1]:05d}); copy the set again"
-            )
+            raise DataError(f"{where}: no image has this name ({key[0]}_{key[1]:05d}); copy the set again")
     for key, member in images.items():
         if key not in labels:
             raise DataError(f"{member.where}: has no line in {table}; copy the set again")
@@ -236,7 +230,8 @@ def _arrays(images: dict[Key, Member], labels: dict[Key, int]) -> Arrays:
         arrays[f"{split}_images"] = pixels
         arrays[f"{split}_labels"] = np.array([labels[key] for key in keys], np.uint8)
     for key, member in images.items():
-        places[key][:] = np.frombuffer(decoded(member, _SIDE, _colour), np.uint8).reshape(RAFDB.shape)
+        pixels = np.frombuffer(decoded(member, RAFDB.shape[0], _colour), np.uint8)
+        places[key][:] = pixels.reshape(RAFDB.shape)
     return arrays | {"classes": np.array(RAFDB.classes)}
 
 
