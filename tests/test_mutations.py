@@ -23,7 +23,7 @@ from PIL import Image
 
 from sto_lite import data, sets
 from sto_lite.__main__ import main
-from sto_lite.intake import layouts_fer2013
+from sto_lite.intake import fer
 from tests import mutants
 from tests.packing import mutate, zip_bytes
 from tests.test_prepare import USAGE, as_csv, icml, png, rows_of
@@ -118,7 +118,7 @@ def fer_images():
         for i, kind in enumerate(("PNG", "JPEG", "BMP")):
             out = io.BytesIO()
             Image.fromarray(fer_table()[f"{split}_images"][i % 2]).save(out, kind)
-            label = layouts_fer2013.CLASSES[(i + len(split)) % 7]
+            label = fer.CLASSES[(i + len(split)) % 7]
             name = f"{'train' if split == 'train' else 'test'}/{label}/{usage}_{i}.{kind.lower()}"
             files[name.replace(".jpeg", ".jpg")] = out.getvalue()
     return files
@@ -220,7 +220,7 @@ def fer_trees(place, rng):
         for split, usage in USAGE.items():
             for image, label in zip(found[f"{split}_images"], found[f"{split}_labels"], strict=True):
                 known = {
-                    layouts_fer2013._LABELS.get(folder.strip().lower())
+                    fer._LABELS.get(folder.strip().lower())
                     for name, folder in files[image.tobytes()]
                     if name.lower().startswith(usage.lower())
                     or "_" not in name  # then its folder names the split

@@ -23,7 +23,7 @@ import pytest
 from sto_lite import data, sets
 from sto_lite.__main__ import main
 from sto_lite.errors import DataError
-from sto_lite.intake import download, layouts_cifar100, pickles, prepare
+from sto_lite.intake import download, cifar, pickles, prepare
 from tests.packing import below, files_below, mutate, tarred, written, zip_bytes, zipped
 
 UNPACK = Path(__file__).resolve().parents[2] / "shared" / "data" / "unpack.py"
@@ -189,7 +189,7 @@ def test_known_checksums_are_torchvisions() -> None:
     spec = importlib.util.find_spec("torchvision")  # its source is read: to import it takes seconds
     assert spec is not None and spec.origin is not None
     source = (Path(spec.origin).parent / "datasets" / "cifar.py").read_text()
-    for text in (*layouts_cifar100.KNOWN_MD5.values(), sets.CIFAR100.md5, sets.CIFAR100.url):
+    for text in (*cifar.KNOWN_MD5.values(), sets.CIFAR100.md5, sets.CIFAR100.url):
         assert f'"{text}"' in source
 
 
@@ -246,7 +246,7 @@ def test_report_and_audit(tmp_path: Path, root: Path) -> None:
 
 def test_known_files_are_named_so(tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     md5 = {name: hashlib.md5(content).hexdigest() for name, content in OFFICIAL.items()}
-    monkeypatch.setattr(layouts_cifar100, "KNOWN_MD5", md5)
+    monkeypatch.setattr(cifar, "KNOWN_MD5", md5)
     said: list[str] = []
     prepared(written(tmp_path / HOME, OFFICIAL), root, said.append)
     assert "checksums (md5) of its files: all as published\n" in said[0]
@@ -261,7 +261,7 @@ def test_second_time_reads_nothing_until_something_changes(
     ):
         prepared(source, root)
         with monkeypatch.context() as patch:
-            patch.setattr(layouts_cifar100, "read", None)  # any reading would fail
+            patch.setattr(cifar, "read", None)  # any reading would fail
             patch.setattr(prepare, "_write", None)
             said: list[str] = []
             prepared(source, root, said.append)
@@ -371,7 +371,7 @@ def test_paths_that_are_no_data_set(tmp_path: Path, root: Path) -> None:
 
 
 def test_files_of_absurd_size(tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(layouts_cifar100, "_MAX_PICKLE", 320_000)
+    monkeypatch.setattr(cifar, "_MAX_PICKLE", 320_000)
     for source in (written(tmp_path / HOME, OFFICIAL), zipped(tmp_path / "cifar.zip", OFFICIAL)):
         assert_refused(source, root, "train", "more than 320,000 cannot be right")
 
@@ -599,7 +599,7 @@ def test_an_interrupted_download_leaves_nothing(
         assert [p.suffix for p in root.iterdir()] == [".partial"]
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(layouts_cifar100, "read", interrupt)
+    monkeypatch.setattr(cifar, "read", interrupt)
     with pytest.raises(KeyboardInterrupt):
         prepare.download("cifar100", root, report=quiet)
     assert not root.exists()

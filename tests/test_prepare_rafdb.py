@@ -15,7 +15,7 @@ from PIL import Image
 
 from sto_lite import data
 from sto_lite.errors import DataError
-from sto_lite.intake import archives, layouts_rafdb, prepare
+from sto_lite.intake import archives, rafdb, prepare
 from tests.packing import below, files_below, shuffled, tarred, written, zip_bytes, zipped
 
 NUMBERS = {"train": (1, 2, 3, 9, 10, 11, 99, 100, 12271), "test": (1, 2, 3, 5, 8, 13, 21)}
@@ -214,7 +214,7 @@ def test_second_time_reads_nothing_until_something_changes(
     source = written(tmp_path / "raf", files)
     prepared(source, root)
     with monkeypatch.context() as patch:
-        patch.setattr(layouts_rafdb, "read", None)  # any reading would fail
+        patch.setattr(rafdb, "read", None)  # any reading would fail
         patch.setattr(prepare, "_write", None)
         said: list[str] = []
         prepared(source, root, said.append)

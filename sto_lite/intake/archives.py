@@ -99,14 +99,13 @@ def refuse_foreign(head: bytes, where: str) -> None:
 class Member:
     """One file: its `name` below the folder or archive, `where` as messages call it, its `size` in bytes.
 
-    One that is `packed` by gzip, bzip2 or xz is named and read as what it holds.
+    One that gzip, bzip2 or xz has packed is named and read as what it holds.
     """
 
     name: str
     where: str
     size: int
     opener: Callable[[], IO[bytes]]
-    packed: bool = False
 
     @property
     def file(self) -> str:
@@ -116,13 +115,10 @@ class Member:
     @contextmanager
     def open(self, limit: int) -> Iterator[io.BufferedReader]:
         """The member's bytes as a stream, which raises DataError for damage and after `limit` bytes."""
-        if not self.packed:
-            self.bound(self.size, limit)
+        self.bound(self.size, limit)
         with ExitStack() as stack:
             with told(self.where):
-                stream: Any = stack.enter_context(self.opener())
-                if self.packed:
-                    stream = _decompressed(stream, stack)
+                stream = _decompressed(stack.enter_context(self.opener()), stack)
             yield stack.enter_context(io.BufferedReader(_Checked(self, stream, limit), 1 << 18))
 
     def bound(self, size: int, limit: int) -> None:
@@ -161,7 +157,7 @@ class _Capped:
     """A stream for tarfile that refuses the huge reads which a forged header can ask for."""
 
     def __init__(self, stream: Any) -> None:
-        self.seek, self.tell, self.stream = stream.seek, stream.tell, stream
+        self.seek, self.tell, self.seekable, self.stream = stream.seek, stream.tell, stream.seekable, stream
 
     def read(self, size: int) -> bytes:
         if size > _MAX_READ:
@@ -236,7 +232,7 @@ def _viewed(members: list[Member]) -> list[Member]:
         if not member.name.lower().endswith(_ENDINGS) or ARCHIVE.search(member.name.lower()):
             found.append(member)
         elif plain not in names:
-            found.append(Member(plain, member.where, member.size, member.opener, packed=True))
+            found.append(Member(plain, member.where, member.size, member.opener))
     return found
 
 

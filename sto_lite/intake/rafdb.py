@@ -107,8 +107,8 @@ def _labels(member: Member, separator: str = "") -> tuple[_Labels, list[str]]:
                 columns, first = (names.index("image"), names.index("label")), False
                 continue
             first = False
-            if len(row) < 2:
-                told = f"reads '{shown(row[0], 60)}', not such as 'train_00001.jpg 5'; copy it again"
+            if len(row) < 2 or not row[columns[1]].strip():
+                told = f"reads '{shown(' '.join(row), 60)}', not such as 'train_00001.jpg 5'; copy it again"
                 raise table.fault(line, told)
             name, label = (row[column].strip() for column in columns)
             where = f"{member.where}, line {line}"

@@ -39,6 +39,10 @@ class Table:
             first = re.split(b"[\r\n]", head, maxsplit=1)[0]
             separator = self.separator or max(",;\t", key=lambda sign: first.count(sign.encode()))
             encoding = "utf-16" if head.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8"
+            if encoding == "utf-8" and b"\0" in head:
+                raise DataError(
+                    f"{self.member.where}, line 1: is no text, but binary data; download it again"
+                )
             options: dict[str, Any] = {"header": None, "dtype": object, "na_filter": False, "sep": separator}
             options |= {"skip_blank_lines": False, "encoding": encoding, "encoding_errors": "replace"}
             try:
@@ -69,6 +73,8 @@ class Table:
             return self.fault(line, f"has {here} columns, the first line has {first}")
         if found := re.search(r"EOF inside string starting at row (\d+)", text):
             return self.fault(int(found[1]) + 1, "has a quotation mark that nothing closes")
+        if "No columns" in text:
+            return DataError(f"{where}: has no lines but empty ones; copy or download it again")
         return DataError(f"{where}: is no table of text ({text.strip()}); copy it again")
 
 
@@ -91,5 +97,5 @@ class _Lines(io.RawIOBase):
         self.ended = not self.open
         if self.open > _MAX_LINE:
             line = f"{self.table.member.where}, line {self.count + 1}"
-            raise DataError(f"{line}: is longer than {_MAX_LINE:,} bytes; no line of the data set is")
+            raise DataError(f"{line}: is longer than {_MAX_LINE:,} bytes; so this is none of the data sets")
         return len(part)
