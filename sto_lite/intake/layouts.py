@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from sto_lite.errors import DataError, shown
-from sto_lite.intake.archives import Member, no_memory
+from sto_lite.intake.archives import ARCHIVE, Member, no_memory
 
 Arrays = dict[str, np.ndarray]
 Found = tuple[Arrays, list[str]]  # and lines for the report
@@ -38,7 +38,9 @@ def nothing_found(where: str, members: list[Member], title: str, wanted: str) ->
             return NothingFound(
                 f"{where}: holds {shown(others[0])}, an archive that is not read; unpack it and give its folder"
             )
-    return NothingFound(f"{where}: holds no {title}; give {wanted}")
+    deeper = any(ARCHIVE.search(m.file) for m in members)
+    more = ", or unpack another archive inside it" if deeper else ""
+    return NothingFound(f"{where}: holds no {title}; give {wanted}{more}")
 
 
 def more_than_one(where: str, names: Iterable[str]) -> DataError:
