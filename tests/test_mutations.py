@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
+import pandas  # noqa: F401 - what its import opens is not an input's doing
 import pytest
 from PIL import Image
 
@@ -25,8 +26,9 @@ from sto_lite import data, sets
 from sto_lite.__main__ import main
 from sto_lite.intake import fer
 from tests import mutants
+from tests.packing import image as png
 from tests.packing import mutate, zip_bytes
-from tests.test_prepare import USAGE, as_csv, icml, png, rows_of
+from tests.test_prepare import USAGE, as_csv, icml, rows_of
 from tests.test_prepare import look_alike as fer_arrays
 from tests.test_prepare_cifar100 import NAMES, python2
 from tests.test_prepare_rafdb import jpeg
@@ -187,9 +189,7 @@ def tables(place, rng):
         import csv
 
         text = path.read_bytes().removeprefix(b"\xef\xbb\xbf").decode("utf-8", "replace")
-        header, *rows = [
-            row for row in csv.reader(text.splitlines(keepends=True) and text.split("\n")) if row
-        ]
+        header, *rows = [row for row in csv.reader(re.split("\r\n|\n|\r", text)) if any(row)]
         column = {name.strip().lower(): number for number, name in enumerate(header)}
         for split, usage in USAGE.items():
             mine = [row for row in rows if row[column["usage"]].strip() == usage]

@@ -14,6 +14,7 @@ import os
 import re
 import stat
 import struct
+import sys
 import tarfile
 import zipfile
 import zlib
@@ -119,7 +120,7 @@ class Member:
         with ExitStack() as stack:
             with told(self.where):
                 stream = _decompressed(stack.enter_context(self.opener()), stack)
-            yield stack.enter_context(io.BufferedReader(_Checked(self, stream, limit), 1 << 18))
+            yield stack.enter_context(io.BufferedReader(_Told(stream, self, limit), 1 << 18))
 
     def bound(self, size: int, limit: int) -> None:
         """Raise DataError for a size above the limit."""
@@ -135,11 +136,12 @@ class Member:
             return stream.read()
 
 
-class _Checked(io.RawIOBase):
-    """A stream whose faults are DataErrors, and whose length is bounded."""
+class _Told(io.RawIOBase):
+    """A stream whose faults are DataErrors, which zipfile cannot take for damage, and whose length is bounded."""
 
-    def __init__(self, member: Member, stream: IO[bytes], limit: int) -> None:
-        self.member, self.stream, self.limit, self.size = member, stream, limit, 0
+    def __init__(self, stream: IO[bytes], member: Member, limit: int = sys.maxsize) -> None:
+        self.stream, self.member, self.limit, self.size = stream, member, limit, 0
+        self.seek, self.tell, self.seekable = stream.seek, stream.tell, stream.seekable  # type: ignore[method-assign]
 
     def readable(self) -> bool:
         return True
@@ -151,6 +153,10 @@ class _Checked(io.RawIOBase):
         self.size += len(part)
         self.member.bound(self.size, self.limit)
         return len(part)
+
+    def close(self) -> None:
+        self.stream.close()
+        super().close()
 
 
 class _Capped:
@@ -180,7 +186,7 @@ def opened(path: Path) -> Iterator[list[Member]]:
                 members = _viewed([_on_disk(name, file, status.st_size) for name, file, status in entries])
             else:
                 alone = _on_disk(path.name, path, path.stat().st_size)
-                members = _inside(stack.enter_context(open(path, "rb")), alone, stack)
+                members = _inside(stack.enter_context(alone.opener()), alone, stack)
         yield members
 
 
@@ -264,7 +270,11 @@ def _is_folder(path: Path) -> bool:
 
 
 def _on_disk(name: str, path: Path, size: int) -> Member:
-    return Member(name, shown(path), size, lambda: open(path, "rb"))
+    def opener() -> IO[bytes]:
+        return io.BufferedReader(_Told(open(path, "rb", buffering=0), member), 1 << 16)
+
+    member = Member(name, shown(path), size, opener)
+    return member
 
 
 def _walk(folder: Path) -> Iterator[tuple[str, Path, os.stat_result]]:
