@@ -13,6 +13,10 @@ from PIL import Image
 from sto_lite.errors import DataError
 from sto_lite.intake import prepare
 
+# Writes the real sets where they are at hand: ../shared/data/unpack.py, or above that.
+PLACES = [folder / "shared" / "data" / "unpack.py" for folder in Path(__file__).resolve().parents[2:]]
+UNPACK = next((place for place in PLACES if place.exists()), None)
+
 
 def quiet(text):
     pass

@@ -26,6 +26,7 @@ from PIL import Image
 from sto_lite.__main__ import main
 from sto_lite.intake import archives, fer, prepare, tables
 from tests.packing import (
+    UNPACK,
     files_below,
     image,
     one_file,
@@ -40,7 +41,6 @@ from tests.packing import (
 
 SIZES = {"train": 9, "public": 8, "private": 7}
 USAGE = {"train": "Training", "public": "PublicTest", "private": "PrivateTest"}
-UNPACK = Path(__file__).resolve().parents[2] / "shared" / "data" / "unpack.py"
 
 
 def look_alike(seed=0):
@@ -688,7 +688,7 @@ def test_the_command_line_shows_a_fault_in_one_message(tmp_path, root, monkeypat
 # ---- the real data, where it is at hand
 
 
-@pytest.mark.skipif(not UNPACK.exists(), reason="the real FER-2013 is not at hand (../shared/data/unpack.py)")
+@pytest.mark.skipif(UNPACK is None, reason="the real FER-2013 is not at hand (../shared/data/unpack.py)")
 def test_real_images_as_csv_and_as_folders(tmp_path):
     found = []
     for layout in ("csv", "folders"):

@@ -23,6 +23,7 @@ from sto_lite.__main__ import main
 from sto_lite.errors import DataError
 from sto_lite.intake import archives, cifar, download, pickles, prepare
 from tests.packing import (
+    UNPACK,
     below,
     files_below,
     one_file,
@@ -36,7 +37,6 @@ from tests.packing import (
     zipped,
 )
 
-UNPACK = Path(__file__).resolve().parents[2] / "shared" / "data" / "unpack.py"
 SIZES = {"train": 120, "test": 100}
 NAMES = [f"thing_{a}{b}" for a in "abcdefghij" for b in "abcdefghij"]
 HOME = "cifar-100-python"
@@ -559,9 +559,7 @@ def test_the_command_line(
 # ---- the real data, where it is at hand
 
 
-@pytest.mark.skipif(
-    not UNPACK.exists(), reason="the real CIFAR-100 is not at hand (../shared/data/unpack.py)"
-)
+@pytest.mark.skipif(UNPACK is None, reason="the real CIFAR-100 is not at hand (../shared/data/unpack.py)")
 def test_real_images(tmp_path, root):
     command = [sys.executable, str(UNPACK), "cifar100", "--layout", "pickle", "--limit", "500", str(tmp_path)]
     subprocess.run(command, check=True)
