@@ -67,9 +67,9 @@ def test_another_kind_of_file_is_named(file, place, tmp_path, root):
 
 
 FOLDERS = {
-    "parquet": ({"data/train-00000-of-00001.parquet": PARQUET}, ("holds Parquet tables (data/t", "fer2013.csv")),
+    "parquet": ({"data/train-00000-of-00001.parquet": PARQUET}, ("00001.parquet, a Parquet table", "fer2013.csv")),
     "7z": ({"data/fer.7z": b"7z"}, ("holds data/fer.7z, an archive that is not read; unpack it",)),
-    "arrays": ({"x_train.npy": b""}, ("holds arrays (x_train.npy)",)),
+    "arrays": ({"x_train.npy": b""}, ("holds x_train.npy, an array, not the published data",)),
     "FER+": (
         {f"FER2013{part}/{name}": data for part in ("Train", "Valid", "Test") for name, data in
          {"label.csv": LABELS, "fer0000000.png": image()}.items()},

@@ -13,11 +13,9 @@ import lzma
 import os
 import re
 import stat
-import struct
 import sys
 import tarfile
 import zipfile
-import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -51,17 +49,6 @@ _FOREIGN = {  # by a file's first bytes
     b"version https://git-lfs": "is a pointer of Git LFS, not the file itself: git lfs pull brings that",
     b"<": "is a web page, perhaps one to sign in, not the file itself: download it again in a browser",
 }
-# What the standard library's readers raise on damaged bytes.
-_DAMAGE: tuple[type[Exception], ...] = (
-    OSError,
-    EOFError,
-    ValueError,
-    LookupError,
-    ArithmeticError,
-    RuntimeError,
-    AssertionError,
-)
-_DAMAGE += (struct.error, zlib.error, lzma.LZMAError, zipfile.BadZipFile, tarfile.TarError)
 
 
 @contextmanager
@@ -69,11 +56,13 @@ def told(where: str) -> Iterator[None]:
     """Turn what a reader raises about the bytes of `where` into one DataError."""
     try:
         yield
+    except DataError:
+        raise
     except MemoryError as fault:
         raise no_memory(where) from fault
     except NotImplementedError as fault:
         raise DataError(f"{where}: cannot be read ({shown(fault)}); unpack it and give the folder") from fault
-    except _DAMAGE as fault:
+    except Exception as fault:  # on damaged bytes the standard library's readers raise errors of many kinds
         if isinstance(fault, OSError) and fault.errno not in (None, errno.EINVAL):  # EINVAL: a forged offset
             raise DataError(f"{where}: cannot be read: {fault.strerror}") from fault
         reason = shown(fault) or type(fault).__name__
@@ -125,10 +114,8 @@ class Member:
     def bound(self, size: int, limit: int) -> None:
         """Raise DataError for a size above the limit."""
         if size > limit:
-            says = (
-                f"has {size:,} bytes; more than" if size == self.size else "has more bytes than it says; over"
-            )
-            raise DataError(f"{self.where}: {says} {limit:,} cannot be right for this file")
+            says = f"{size:,} bytes; more" if size == self.size else "more bytes than it says; more"
+            raise DataError(f"{self.where}: has {says} than {limit:,} cannot be right for this file")
 
     def read(self, limit: int) -> bytes:
         """All bytes of the member. Raises DataError as `open` does."""
@@ -137,7 +124,10 @@ class Member:
 
 
 class _Told(io.RawIOBase):
-    """A stream whose faults are DataErrors, which zipfile cannot take for damage, and whose length is bounded."""
+    """A stream whose faults are DataErrors, which zipfile cannot take for damage, and whose length is bounded.
+
+    It also refuses the huge reads for which a forged header can make tarfile ask.
+    """
 
     def __init__(self, stream: IO[bytes], member: Member, limit: int = sys.maxsize) -> None:
         self.stream, self.member, self.limit, self.size = stream, member, limit, 0
@@ -145,6 +135,13 @@ class _Told(io.RawIOBase):
 
     def readable(self) -> bool:
         return True
+
+    def read(self, size: int = -1) -> bytes:
+        if size > _MAX_READ:
+            raise DataError(
+                f"{self.member.where}: is damaged: a header asks for {size:,} bytes; copy it again"
+            )
+        return super().read(size) or b""
 
     def readinto(self, buffer: Any) -> int:
         with told(self.member.where):
@@ -157,18 +154,6 @@ class _Told(io.RawIOBase):
     def close(self) -> None:
         self.stream.close()
         super().close()
-
-
-class _Capped:
-    """A stream for tarfile that refuses the huge reads which a forged header can ask for."""
-
-    def __init__(self, stream: Any) -> None:
-        self.seek, self.tell, self.seekable, self.stream = stream.seek, stream.tell, stream.seekable, stream
-
-    def read(self, size: int) -> bytes:
-        if size > _MAX_READ:
-            raise tarfile.ReadError(f"a header asks for {size:,} bytes")
-        return cast(bytes, self.stream.read(size))
 
 
 @contextmanager
@@ -216,7 +201,7 @@ def _inside(file: IO[bytes], member: Member, stack: ExitStack) -> list[Member]:
         if not ARCHIVE.search(name):
             return _viewed([member])
     stream.seek(0)
-    capped = cast(IO[bytes], _Capped(stream))
+    capped = cast(IO[bytes], _Told(stream, member))
     archive = stack.enter_context(tarfile.open(fileobj=capped, mode="r:"))  # noqa: SIM115
     return _admitted(_tarred(archive, member.where), member.where)
 

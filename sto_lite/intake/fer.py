@@ -5,23 +5,13 @@ place of each row's split in SPLITS, uint8 (rows,), by which FER+'s votes are jo
 """
 
 import re
-from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image
 
 from sto_lite.errors import DataError, shown
 from sto_lite.intake.archives import Member
-from sto_lite.intake.layouts import (
-    IMAGE_SUFFIXES,
-    Arrays,
-    Found,
-    decoded,
-    more_than_one,
-    nothing_found,
-    refuse_twice,
-    split_folder,
-)
+from sto_lite.intake.layouts import Found, Place, more_than_one, nothing_found, places, refuse_twice, stacked
 from sto_lite.intake.tables import Table
 from sto_lite.sets import FER2013
 
@@ -63,11 +53,11 @@ def read(where: str, members: list[Member]) -> Found:
     if len(members) == 1 and members[0].where == where:
         return _read_csv(members[0])
     tables = [m for m in members if m.file.endswith(".csv")]
-    places = _places(members)
+    images = places(members, lambda name: bool(_folder(name)))
     preferred = [[m for m in tables if m.file == name] for name in _CSV_NAMES]
     others = [m for m in tables if m.file not in (*_NO_USAGE, *_PLUS)]
-    chosen = preferred[0] or preferred[1] or ([] if places else others)
-    homes = {place.home for place in places if place.label.strip().lower() in _LABELS}
+    chosen = preferred[0] or preferred[1] or ([] if images else others)
+    homes = {place.home for place in images if place.label.strip().lower() in _LABELS}
     if len(chosen) + len(homes) > 1:
         folders = [f"{home}train, {home}test" for home in sorted(homes)]
         raise more_than_one(where, [*(m.name for m in chosen), *folders])
@@ -77,8 +67,8 @@ def read(where: str, members: list[Member]) -> Found:
             told = "not icml_face_data.csv, published as the same data"
             notices.append(f"notice: took {chosen[0].where}; {told}")
         return arrays, notices
-    if places:
-        return _read_folders(places, where)
+    if images:
+        return _read_folders(images, where)
     if any(re.search("fer2013(train|valid|test)/", m.name.lower()) or m.file in _PLUS for m in members):
         raise DataError(
             f"{where}: holds FER+, whose votes are not the labels of FER-2013; give fer2013.csv here, and FER+'s "
@@ -102,24 +92,22 @@ def _read_csv(member: Member) -> Found:
     labels = {split: bytearray() for split in SPLITS}
     usage = bytearray()
     columns: list[int] = []
-    for part in table:
-        rows = zip(part.index.tolist(), part.to_numpy().tolist(), strict=True)
-        for line, row in rows:
-            if not columns:
-                columns = _columns(row, line, member.where)
-                continue
-            label, text, called = (row[column].strip() for column in columns)
-            if called not in USAGES:
-                raise table.fault(line, f"Usage is '{shown(called, 40)}', not one of {', '.join(USAGES)}")
-            if label not in ("0", "1", "2", "3", "4", "5", "6"):
-                raise table.fault(line, f"emotion is '{shown(label, 40)}', not a whole number from 0 to 6")
-            values = _pixels(text)
-            if isinstance(values, str):
-                raise table.fault(line, values)
-            split = USAGES[called]
-            pixels[split] += values
-            labels[split].append(int(label))
-            usage.append(SPLITS.index(split))
+    for line, row in table:
+        if not columns:
+            columns = _columns(row, line, member.where)
+            continue
+        label, text, called = (row[column] for column in columns)
+        if called not in USAGES:
+            raise table.fault(line, f"Usage is '{shown(called, 40)}', not one of {', '.join(USAGES)}")
+        if label not in ("0", "1", "2", "3", "4", "5", "6"):
+            raise table.fault(line, f"emotion is '{shown(label, 40)}', not a whole number from 0 to 6")
+        values = _pixels(text)
+        if isinstance(values, str):
+            raise table.fault(line, values)
+        split = USAGES[called]
+        pixels[split] += values
+        labels[split].append(int(label))
+        usage.append(SPLITS.index(split))
     if not usage:
         raise DataError(f"{member.where}: has no images below the first line; copy or download it again")
     md5 = table.md5.hexdigest()
@@ -172,70 +160,41 @@ def _pixels(text: str) -> bytes | str:
 # ---- the folders of images
 
 
-@dataclass(frozen=True)
-class _Place:
-    """An image at `home` + split folder / class folder / file; `label` is the class folder, or empty."""
-
-    member: Member
-    home: str
-    split: str
-    label: str
-
-    @property
-    def order(self) -> tuple[int, str, str]:
-        """By the last number in the file's name, then by name: the same on every file system."""
-        digits = (re.findall("[0-9]+", self.member.file.rpartition(".")[0]) or [""])[-1].lstrip("0")
-        return len(digits), digits, self.member.name
-
-
-def _places(members: list[Member]) -> list[_Place]:
-    places = []
-    for member in members:
-        found = split_folder(member.name, lambda name: _folder(name) in _FOLDERS)
-        if found and member.file.endswith(IMAGE_SUFFIXES):
-            home, split, label = found
-            places.append(_Place(member, home, _FOLDERS[_folder(split)], label))
-    return places
-
-
 def _folder(name: str) -> str:
-    return re.sub("[-_ ]", "", name.lower())
+    return _FOLDERS.get(re.sub("[-_ ]", "", name), "")
 
 
-def _read_folders(places: list[_Place], where: str) -> Found:
-    refuse_twice(where, (place.member for place in places))
-    labelled = [(_split(place), place.order, _label(place), place) for place in places]  # before any is read
-    images = [
-        (split, order, label, decoded(place.member, SIDE, _grey)) for split, order, label, place in labelled
-    ]
-    images.sort()
-    arrays: Arrays = {}
-    for split in SPLITS:
-        mine = [(label, image) for of, _, label, image in images if of == split]
-        grey = np.frombuffer(b"".join(image for _, image in mine), np.uint8)
-        arrays[f"{split}_images"] = grey.reshape(-1, SIDE, SIDE)
-        arrays[f"{split}_labels"] = np.array([label for label, _ in mine], np.uint8)
-    return arrays, ["images from folders: those saved as JPEG differ a little from the CSV's pixels"]
+def _read_folders(found: list[Place], where: str) -> Found:
+    refuse_twice(where, (place.member for place in found))
+    images = {(_split(p), _order(p.member)): (_label(p), p.member) for p in found}  # before any is read
+    notice = "images from folders: those saved as JPEG differ a little from the CSV's pixels"
+    return stacked(images, FER2013, _grey), [notice]
 
 
-def _split(place: _Place) -> str:
+def _order(member: Member) -> tuple[int, str, str]:
+    """By the last number in the file's name, then by name: the same on every file system."""
+    digits = (re.findall("[0-9]+", member.file.rpartition(".")[0]) or [""])[-1].lstrip("0")
+    return len(digits), digits, member.name
+
+
+def _split(place: Place) -> str:
     """The split, by the file's prefix or by a folder that names it; never guessed."""
     prefix = place.member.name.rpartition("/")[2].split("_")[0]
-    named = _PREFIXES.get(prefix.lower())
-    if named is None and place.split in SPLITS:
-        return place.split
+    named, folder = _PREFIXES.get(prefix.lower()), _folder(place.split)
+    if named is None and folder in SPLITS:
+        return folder
     if named is None:
         raise DataError(
             f"{place.member.where}: neither its name (PublicTest_*, PrivateTest_*) nor its folder tells "
             f"whether it is of the public or the private test set, and a guess would mislabel both; take a "
             f"copy with such names, one with the folders train, PublicTest and PrivateTest, or fer2013.csv"
         )
-    if place.split not in ((named,) if named == "train" else (named, "test", "validation")):
-        raise DataError(f"{place.member.where}: is called {prefix} but lies in a folder of {place.split}")
+    if folder not in ((named,) if named == "train" else (named, "test", "validation")):
+        raise DataError(f"{place.member.where}: is called {prefix} but lies in a folder of {folder}")
     return named
 
 
-def _label(place: _Place) -> int:
+def _label(place: Place) -> int:
     if not place.label:
         raise DataError(f"{place.member.where}: lies in no folder of a class ({', '.join(CLASSES)})")
     label = _LABELS.get(place.label.strip().lower())

@@ -8,18 +8,28 @@ names of the `classes`. Every fault is one DataError with the file, the archive'
 import io
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from sto_lite.errors import DataError, shown
 from sto_lite.intake.archives import ARCHIVE, Member, no_memory
+from sto_lite.sets import Published
 
 Arrays = dict[str, np.ndarray]
 Found = tuple[Arrays, list[str]]  # and lines for the report
+Pixels = Callable[[Image.Image], bytes | str]
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp")
 _MAX_IMAGE = 10 << 20  # bytes
+_NOT_READ = {  # by the end of a name
+    r"\.parquet": "a Parquet table, not the published data",
+    r"\.np[yz]": "an array, not the published data",
+    r"\.(7z|rar|zst)": "an archive that is not read; unpack it",
+    r"xl/workbook\.xml": "so it is a workbook of Excel; save its sheet as CSV",
+}
 
 
 class NothingFound(DataError):
@@ -28,16 +38,10 @@ class NothingFound(DataError):
 
 def nothing_found(where: str, members: list[Member], title: str, wanted: str) -> NothingFound:
     """The fault of a source without the data set; what is not read but may hold it is named."""
-    for ending, what in ((r"\.parquet", "Parquet tables"), (r"\.np[yz]", "arrays"), (r"\.(7z|rar|zst)", "")):
-        others = [m.name for m in members if re.search(f"{ending}$", m.name.lower())]
-        if others and what:
-            return NothingFound(
-                f"{where}: holds {what} ({shown(others[0])}), not the published data; give {wanted}"
-            )
+    for sign, what in _NOT_READ.items():
+        others = [m.name for m in members if re.search(f"{sign}$", m.name.lower())]
         if others:
-            return NothingFound(
-                f"{where}: holds {shown(others[0])}, an archive that is not read; unpack it and give its folder"
-            )
+            return NothingFound(f"{where}: holds {shown(others[0])}, {what}; give {wanted}")
     deeper = any(ARCHIVE.search(m.file) for m in members)
     more = ", or unpack another archive inside it" if deeper else ""
     return NothingFound(f"{where}: holds no {title}; give {wanted}{more}")
@@ -57,15 +61,46 @@ def refuse_twice(where: str, members: Iterable[Member]) -> None:
         raise DataError(f"{where}: holds {shown(again[0])} twice; pack it again")
 
 
-def split_folder(name: str, known: Callable[[str], bool]) -> tuple[str, str, str] | None:
-    """(home, split folder, label folder) of home/split/label/file, or of home/split/file without a label."""
-    *home, split, label = ["", "", *name.split("/")[:-1]]
-    if known(split):
-        return "".join(f"{part}/" for part in home if part), split, label
-    return ("".join(f"{part}/" for part in (*home, split) if part), label, "") if known(label) else None
+@dataclass(frozen=True)
+class Place:
+    """An image at `home` + split folder / label folder / file; `label` is the label folder, or empty."""
+
+    member: Member
+    home: str
+    split: str
+    label: str
 
 
-def decoded(member: Member, side: int, pixels: Callable[[Image.Image], bytes | str]) -> bytes:
+def places(members: list[Member], is_split: Callable[[str], bool]) -> list[Place]:
+    """The images in folders of splits, whose names in small letters `is_split` knows."""
+    found = []
+    for member in members:
+        *home, split, label = ["", "", *member.name.split("/")[:-1]]
+        if not is_split(split.lower()):
+            home, split, label = [*home, split], label, ""
+        if is_split(split.lower()) and member.file.endswith(IMAGE_SUFFIXES):
+            found.append(Place(member, "".join(f"{part}/" for part in home if part), split.lower(), label))
+    return found
+
+
+def stacked(
+    images: Mapping[tuple[str, Any], tuple[int, Member]], published: Published, pixels: Pixels
+) -> Arrays:
+    """{(split, order): (label, member)} -> arrays in that order; each image is decoded once, as they lie there."""
+    arrays: Arrays = {}
+    rows: dict[tuple[str, Any], np.ndarray] = {}
+    for split in published.splits:
+        keys = sorted(key for key in images if key[0] == split)
+        arrays[f"{split}_images"] = np.empty((len(keys), *published.shape), np.uint8)
+        arrays[f"{split}_labels"] = np.array([images[key][0] for key in keys], np.uint8)
+        rows |= zip(keys, arrays[f"{split}_images"], strict=True)
+    for key, (_, member) in images.items():
+        image = np.frombuffer(decoded(member, published.shape[0], pixels), np.uint8)
+        rows[key][...] = image.reshape(published.shape)
+    return arrays
+
+
+def decoded(member: Member, side: int, pixels: Pixels) -> bytes:
     """The pixels of one image file of side x side pixels.
 
     `pixels` gives them as bytes; or, for an image of the wrong kind, a text that says what is wrong with it.

@@ -7,7 +7,6 @@ train/5/train_00001_aligned.jpg, perhaps with train_labels.csv and test_labels.c
 
 import re
 from contextlib import ExitStack
-from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image
@@ -19,11 +18,12 @@ from sto_lite.intake.layouts import (
     IMAGE_SUFFIXES,
     Arrays,
     Found,
-    decoded,
+    Place,
     more_than_one,
     nothing_found,
+    places,
     refuse_twice,
-    split_folder,
+    stacked,
 )
 from sto_lite.intake.tables import Table
 from sto_lite.sets import RAFDB
@@ -52,15 +52,15 @@ def read(where: str, members: list[Member]) -> Found:
     lists = [m for m in members if m.file in _LISTS]
     basic = [m for m in lists if "basic" in m.name.lower().split("/")]
     lists = basic if len(basic) == 1 else lists  # beside it is compound/, of other classes
-    places = _places(members)
-    homes = {place.home for place in places if place.label in _DIGITS}
+    images = places(members, _FOLDERS.__contains__)
+    homes = {place.home for place in images if place.label in _DIGITS}
     if len(lists) + len(homes) > 1:
         folders = [f"{home}train, {home}test" for home in sorted(homes)]
         raise more_than_one(where, [*(m.name for m in lists), *folders])
     if lists:
         return _read_official(lists[0], members)
-    if places:
-        return _read_folders([p for p in places if not homes or p.home in homes], members)
+    if images:
+        return _read_folders([p for p in images if not homes or p.home in homes], members)
     raise nothing_found(where, members, "RAF-DB", _WANTED)
 
 
@@ -96,26 +96,25 @@ def _labels(member: Member, separator: str = "") -> tuple[_Labels, list[str]]:
     labels: _Labels = {}
     notices: list[str] = []
     table, columns, first = Table(member, _MAX_LIST, separator), (0, 1), True
-    for part in table:
-        for line, row in zip(part.index.tolist(), part.to_numpy().tolist(), strict=True):
-            names = [field.strip().lower() for field in row]
-            if first and len(row) > 2:
-                notices.append(
-                    f"notice: {member.where} has {len(row)} columns, of which name and label were read"
-                )
-            if first and {"image", "label"} <= set(names):
-                columns, first = (names.index("image"), names.index("label")), False
-                continue
-            first = False
-            if len(row) < 2 or not row[columns[1]].strip():
-                told = f"reads '{shown(' '.join(row), 60)}', not such as 'train_00001.jpg 5'; copy it again"
-                raise table.fault(line, told)
-            name, label = (row[column].strip() for column in columns)
-            where = f"{member.where}, line {line}"
-            key = _key(name, where)
-            if key in labels:
-                raise DataError(f"{where}: {shown(name, 60)} is there twice; the first is {labels[key][1]}")
-            labels[key] = _label(label, where), where
+    for line, row in table:
+        names = [field.lower() for field in row]
+        if first and len(row) > 2:
+            notices.append(
+                f"notice: {member.where} has {len(row)} columns, of which name and label were read"
+            )
+        if first and {"image", "label"} <= set(names):
+            columns, first = (names.index("image"), names.index("label")), False
+            continue
+        first = False
+        if len(row) < 2 or not row[columns[1]]:
+            told = f"reads '{shown(' '.join(row), 60)}', not such as 'train_00001.jpg 5'; copy it again"
+            raise table.fault(line, told)
+        name, label = (row[column] for column in columns)
+        where = f"{member.where}, line {line}"
+        key = _key(name, where)
+        if key in labels:
+            raise DataError(f"{where}: {shown(name, 60)} is there twice; the first is {labels[key][1]}")
+        labels[key] = _label(label, where), where
     if not labels:
         raise DataError(f"{member.where}: has no lines such as 'train_00001.jpg 5'; copy it again")
     return labels, notices
@@ -124,26 +123,9 @@ def _labels(member: Member, separator: str = "") -> tuple[_Labels, list[str]]:
 # ---- as copies at Kaggle have it
 
 
-@dataclass(frozen=True)
-class _Place:
-    """An image at `home` + split folder / label folder / file; `label` is the label folder, or empty."""
-
-    member: Member
-    home: str
-    split: str
-    label: str
-
-
-def _places(members: list[Member]) -> list[_Place]:
-    found = [
-        (m, split_folder(m.name, lambda name: name.lower() in _FOLDERS)) for m in members if _is_image(m)
-    ]
-    return [_Place(m, place[0], place[1].lower(), place[2]) for m, place in found if place]
-
-
-def _read_folders(places: list[_Place], members: list[Member]) -> Found:
+def _read_folders(found: list[Place], members: list[Member]) -> Found:
     labels: dict[Key, int] = {}
-    for place in places:  # check all names before the first image is read
+    for place in found:  # check all names before the first image is read
         if not place.label:
             raise DataError(f"{place.member.where}: lies in no folder of a label ({_CLASSES})")
         label = _label(place.label, place.member.where)
@@ -153,8 +135,8 @@ def _read_folders(places: list[_Place], members: list[Member]) -> Found:
                 f"{place.member.where}: is called {split}_ but lies in a folder {place.split}; which is right?"
             )
         labels[split, number] = label
-    images = _by_key([place.member for place in places])
-    home = places[0].home
+    images = _by_key([place.member for place in found])
+    home = found[0].home
     above = home.rstrip("/").rpartition("/")[0]
     beside = {f"{at}{name}_labels.csv" for at in (home, f"{above}/" if above else "") for name in _FOLDERS}
     tables = [m for m in members if m.name in beside]
@@ -220,19 +202,8 @@ def _agree(images: dict[Key, Member], labels: _Labels, table: str) -> None:
 
 
 def _arrays(images: dict[Key, Member], labels: dict[Key, int]) -> Arrays:
-    """Every image decoded, as they lie in the source, and put in the order of their numbers."""
-    arrays: Arrays = {}
-    places: dict[Key, np.ndarray] = {}
-    for split in RAFDB.splits:
-        keys = sorted(key for key in images if key[0] == split)
-        pixels = np.empty((len(keys), *RAFDB.shape), np.uint8)
-        places |= dict(zip(keys, pixels, strict=True))
-        arrays[f"{split}_images"] = pixels
-        arrays[f"{split}_labels"] = np.array([labels[key] for key in keys], np.uint8)
-    for key, member in images.items():
-        pixels = np.frombuffer(decoded(member, RAFDB.shape[0], _colour), np.uint8)
-        places[key][:] = pixels.reshape(RAFDB.shape)
-    return arrays | {"classes": np.array(RAFDB.classes)}
+    found = {key: (labels[key], member) for key, member in images.items()}
+    return stacked(found, RAFDB, _colour) | {"classes": np.array(RAFDB.classes)}
 
 
 def _colour(image: Image.Image) -> bytes | str:

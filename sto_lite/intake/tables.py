@@ -4,14 +4,11 @@ import hashlib
 import io
 import re
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sto_lite.errors import DataError
 from sto_lite.intake import archives
 from sto_lite.intake.archives import Member
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 _MAX_LINE = 1 << 16  # bytes
 _ROWS = 1000  # read at once
@@ -20,16 +17,16 @@ _ROWS = 1000  # read at once
 class Table:
     """A table of text, with the separator that its first line has most of: a comma, a semicolon or a tab.
 
-    Iterating gives its parts, data frames of text whose index is the line's number, without the empty lines; the
-    first line is data like all others. `md5` is that of the bytes that were read. Every fault is a DataError.
+    Iterating gives the number and the fields of each line that is not empty, the first one too; spaces about a
+    field are gone. `md5` is that of the bytes that were read. Every fault is a DataError.
     """
 
     def __init__(self, member: Member, limit: int, separator: str = "") -> None:
         self.member, self.limit, self.separator = member, limit, separator
         self.md5 = hashlib.md5(usedforsecurity=False)
 
-    def __iter__(self) -> Iterator["pd.DataFrame"]:
-        """The parts. Lines may end in any way, and text may be UTF-8 or, with its mark, UTF-16."""
+    def __iter__(self) -> Iterator[tuple[int, list[str]]]:
+        """(line, fields). Lines may end in any way, and text may be UTF-8 or, with its mark, UTF-16."""
         import pandas as pd
 
         with self.member.open(self.limit) as stream:
@@ -48,8 +45,9 @@ class Table:
             try:
                 with pd.read_csv(self.lines, chunksize=_ROWS, **options) as parts:
                     for part in parts:
-                        part.index += 1
-                        yield part[(part != "").any(axis=1)]
+                        for number, row in zip(part.index, part.to_numpy().tolist(), strict=True):
+                            if any(fields := [field.strip() for field in row]):
+                                yield number + 1, fields
             except ValueError as fault:  # what pandas' errors are
                 raise self._said(str(fault)) from fault
             except MemoryError as fault:

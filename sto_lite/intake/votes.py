@@ -114,33 +114,28 @@ def _read(table: Table) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     counts = bytearray()
     columns: list[int] = []
     last = -1
-    for part in table:
-        for line, row in zip(part.index.tolist(), part.to_numpy().tolist(), strict=True):
-            if not columns:
-                found = [name.strip().lower() for name in row]
-                if lacking := [name for name in _NAMES if found.count(name) != 1]:
-                    told = f"has no column '{lacking[0]}', or several (it reads: {shown(', '.join(row), 80)})"
-                    raise table.fault(line, f"{told}; give FER+'s fer2013new.csv")
-                columns = [found.index(name) for name in _NAMES]
-                continue
-            usage, name, *votes = (row[column].strip() for column in columns)
-            if usage.lower() not in _USAGES:
-                raise table.fault(
-                    line, f"Usage is '{shown(usage, 40)}', not one of {', '.join(FER2013.called)}"
-                )
-            for called, vote in zip(CLASSES, votes, strict=True):
-                if not re.fullmatch("[0-9]|10", vote, re.ASCII):
-                    raise table.fault(
-                        line, f"{called} is '{shown(vote, 40)}', not a whole number from 0 to 10"
-                    )
-            number = re.fullmatch(r"fer([0-9]{1,9})\.png", name, re.ASCII)
-            if number and int(number[1]) <= last:
-                told = f"the image {shown(name, 40)} comes after a later one, so the rows have another order"
-                raise table.fault(line, f"{told}; take the file as published")
-            last = int(number[1]) if number else last
-            names.append(bool(name))
-            usages.append(_USAGES[usage.lower()])
-            counts += bytes(map(int, votes))
+    for line, row in table:
+        if not columns:
+            found = [name.lower() for name in row]
+            if lacking := [name for name in _NAMES if found.count(name) != 1]:
+                told = f"has no column '{lacking[0]}', or several (it reads: {shown(', '.join(row), 80)})"
+                raise table.fault(line, f"{told}; give FER+'s fer2013new.csv")
+            columns = [found.index(name) for name in _NAMES]
+            continue
+        usage, name, *votes = (row[column] for column in columns)
+        if usage.lower() not in _USAGES:
+            raise table.fault(line, f"Usage is '{shown(usage, 40)}', not one of {', '.join(FER2013.called)}")
+        for called, vote in zip(CLASSES, votes, strict=True):
+            if not re.fullmatch("[0-9]|10", vote, re.ASCII):
+                raise table.fault(line, f"{called} is '{shown(vote, 40)}', not a whole number from 0 to 10")
+        number = re.fullmatch(r"fer([0-9]{1,9})\.png", name, re.ASCII)
+        if number and int(number[1]) <= last:
+            told = f"the image {shown(name, 40)} comes after a later one, so the rows have another order"
+            raise table.fault(line, f"{told}; take the file as published")
+        last = int(number[1]) if number else last
+        names.append(bool(name))
+        usages.append(_USAGES[usage.lower()])
+        counts += bytes(map(int, votes))
     if not names:
         raise DataError(f"{table.member.where}: has no votes below the first line; copy it again")
     return (
