@@ -56,7 +56,7 @@ def one_file(name, sources, expected, tmp):
     """Every source gives the expected arrays in one and the same file, and changes nothing but its folder."""
     made = set()
     for what, source in sources.items():
-        before, root = files_below(tmp), tmp / "root of one"
+        before, root = stamps(tmp), tmp / "root of one"
         try:
             same(prepared(name, source, root), expected)
         except (DataError, AssertionError) as fault:
@@ -65,8 +65,14 @@ def one_file(name, sources, expected, tmp):
         for path in root.iterdir():
             path.unlink()
         root.rmdir()
-        assert files_below(tmp) == before, f"{what}: something was written outside root"
+        assert stamps(tmp) == before, f"{what}: something was written outside root"
     assert len(made) == 1
+
+
+def stamps(folder):
+    return {
+        path: (path.lstat().st_size, path.lstat().st_mtime_ns) for path in folder.rglob("*") if path.is_file()
+    }
 
 
 def image(size=(48, 48), mode="L", colour=0, kind="PNG"):

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from sto_lite.errors import DataError, shown
-from sto_lite.intake import archives, pickles
-from sto_lite.intake.archives import Member
+from sto_lite.intake import pickles
 from sto_lite.intake.layouts import Arrays, Found, more_than_one, nothing_found, refuse_twice
+from sto_lite.intake.members import Member, refuse_foreign
 from sto_lite.sets import CIFAR100
 
 CLASSES = 100
@@ -69,7 +69,7 @@ def _read_files(files: dict[str, Member]) -> Found:
     unknown = []
     for name, member in files.items():
         data = member.read(_MAX_PICKLE)
-        archives.refuse_foreign(data[:100], member.where)
+        refuse_foreign(data[:100], member.where)
         if hashlib.md5(data, usedforsecurity=False).hexdigest() != KNOWN_MD5[name]:
             unknown.append(name)
         found = pickles.load(data, member.where)

@@ -10,8 +10,8 @@ import numpy as np
 from PIL import Image
 
 from sto_lite.errors import DataError, shown
-from sto_lite.intake.archives import Member
 from sto_lite.intake.layouts import Found, Place, more_than_one, nothing_found, places, refuse_twice, stacked
+from sto_lite.intake.members import Member
 from sto_lite.intake.tables import Table
 from sto_lite.sets import FER2013
 

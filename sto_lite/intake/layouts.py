@@ -16,7 +16,8 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from sto_lite.errors import DataError, shown
-from sto_lite.intake.archives import ARCHIVE, Member, no_memory
+from sto_lite.intake.archives import ARCHIVE
+from sto_lite.intake.members import Member, no_memory
 from sto_lite.sets import Published
 
 Arrays = dict[str, np.ndarray]

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from sto_lite.errors import DataError, shown
-from sto_lite.intake.archives import no_memory
+from sto_lite.intake.members import no_memory
 
 _MAX_STEPS = 4_000_000  # of the pickle's program; CIFAR-100 has some 400,000
 _MAX_TUPLES = 1_000  # Python hashes nested tuples by recursion, and crashes on deep ones

@@ -23,10 +23,10 @@ from sto_lite.files import write_together
 from sto_lite.intake import archives, cifar, fer
 from sto_lite.intake import rafdb as raf
 from sto_lite.intake import votes as ferplus
-from sto_lite.intake.archives import Member
 from sto_lite.intake.audit import audit
 from sto_lite.intake.download import downloaded
 from sto_lite.intake.layouts import Arrays, Found, NothingFound, more_than_one
+from sto_lite.intake.members import Member
 from sto_lite.sets import CIFAR100, FER2013, PUBLISHED, RAFDB, Published
 
 _RECORD_VERSION = 1

@@ -13,7 +13,6 @@ from PIL import Image
 
 from sto_lite.errors import DataError, shown
 from sto_lite.intake import archives
-from sto_lite.intake.archives import Member
 from sto_lite.intake.layouts import (
     IMAGE_SUFFIXES,
     Arrays,
@@ -25,6 +24,7 @@ from sto_lite.intake.layouts import (
     refuse_twice,
     stacked,
 )
+from sto_lite.intake.members import Member
 from sto_lite.intake.tables import Table
 from sto_lite.sets import RAFDB
 

@@ -7,8 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from sto_lite.errors import DataError
-from sto_lite.intake import archives
-from sto_lite.intake.archives import Member
+from sto_lite.intake.members import Member, no_memory, refuse_foreign
 
 _MAX_LINE = 1 << 16  # bytes
 _ROWS = 1000  # read at once
@@ -31,7 +30,7 @@ class Table:
 
         with self.member.open(self.limit) as stream:
             head = stream.peek(_MAX_LINE)[:_MAX_LINE]
-            archives.refuse_foreign(head, self.member.where)
+            refuse_foreign(head, self.member.where)
             self.lines = _Lines(self, stream)
             first = re.split(b"[\r\n]", head, maxsplit=1)[0]
             separator = self.separator or max(",;\t", key=lambda sign: first.count(sign.encode()))
@@ -51,7 +50,7 @@ class Table:
             except ValueError as fault:  # what pandas' errors are
                 raise self._said(str(fault)) from fault
             except MemoryError as fault:
-                raise archives.no_memory(self.member.where) from fault
+                raise no_memory(self.member.where) from fault
 
     def fault(self, line: int, what: str) -> DataError:
         """The fault of a line; of a last line that does not end, also that the file seems cut short."""
@@ -65,7 +64,7 @@ class Table:
         """A fault in pandas' words."""
         where = self.member.where
         if "out of memory" in text:
-            return archives.no_memory(where)
+            return no_memory(where)
         if found := re.search(r"Expected (\d+) fields in line (\d+), saw (\d+)", text):
             first, line, here = map(int, found.groups())
             return self.fault(line, f"has {here} columns, the first line has {first}")

@@ -12,6 +12,7 @@ import numpy as np
 from sto_lite.errors import DataError, shown
 from sto_lite.intake import archives
 from sto_lite.intake.layouts import Arrays, Found
+from sto_lite.intake.members import told
 from sto_lite.intake.tables import Table
 from sto_lite.sets import FER2013
 
@@ -58,7 +59,7 @@ def read(split: str, folder: Path | None = None) -> tuple[np.ndarray, np.ndarray
     how = "run python -m sto_lite prepare fer2013 --from fer2013.csv --votes fer2013new.csv"
     if not path.exists():
         raise DataError(f"FER-2013 is not prepared: {shown(path)} does not exist; {how}")
-    with archives.told(shown(path)), np.load(path, allow_pickle=False) as file:
+    with told(shown(path)), np.load(path, allow_pickle=False) as file:
         if f"{split}_votes" not in file:
             raise DataError(f"{shown(path)}: holds no votes; {how}")
         return file[f"{split}_votes"], file[f"{split}_rated"]
