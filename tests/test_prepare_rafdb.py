@@ -10,15 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sto_lite import data
-from sto_lite.__main__ import main
-from sto_lite.errors import DataError
 from sto_lite.intake import archives, prepare
 from tests.packing import (
     below,
     one_file,
-    prepared,
-    quiet,
     refused,
     shuffled,
     tarred,
@@ -148,21 +143,6 @@ def test_every_layout_gives_the_same_arrays(name, tmp_path):
     one_file("rafdb", sources, EXPECTED, tmp_path)
 
 
-def test_data_load(tmp_path, monkeypatch):
-    monkeypatch.setenv("STO_DATA", str(tmp_path))
-    with pytest.raises(DataError, match="RAF-DB is not prepared.*prepare rafdb --from PATH .or"):
-        data.load("rafdb")
-    prepared("rafdb", written(tmp_path / "raf", WHOLE), tmp_path)
-    full = data.load("rafdb", size=100)
-    assert full.classes == CLASSES and list(full.splits) == ["train", "test"]
-    for split, part in full.splits.items():
-        np.testing.assert_array_equal(part.images.permute(0, 2, 3, 1).numpy(), EXPECTED[f"{split}_images"])
-        np.testing.assert_array_equal(part.labels.numpy(), EXPECTED[f"{split}_labels"])
-    small = data.load("rafdb", size=32, limit=5)
-    assert small.splits["train"].images.shape == (5, 3, 32, 32) and len(small.test_splits["test"]) == 7
-    assert data.resize(full.splits["test"].images, 32).equal(small.splits["test"].images)
-
-
 def test_report_and_audit(tmp_path, root):
     picture = WHOLE[f"{ALIGNED}train_00001_aligned.jpg"]  # label 1
     black = io.BytesIO()
@@ -188,23 +168,6 @@ def test_report_and_audit(tmp_path, root):
     assert found["copies_within"] == {"train": 1, "test": 0} and found["stand_in"] == {"test_in_train": 1}
     prepare.rafdb(written(tmp_path / "k", kaggle(tables=True)), root, said.append)
     assert f"{tmp_path / 'k' / 'test_labels.csv'} agrees with the folders" in said[1]
-
-
-@pytest.mark.parametrize("files", [SMALL, with_zip(SMALL), kaggle(tables=True)])
-def test_second_time_reads_nothing_until_something_changes(files, tmp_path, root, monkeypatch):
-    source, said = written(tmp_path / "raf", files), []
-    prepared("rafdb", source, root)
-    with monkeypatch.context() as patch:
-        patch.setattr(archives, "opened", None)  # any reading would fail
-        prepare.rafdb(source, root, said.append)
-    assert "not read again" in said[0] and "copies" in said[0]
-    for path in source.rglob("*"):
-        if path.name in ("list_patition_label.txt", "train_labels.csv"):
-            path.write_bytes(
-                path.read_bytes() + (b"train_99999.jpg,9\n" if "csv" in path.name else b"train_99999.jpg 9\n")
-            )
-    with pytest.raises(DataError, match="label is '9'"):
-        prepare.rafdb(source, root, quiet)
 
 
 # ---- faults
@@ -386,17 +349,3 @@ def test_archives_that_are_damaged(tmp_path, root, monkeypatch):
     monkeypatch.setattr(archives, "MAX_MEMBER", 1000)
     source = written(tmp_path / "raf", whole)
     refused("rafdb", source, root, "Image/aligned.zip: has", "more than 1,000")
-
-
-def test_the_command_line(tmp_path, root, monkeypatch, capsys):
-    monkeypatch.setenv("STO_DATA", str(root))
-    source = written(tmp_path / "raf", line(b"train_00050.jpg 9\n"))
-    assert main(["prepare", "rafdb", "--from", str(source)]) == 2
-    output = capsys.readouterr()
-    assert "line 17: the label is '9'" in output.err and output.err.count("\n") == 1 and not output.out
-    assert main(["prepare", "rafdb", "--download"]) == 2
-    assert "RAF-DB is not free to download" in capsys.readouterr().err
-    assert not root.exists()
-    (source / LIST).write_bytes(SMALL[LIST])
-    assert main(["prepare", "rafdb", "--from", str(source)]) == 0
-    assert f"prepared: {root / 'rafdb.npz'}" in capsys.readouterr().out
