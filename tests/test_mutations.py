@@ -189,7 +189,7 @@ def tables(place, rng):
         import csv
 
         text = path.read_bytes().removeprefix(b"\xef\xbb\xbf").decode("utf-8", "replace")
-        header, *rows = [row for row in csv.reader(re.split("\r\n|\n|\r", text)) if any(row)]
+        header, *rows = [row for row in csv.reader(re.split("\r\n|\n|\r", text)) if any(map(str.strip, row))]
         column = {name.strip().lower(): number for number, name in enumerate(header)}
         for split, usage in USAGE.items():
             mine = [row for row in rows if row[column["usage"]].strip() == usage]
