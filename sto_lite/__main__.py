@@ -61,8 +61,12 @@ def prepare(options: argparse.Namespace) -> None:
         raise ValueError(f"{options.name!r} is none of {', '.join(known)}{suggest(options.name, known)}")
     if options.download == bool(options.from_):
         raise ValueError("say where the set is, as --from PATH, or --download")
+    if options.votes and (options.name != "fer2013" or options.download):
+        raise ValueError("--votes are FER+'s votes on FER-2013: they go with prepare fer2013 --from PATH")
     if options.download:
         path = sources.download(options.name, data.root())
+    elif options.votes:
+        path = sources.fer2013(options.from_, data.root(), votes=options.votes)
     else:
         path = sources.SETS[options.name](options.from_, data.root())
     print(f"prepared: {path}")

@@ -28,11 +28,13 @@ class Prepare:
 
     name: the data set: fer2013, rafdb or cifar100.
     from_: file, archive or folder to read.
+    votes: FER+'s fer2013new.csv, to keep its votes too; fer2013 alone.
     download: fetch the archive first; cifar100 alone.
     """
 
     name: str
     from_: Path | None = None
+    votes: Path | None = None
     download: bool = False
 
 

@@ -1,4 +1,4 @@
-"""What the tests of prepare share: folders, zips and tars made of names and bytes."""
+"""What the tests of prepare share: folders, zips and tars made of names and bytes, and what must come of them."""
 
 import io
 import random
@@ -6,16 +6,96 @@ import tarfile
 import zipfile
 from pathlib import Path
 
+import numpy as np
+import pytest
+from PIL import Image
 
-def zipped(path: Path, files: dict[str, bytes]) -> Path:
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, data in files.items():
-            archive.writestr(name, data)
+from sto_lite.errors import DataError
+from sto_lite.intake import prepare
+
+# Writes the real sets where they are at hand: ../shared/data/unpack.py, or above that.
+PLACES = [folder / "shared" / "data" / "unpack.py" for folder in Path(__file__).resolve().parents[2:]]
+UNPACK = next((place for place in PLACES if place.exists()), None)
+
+
+def quiet(text):
+    pass
+
+
+def prepared(name, source, root, **options):
+    """The arrays of the prepared file; beside it lies only its record."""
+    path = prepare.SETS[name](source, root, report=quiet, **options)
+    assert path == root / f"{name}.npz"
+    assert {p.name for p in root.glob(f"{name}.*")} == {f"{name}.npz", f"{name}.json"}
+    with np.load(path, allow_pickle=False) as npz:
+        return dict(npz)
+
+
+def refused(name, source, root, *parts, **options):
+    """The source is refused in one printable line that has all `parts`, and `root` is not touched."""
+    before = files_below(root)
+    with pytest.raises(DataError) as caught:
+        prepare.SETS[name](source, root, report=quiet, **options)
+    message = str(caught.value)
+    for part in parts:
+        assert part in message, message
+    assert "\n" not in message and message.isprintable() and len(message) < 1_000
+    assert files_below(root) == before
+    return message
+
+
+def same(found, expected):
+    """The arrays are equal, of equal types, and in the same order."""
+    assert list(found) == list(expected)
+    for key, array in expected.items():
+        assert found[key].dtype == array.dtype, key
+        np.testing.assert_array_equal(found[key], array, err_msg=key)
+
+
+def one_file(name, sources, expected, tmp):
+    """Every source gives the expected arrays in one and the same file, and changes nothing but its folder."""
+    made = set()
+    for what, source in sources.items():
+        before, root = stamps(tmp), tmp / "root of one"
+        try:
+            same(prepared(name, source, root), expected)
+        except (DataError, AssertionError) as fault:
+            raise AssertionError(f"{what}: {fault}") from fault
+        made.add((root / f"{name}.npz").read_bytes())
+        for path in root.iterdir():
+            path.unlink()
+        root.rmdir()
+        assert stamps(tmp) == before, f"{what}: something was written outside root"
+    assert len(made) == 1
+
+
+def stamps(folder):
+    return {
+        path: (path.lstat().st_size, path.lstat().st_mtime_ns) for path in folder.rglob("*") if path.is_file()
+    }
+
+
+def image(size=(48, 48), mode="L", colour=0, kind="PNG"):
+    out = io.BytesIO()
+    Image.new(mode, size, colour).save(out, kind)
+    return out.getvalue()
+
+
+def zipped(path, files):
+    path.write_bytes(zip_bytes(files, zipfile.ZIP_DEFLATED))
     return path
 
 
-def tarred(path: Path, files: dict[str, bytes], mode: str = "w:gz") -> Path:
-    with tarfile.open(path, mode) as archive:  # type: ignore[call-overload]
+def zip_bytes(files, compression=zipfile.ZIP_STORED):
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w", compression) as archive:
+        for name, data in files.items():
+            archive.writestr(name, data)
+    return out.getvalue()
+
+
+def tarred(path, files, mode="w:gz"):
+    with tarfile.open(path, mode) as archive:
         for name, data in files.items():
             info = tarfile.TarInfo(name)
             info.size = len(data)
@@ -23,30 +103,22 @@ def tarred(path: Path, files: dict[str, bytes], mode: str = "w:gz") -> Path:
     return path
 
 
-def zip_bytes(files: dict[str, bytes]) -> bytes:
-    out = io.BytesIO()
-    with zipfile.ZipFile(out, "w") as archive:
-        for name, data in files.items():
-            archive.writestr(name, data)
-    return out.getvalue()
-
-
-def written(folder: Path, files: dict[str, bytes]) -> Path:
+def written(folder: Path, files):
     for name, data in files.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(data)
     return folder
 
 
-def below(folder: str, files: dict[str, bytes]) -> dict[str, bytes]:
+def below(folder, files):
     return {f"{folder}/{name}": data for name, data in files.items()}
 
 
-def files_below(folder: Path) -> dict[str, bytes]:
+def files_below(folder: Path):
     return {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
-def shuffled(files: dict[str, bytes], seed: int = 1) -> dict[str, bytes]:
+def shuffled(files, seed=1):
     names = list(files)
     random.Random(seed).shuffle(names)
     return {name: files[name] for name in names}

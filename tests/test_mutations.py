@@ -18,15 +18,17 @@ from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
+import pandas  # noqa: F401 - what its import opens is not an input's doing
 import pytest
 from PIL import Image
 
 from sto_lite import data, sets
 from sto_lite.__main__ import main
-from sto_lite.intake import layouts_fer2013
+from sto_lite.intake import fer
 from tests import mutants
+from tests.packing import image as png
 from tests.packing import mutate, zip_bytes
-from tests.test_prepare import USAGE, as_csv, icml, png, rows_of
+from tests.test_prepare import USAGE, as_csv, icml, rows_of
 from tests.test_prepare import look_alike as fer_arrays
 from tests.test_prepare_cifar100 import NAMES, python2
 from tests.test_prepare_rafdb import jpeg
@@ -118,7 +120,7 @@ def fer_images():
         for i, kind in enumerate(("PNG", "JPEG", "BMP")):
             out = io.BytesIO()
             Image.fromarray(fer_table()[f"{split}_images"][i % 2]).save(out, kind)
-            label = layouts_fer2013.CLASSES[(i + len(split)) % 7]
+            label = fer.CLASSES[(i + len(split)) % 7]
             name = f"{'train' if split == 'train' else 'test'}/{label}/{usage}_{i}.{kind.lower()}"
             files[name.replace(".jpeg", ".jpg")] = out.getvalue()
     return files
@@ -187,9 +189,7 @@ def tables(place, rng):
         import csv
 
         text = path.read_bytes().removeprefix(b"\xef\xbb\xbf").decode("utf-8", "replace")
-        header, *rows = [
-            row for row in csv.reader(text.splitlines(keepends=True) and text.split("\n")) if row
-        ]
+        header, *rows = [row for row in csv.reader(re.split("\r\n|\n|\r", text)) if any(map(str.strip, row))]
         column = {name.strip().lower(): number for number, name in enumerate(header)}
         for split, usage in USAGE.items():
             mine = [row for row in rows if row[column["usage"]].strip() == usage]
@@ -220,7 +220,7 @@ def fer_trees(place, rng):
         for split, usage in USAGE.items():
             for image, label in zip(found[f"{split}_images"], found[f"{split}_labels"], strict=True):
                 known = {
-                    layouts_fer2013._LABELS.get(folder.strip().lower())
+                    fer._LABELS.get(folder.strip().lower())
                     for name, folder in files[image.tobytes()]
                     if name.lower().startswith(usage.lower())
                     or "_" not in name  # then its folder names the split

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from sto_lite.errors import DataError, shown
+from sto_lite.intake.members import no_memory
 
 _MAX_STEPS = 4_000_000  # of the pickle's program; CIFAR-100 has some 400,000
 _MAX_TUPLES = 1_000  # Python hashes nested tuples by recursion, and crashes on deep ones
@@ -43,6 +44,8 @@ def load(data: bytes, where: str) -> dict[str, Any]:
             f"{where}: would call {shown(fault)}, of which image data has no need; nothing was run: "
             f"take the data set from a source that you trust"
         ) from None
+    except MemoryError as fault:
+        raise no_memory(where) from fault
     except Exception as fault:  # on damaged bytes pickle raises errors of many kinds
         told = isinstance(fault, ValueError | EOFError | pickle.UnpicklingError)
         reason = shown(fault) if told else type(fault).__name__

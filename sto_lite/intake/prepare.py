@@ -1,46 +1,50 @@
 """What people have on disk of a published image set -> one prepared file, `root/<set>.npz` (chapter 1).
 
-It is an uncompressed npz of {split}_images, uint8 (N,H,W) or (N,H,W,3), and {split}_labels, uint8 (N,), and for
-sets in colour of the `classes`' names; equal data give equal bytes. `root/<set>.json` beside it records the
-source, the checksum and the audit; while the source's size and times and the prepared file's bytes match it,
-nothing is read again.
+It is an uncompressed npz of {split}_images, uint8 (N,H,W) or (N,H,W,3), and {split}_labels, uint8 (N,); for
+sets in colour of the `classes`' names; and where FER+'s votes were given, of {split}_votes, uint8 (N,10), and
+{split}_rated, bool (N,). Equal data give equal bytes. `root/<set>.json` beside it records the source, the checksum
+and the audit; while the source's size and times and the prepared file's bytes match it, nothing is read again.
 """
 
 import hashlib
 import io
 import json
 import os
+import re
 import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 
 from sto_lite.errors import DataError, shown
 from sto_lite.files import write_together
-from sto_lite.intake import archives, layouts_cifar100, layouts_fer2013, layouts_rafdb
-from sto_lite.intake.archives import Member
+from sto_lite.intake import archives, cifar, fer
+from sto_lite.intake import rafdb as raf
+from sto_lite.intake import votes as ferplus
 from sto_lite.intake.audit import audit
 from sto_lite.intake.download import downloaded
-from sto_lite.intake.layouts import Arrays
+from sto_lite.intake.layouts import Arrays, Found, NothingFound, more_than_one
+from sto_lite.intake.members import Member
 from sto_lite.sets import CIFAR100, FER2013, PUBLISHED, RAFDB, Published
 
 _RECORD_VERSION = 1
 
 Report = Callable[[str], None]
-Found = tuple[Arrays, list[str]]  # and lines for the report
+_Read = Callable[[str, list[Member]], Found]
 
 
-def fer2013(source: Path, root: Path, report: Report = print) -> Path:
+def fer2013(source: Path, root: Path, report: Report = print, votes: Path | None = None) -> Path:
     """Read FER-2013 from `source`, check every row or image, and write `root/fer2013.npz`; returns its path.
 
     source: fer2013.csv or icml_face_data.csv, the image folders train/<class> and test/<class>, a folder that
     holds either, or a zip or tar of it. `report` gets the audit as text.
+    votes: FER+'s fer2013new.csv, whose rows are those of the source's table (`sto_lite.intake.votes`).
     Raises DataError, and then leaves a prepared file that stands in `root` as it was.
     """
-    return _from_disk(FER2013, layouts_fer2013, Path(source), Path(root), report)
+    join = None if votes is None else Path(votes)
+    return _from_disk(FER2013, fer.read, Path(source), Path(root), report, join)
 
 
 def rafdb(source: Path, root: Path, report: Report = print) -> Path:
@@ -49,7 +53,7 @@ def rafdb(source: Path, root: Path, report: Report = print) -> Path:
     source: a folder that holds EmoLabel/list_patition_label.txt and Image/aligned or Image/aligned.zip, or one
     with the folders train/1 to train/7 and test/1 to test/7, or a zip or tar of either. Label 0 is their 1.
     """
-    return _from_disk(RAFDB, layouts_rafdb, Path(source), Path(root), report)
+    return _from_disk(RAFDB, raf.read, Path(source), Path(root), report)
 
 
 def cifar100(source: Path, root: Path, report: Report = print) -> Path:
@@ -58,7 +62,7 @@ def cifar100(source: Path, root: Path, report: Report = print) -> Path:
     source: cifar-100-python.tar.gz, the folder cifar-100-python, or a folder, zip or tar that holds either. Its
     pickles are read without running anything that they name.
     """
-    return _from_disk(CIFAR100, layouts_cifar100, Path(source), Path(root), report)
+    return _from_disk(CIFAR100, cifar.read, Path(source), Path(root), report)
 
 
 SETS = {"fer2013": fer2013, "rafdb": rafdb, "cifar100": cifar100}
@@ -79,34 +83,51 @@ def download(name: str, root: Path, report: Report = print) -> Path:
 
     def read() -> Found:
         with downloaded(published, root) as path, archives.opened(path) as members:
-            return layouts_cifar100.read(path, members)
+            return cifar.read(shown(path), members)
 
     origin = {"source": published.url, "state": published.md5}
     return _prepared(published, origin, published.url, read, root, report)
 
 
-class _Layouts(Protocol):
-    """A file layouts_<set>.py."""
+def _from_disk(
+    published: Published, read: _Read, source: Path, root: Path, report: Report, votes: Path | None = None
+) -> Path:
+    paths = [source, *([votes] if votes else [])]
+    states = [archives.state(path) for path in paths]
 
-    SUFFIXES: tuple[str, ...]
-
-    def read(self, source: Path, members: list[Member], /) -> Found: ...
-
-
-def _from_disk(published: Published, layouts: _Layouts, source: Path, root: Path, report: Report) -> Path:
-    state = archives.state(source, layouts.SUFFIXES)
-
-    def read() -> Found:
+    def read_all() -> Found:
         with archives.opened(source) as members:
-            found = layouts.read(source, members)
-        if archives.state(source, layouts.SUFFIXES) != state:
-            raise DataError(
-                f"{shown(source)}: changed while it was read; wait until it is complete, then try again"
-            )
-        return found
+            arrays, notices = _read_or_inside(read, shown(source), members, published.name)
+        usage = arrays.pop("usage", None)
+        if votes:
+            joined, more = ferplus.join(votes, usage)
+            arrays, notices = arrays | joined, notices + more
+        for path, state in zip(paths, states, strict=True):
+            if archives.state(path) != state:
+                told = "changed while it was read; wait until it is complete, then try again"
+                raise DataError(f"{shown(path)}: {told}")
+        return arrays, notices
 
-    origin = {"source": os.path.realpath(source), "state": state}
-    return _prepared(published, origin, shown(source), read, root, report)
+    origin = {"source": os.path.realpath(source), "state": states[0]}
+    if votes:
+        origin |= {"votes": os.path.realpath(votes), "votes_state": states[1]}
+    return _prepared(published, origin, shown(source), read_all, root, report)
+
+
+def _read_or_inside(read: _Read, where: str, members: list[Member], name: str) -> Found:
+    """The data set among the members, else in the one archive among them that may hold it."""
+    try:
+        return read(where, members)
+    except NothingFound as fault:
+        packed = [member for member in members if archives.ARCHIVE.search(member.file)]
+        called = re.sub("2013|db|100", "", name)
+        packed = [member for member in packed if called in member.file] or packed
+        if not packed:
+            raise
+        if len(packed) > 1:
+            raise more_than_one(where, [member.name for member in packed]) from fault
+    with archives.inside(packed[0]) as inner:
+        return read(packed[0].where, inner)
 
 
 def _prepared(
@@ -145,12 +166,12 @@ def _still_valid(side: Path, target: Path, origin: Mapping[str, object]) -> str 
     """The recorded report, if the record is of this source in this state and of the prepared file's bytes."""
     try:
         record = json.loads(side.read_bytes())
-        if any(record[key] != value for key, value in origin.items()):
+        if any(record.get(key) != origin.get(key) for key in {*origin, "votes", "votes_state"}):
             return None
         with open(target, "rb") as file:
             same = hashlib.file_digest(file, "sha256").hexdigest() == record["sha256"]
         return record["report"] if same and isinstance(record["report"], str) else None
-    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
         return None
 
 

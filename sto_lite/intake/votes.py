@@ -1,0 +1,146 @@
+"""FER+: what ten people each saw in the images of FER-2013 (Barsoum et al. 2016, arXiv 1608.01041).
+
+Its file fer2013new.csv has a row for each row of fer2013.csv: Usage, the image's name, and ten counts. A row without
+a name shows no face, as the people said; one without any count was not shown to them.
+"""
+
+import re
+from pathlib import Path
+
+import numpy as np
+
+from sto_lite.errors import DataError, shown
+from sto_lite.intake import archives
+from sto_lite.intake.layouts import Arrays, Found
+from sto_lite.intake.members import told
+from sto_lite.intake.tables import Table
+from sto_lite.sets import FER2013
+
+CLASSES = (
+    "neutral",
+    "happiness",
+    "surprise",
+    "sadness",
+    "anger",
+    "disgust",
+    "fear",
+    "contempt",
+    "unknown",
+    "NF",
+)
+# FER-2013's label of the first seven; the last three, of which NF is "not a face", have none.
+FER2013_LABELS = (6, 3, 5, 4, 0, 1, 2)
+_USAGES = dict(zip((usage.lower() for usage in FER2013.called), range(len(FER2013.called)), strict=True))
+_NAMES = ("usage", "image name", *(name.lower() for name in CLASSES))
+_MAX = 64 << 20  # bytes
+
+
+def read(split: str, folder: Path | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """The votes of a split of the prepared FER-2013, in the order of its images.
+
+    Args:
+        split: "train", "public" or "private".
+        folder: that of the prepared sets; None is `data.root()`.
+
+    Returns:
+        Counts, (N, 10) uint8, in the order of CLASSES; and whether a row has a face and any vote, (N,) bool. A
+        comparison with labels or predictions leaves the other rows out.
+
+    Raises:
+        DataError: no such split; the set is not prepared, or without the votes.
+    """
+    if split not in FER2013.splits:
+        raise DataError(f"FER-2013 has no split {split!r}; there are {', '.join(FER2013.splits)}")
+    if folder is None:
+        from sto_lite.data import root
+
+        folder = root()
+    path = folder / "fer2013.npz"
+    how = "run python -m sto_lite prepare fer2013 --from fer2013.csv --votes fer2013new.csv"
+    if not path.exists():
+        raise DataError(f"FER-2013 is not prepared: {shown(path)} does not exist; {how}")
+    with told(shown(path)), np.load(path, allow_pickle=False) as file:
+        if f"{split}_votes" not in file:
+            raise DataError(f"{shown(path)}: holds no votes; {how}")
+        return file[f"{split}_votes"], file[f"{split}_rated"]
+
+
+def join(path: Path, usage: np.ndarray | None) -> Found:
+    """The votes beside the rows of a table of FER-2013: {split}_votes and {split}_rated, and lines for the report.
+
+    Args:
+        path: fer2013new.csv, or a folder or archive that holds it.
+        usage: (rows,) the place of each row's split in FER2013.splits; None if the images come from folders.
+
+    Raises:
+        DataError: the images have no order of rows; the file is none of votes, or is not of these rows.
+    """
+    where = shown(path)
+    if usage is None:
+        raise DataError(
+            f"{where}: votes belong to the rows of a table, and images in folders have lost that order; give "
+            f"fer2013.csv or icml_face_data.csv as --from"
+        )
+    with archives.opened(path) as members:
+        tables = [m for m in members if m.file == "fer2013new.csv"] or members
+        if len(tables) != 1 or (path.is_dir() and tables == members and tables[0].file != "fer2013new.csv"):
+            raise DataError(f"{where}: holds no fer2013new.csv, FER+'s table of votes; give its path")
+        names, usages, counts = _read(Table(tables[0], _MAX))
+    if len(counts) != len(usage):
+        told = f"has {len(counts):,} rows, but FER-2013 has {len(usage):,}"
+        raise DataError(f"{where}: {told}; give both files whole and as published")
+    if (differ := np.flatnonzero(usages != usage)).size:
+        row = int(differ[0])
+        theirs, ours = FER2013.called[usages[row]], FER2013.called[usage[row]]
+        told = f"row {row + 1:,} is of {theirs}, but that of FER-2013 of {ours} ({differ.size:,} rows differ)"
+        raise DataError(f"{where}: {told}; give both files in the order in which they were published")
+    arrays: Arrays = {}
+    notices: list[str] = []
+    rated = names & counts.any(axis=1)
+    for number, split in enumerate(FER2013.splits):
+        mine = usage == number
+        arrays |= {f"{split}_votes": counts[mine], f"{split}_rated": rated[mine]}
+    for what, rows in (("no votes", ~counts.any(axis=1)), ("no face", ~names & counts.any(axis=1))):
+        each = ", ".join(
+            f"{np.count_nonzero(rows & (usage == n)):,} {s}" for n, s in enumerate(FER2013.splits)
+        )
+        notices.append(f"votes: {what} for {np.count_nonzero(rows):,} images ({each}), which are masked")
+    return arrays, [f"votes from {where}: {np.count_nonzero(rated):,} of {len(rated):,} images", *notices]
+
+
+def _read(table: Table) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Whether a row has an image's name, (rows,); its usage, (rows,) uint8; and its counts, (rows, 10) uint8."""
+    names: list[bool] = []
+    usages = bytearray()
+    counts = bytearray()
+    columns: list[int] = []
+    last = -1
+    for line, row in table:
+        if not columns:
+            found = [name.lower() for name in row]
+            if lacking := [name for name in _NAMES if found.count(name) != 1]:
+                told = f"has no column '{lacking[0]}', or several (it reads: {shown(', '.join(row), 80)})"
+                raise table.fault(line, f"{told}; give FER+'s fer2013new.csv")
+            columns = [found.index(name) for name in _NAMES]
+            continue
+        usage, name, *votes = (row[column] for column in columns)
+        if usage.lower() not in _USAGES:
+            raise table.fault(line, f"Usage is '{shown(usage, 40)}', not one of {', '.join(FER2013.called)}")
+        for called, vote in zip(CLASSES, votes, strict=True):
+            if not re.fullmatch("[0-9]|10", vote, re.ASCII):
+                raise table.fault(line, f"{called} is '{shown(vote, 40)}', not a whole number from 0 to 10")
+        number = re.fullmatch(r"fer([0-9]{1,9})\.png", name, re.ASCII)
+        if number and int(number[1]) <= last:
+            told = f"the image {shown(name, 40)} comes after a later one, so the rows have another order"
+            raise table.fault(line, f"{told}; take the file as published")
+        last = int(number[1]) if number else last
+        names.append(bool(name))
+        usages.append(_USAGES[usage.lower()])
+        counts += bytes(map(int, votes))
+    if not names:
+        raise DataError(f"{table.member.where}: has no votes below the first line; copy it again")
+    return (
+        np.array(names),
+        np.frombuffer(usages, np.uint8),
+        np.frombuffer(counts, np.uint8).reshape(-1, len(CLASSES)),
+    )
