@@ -1,15 +1,14 @@
 """Build the homework that an instructor releases: make homework.
 
 ``book/homework/NAME.md`` is the one source of an assignment: jupytext's ``md:myst`` with stub, solution, visible and
-hidden checks, and what the instructor alone reads. Into ``_build/homework`` (or ``--out``) come
+hidden checks, and what the instructor alone reads. Into ``homework/`` (or ``--out``), which git does not see, come
 
     student/NAME.ipynb          without solutions and hidden checks, for those who do not use nbgrader
     course/                     a course for nbgrader: nbgrader_config.py and source/NAME/NAME.ipynb
     solutions/NAME.ipynb        the instructor's: solutions, hidden checks, rubric, measured pattern
 
-Only these are written; what nbgrader adds to the course (its gradebook, releases, submissions) is left alone. But
-``make clean`` deletes ``_build``: run a course in a copy, or build it elsewhere with ``--out``. What comes back is
-looked over by ``tools/submissions.py``.
+Only these are written; what nbgrader adds to the course (its gradebook, releases, submissions) is left alone. What
+comes back is looked over by ``tools/submissions.py``.
 
 A cell says what it is by its metadata ``homework``: "solution NAME", "check NAME POINTS", "written NAME POINTS"
 (graded by hand), "locked NAME" (nbgrader restores it before it grades) or "instructor". Any other is given as it is;
@@ -38,7 +37,7 @@ from tools.address import AddressError, repository  # noqa: E402
 from tools.measured import filled  # noqa: E402
 
 SOURCES = ROOT / "book" / "homework"
-OUT = ROOT / "_build" / "homework"
+OUT = ROOT / "homework"
 KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
 SOLUTION = ("### BEGIN SOLUTION", "### END SOLUTION")
 HIDDEN = ("### BEGIN HIDDEN TESTS", "### END HIDDEN TESTS")
@@ -292,9 +291,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Build the assignments named, or all; the exit status is 1 if a source is wrong."""
     parser = argparse.ArgumentParser(description=str(__doc__).split("\n\n")[0])
     parser.add_argument("names", nargs="*", help="assignments, such as gradients (default: all)")
-    parser.add_argument(
-        "--out", type=Path, default=OUT, help="folder to write into (default: _build/homework)"
-    )
+    parser.add_argument("--out", type=Path, default=OUT, help="folder to write into (default: homework)")
     options = parser.parse_args(arguments)
     try:
         written = build(assignments(options.names), options.out)
@@ -303,9 +300,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     sources = sum(path.suffix == ".ipynb" for path in written) // 3
     print(f"{sources} assignments are in {os.path.relpath(options.out)}: student/, course/ and solutions/.")
-    print(
-        "Copy course/ and solutions/ to where the course shall live before you release: make clean deletes _build."
-    )
+    print("Copy course/ and solutions/ to where the course shall live before you release.")
     return 0
 
 
