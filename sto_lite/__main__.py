@@ -1,23 +1,27 @@
 """The command line: python -m sto_lite prepare | train | run | table | bench (chapters 1 and 6 to 8)."""
 
 import argparse
-import dataclasses
 import os
 import shlex
 import sys
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, fields
+from typing import Any
 
-from sto_lite.errors import RunError, StoError
-from sto_lite.files import write_atomically
+from sto_lite.errors import RunError, StoError, memory_told, print_anything, suggest
 from sto_lite.options import parser
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; a user's mistake is one message on standard error and status 2."""
+    print_anything()
     options = parser().parse_args(arguments)
     try:
-        return int(COMMANDS[options.verb](options) or 0)
+        for name in ("jobs", "minutes", "threads"):
+            if (value := getattr(options, name, None)) is not None and value < 1:
+                raise ValueError(f"{name} is at least 1; {value} is not")
+        with memory_told():
+            return int(COMMANDS[options.verb](options) or 0)
     except (StoError, ValueError) as error:
         print(f"sto_lite {options.verb}: {error}", file=sys.stderr)
         return 2
@@ -25,10 +29,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except KeyboardInterrupt:
-        print(
-            f"sto_lite {options.verb}: stopped; the same command goes on from where it can", file=sys.stderr
-        )
+        print(f"sto_lite {options.verb}: stopped; {what_is_left(options)}", file=sys.stderr)
         return 130
+
+
+def what_is_left(options: argparse.Namespace) -> str:
+    """What an interrupted command has kept, and how to go on."""
+    if options.verb not in ("train", "run"):
+        return "what stood there is kept"
+    if options.verb == "run" and options.engine == "slurm":
+        return "its jobs stay in Slurm's queue, and the same command goes on to wait for them"
+    if options.out is None:
+        return "nothing is kept without --out"
+    if any(options.out.glob("checkpoint.pt" if options.verb == "train" else "*/checkpoint.pt")):
+        return "the same command goes on from the last epoch that was kept"
+    return "no epoch was finished yet, so the same command begins anew"
 
 
 def prepare(options: argparse.Namespace) -> None:
@@ -36,59 +51,68 @@ def prepare(options: argparse.Namespace) -> None:
     from sto_lite import data
     from sto_lite.intake import prepare as sources
 
+    if options.name not in sources.SETS:
+        known = sources.SETS
+        raise ValueError(f"{options.name!r} is none of {', '.join(known)}{suggest(options.name, known)}")
+    if options.download == bool(options.from_):
+        raise ValueError("say where the set is, as --from PATH, or --download")
     if options.download:
         path = sources.download(options.name, data.root())
     else:
-        path = sources.SETS[options.name](Path(options.source), data.root())
+        path = sources.SETS[options.name](options.from_, data.root())
     print(f"prepared: {path}")
 
 
 def train(options: argparse.Namespace) -> None:
     """Train one network and print its errors."""
     from sto_lite import data, registry
-    from sto_lite.config import Config
+    from sto_lite.config import Config, Source
     from sto_lite.train import fit
 
-    set_threads(options.threads)
-    check_device(options.device)
-    if options.compile and not options.graphs:
-        raise ValueError("--compile goes with --graphs")
-    known = {field.name for method in registry.METHODS.values() for field in dataclasses.fields(method)}
-    method = registry.make(options.method, **{k: v for k, v in vars(options).items() if k in known})
-    config = Config(**{field.name: getattr(options, field.name) for field in dataclasses.fields(Config)})
-    images = data.load(
-        options.data,
-        options.size,
-        options.limit,
-        difficulty=options.difficulty,
-        label_noise=options.label_noise,
-    )
+    check_machine(options)
+    settings = {name for method in registry.METHODS.values() for name in given(options, method)}
+    method = registry.make(options.method, **{name: getattr(options, name) for name in settings})
+    config, source = Config(**given(options, Config)), Source(options.data, **given(options, Source))
+    images = data.load(**asdict(source))
+    was_finished = bool(options.out) and (options.out / "record.json").exists()
     record = fit(
         method, images, config, options.out, options.device, graphs=options.graphs, compiled=options.compile
     ).record
+    if was_finished:
+        print(f"nothing was trained: this run was finished on {record.get('finished', 'an earlier day')}")
     for split, result in record["result"].items():
         print(
-            f"{options.method} {options.net} {options.data} seed {options.seed}: {split} error "
-            f"{result['error']:.2f} % in the last epoch, "
-            f"{result['best_error']:.2f} % in the best ({result['best_epoch']})"
+            f"{options.method} {config.net} {source.name} seed {config.seed}: {split} error {result['error']:.2f} % "
+            f"in the last epoch, {result['best_error']:.2f} % in the best ({result['best_epoch']})"
         )
     if options.out:
-        print(f"record: {Path(options.out) / 'record.json'}")
+        print(f"record: {options.out / 'record.json'}")
 
 
-def check_device(device: str | None) -> None:
-    """Refuse a device that cannot be used here, before any work is done."""
+def given(options: argparse.Namespace, kind: Any) -> dict[str, Any]:
+    """The options that fill fields of a dataclass; one that was not given is absent."""
+    known = {field.name for field in fields(kind)}
+    return {name: value for name, value in vars(options).items() if name in known}
+
+
+def check_machine(options: argparse.Namespace) -> None:
+    """Refuse a device that cannot be used here, before any work is done; and take as many threads as asked for."""
     import torch
 
+    if getattr(options, "compile", False) and not options.graphs:
+        raise ValueError("--compile goes with --graphs")
     try:
-        torch.empty(0, device=device)
+        torch.empty(0, device=options.device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).splitlines()[0]
-        raise RunError(f"device {device!r} cannot be used here: {reason}") from error
+        raise RunError(f"device {options.device!r} cannot be used here: {reason}") from error
+    if getattr(options, "threads", None):
+        torch.set_num_threads(options.threads)
 
 
 def run(options: argparse.Namespace) -> int:
     """Run an experiment's jobs; status 1 if any of them failed."""
+    from sto_lite import data
     from sto_lite.experiments import jobs as planned
     from sto_lite.experiments import paper, runner
     from sto_lite.scale import SCALES, chosen
@@ -99,19 +123,25 @@ def run(options: argparse.Namespace) -> int:
         raise ValueError(f"scale is one of {', '.join(SCALES)}, not {scale!r}")
     if options.engine == "slurm" and not asked:
         raise ValueError("this machine's hardware is not the nodes': say --scale smoke, colab or paper")
-    slurm = dict(read_pair(text) for text in options.slurm)
-    experiment, out = paper.find(options.experiment), Path(options.out)
+    slurm: dict[str, str | bool] = dict(read_pair(text) for text in options.slurm or [])
+    experiment = planned.choose(paper.find(options.experiment), options.rows, options.teacher_net)
+    name, out = options.data or experiment.data[0], options.out
     overrides = {key: value for key, value in vars(options).items() if key in planned.OVERRIDES}
-    data = options.data or experiment.data[0]
-    jobs = planned.jobs(experiment, data, read_seeds(options.seeds), scale, overrides)
+    jobs = planned.jobs(experiment, name, read_seeds(options.seeds), scale, overrides)
     if options.dry_run:
         for job in jobs:
             print(shlex.join(["python", "-m", "sto_lite", "train", *job.arguments(out)]))
+        if not data.prepared(name):
+            print(f"{name} is not prepared here: {data.how_to_prepare(name)}", file=sys.stderr)
         return 0
     ready = sum(runner.finished(job, out) for job in jobs)
     if ready < len(jobs):
         runner.load(jobs[0].source)  # data that is missing or damaged is told once, before any run
-    print(f"{experiment.title}: {len(jobs)} runs on {data} at scale {scale}, {ready} of them finished before")
+    why = "" if asked else ", which this machine's hardware chose"
+    print(
+        f"{experiment.title}: {len(jobs)} runs on {name} at scale {scale}{why}, {ready} of them finished before"
+    )
+    print(protocol(jobs, planned.SCALES[scale], overrides), flush=True)
     told = 0
 
     def report(outcome: runner.Outcome) -> None:
@@ -119,21 +149,18 @@ def run(options: argparse.Namespace) -> int:
         told += 1
         print(f"[{told}/{len(jobs)}] {outcome.status:6} {outcome.job.name}: {outcome.message}", flush=True)
 
+    count, device, threads = options.jobs or 1, options.device, options.threads
     if options.engine == "slurm":
-        from sto_lite.experiments.slurm import on_cluster
+        from sto_lite.experiments.slurm import Training, on_cluster
 
-        more = [f"--device={options.device}"] if options.device else []
-        more += [f"--threads={options.threads}"] if options.threads else []
-        more += [f"--{name}" for name in ("graphs", "compile") if getattr(options, name)]
-        outcomes = on_cluster(jobs, out, report, slurm, options.minutes or 60, more)
+        call = Training(out.resolve(), device, threads, options.graphs, options.compile)
+        outcomes = on_cluster(jobs, out, report, slurm, options.minutes or 60, call)
     elif options.graphs:
-        set_threads(options.threads)
-        outcomes = runner.on_one_gpu(jobs, out, report, options.jobs or 1, options.device, options.compile)
-    elif (options.jobs or 1) > 1:
-        outcomes = runner.side_by_side(jobs, out, report, options.jobs, options.device, options.threads)
+        outcomes = runner.on_one_gpu(jobs, out, report, count, device, options.compile)
+    elif count > 1:
+        outcomes = runner.side_by_side(jobs, out, report, count, device, threads)
     else:
-        set_threads(options.threads)
-        outcomes = runner.one_by_one(jobs, out, report, options.device)
+        outcomes = runner.one_by_one(jobs, out, report, device)
     failed = [outcome for outcome in outcomes if outcome.status == "failed"]
     for outcome in failed:
         print(f"failed: {outcome.job.name}: {outcome.message}", file=sys.stderr)
@@ -141,9 +168,26 @@ def run(options: argparse.Namespace) -> int:
         print(f"{len(failed)} of {len(jobs)} runs failed; the same command tries them again", file=sys.stderr)
     else:
         print(
-            f"all {len(jobs)} runs are finished: python -m sto_lite table {experiment.name} --records {out}"
+            f"all {len(jobs)} runs are finished: python -m sto_lite table {experiment.name} --records "
+            f"{shlex.quote(str(out))}"
         )
     return bool(failed)
+
+
+def protocol(jobs: Sequence[Any], scale: Mapping[str, Any], overrides: Mapping[str, Any]) -> str:
+    """The whole protocol of an experiment's jobs in words, and what of it comes from where."""
+    values: dict[str, list[str]] = {}
+    for job in jobs:
+        for key, value in {**asdict(job.config), **asdict(job.source)}.items():
+            word = " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+            if key not in ("seed", "name") and word not in values.setdefault(key, []):
+                values[key].append(word)
+    said = ", ".join(f"{key.replace('_', '-')} {' or '.join(words)}" for key, words in values.items())
+    by_scale = [key.replace("_", "-") for key in scale if key not in overrides]
+    by_hand = [key.replace("_", "-") for key in overrides]
+    told = [f"{', '.join(by_scale)} from the scale"] * bool(by_scale)
+    told += [f"{', '.join(by_hand)} as given"] * bool(by_hand)
+    return f"protocol: {said} ({'; '.join([*told, 'all else as in the paper'])})"
 
 
 def check_engine(options: argparse.Namespace) -> None:
@@ -151,29 +195,28 @@ def check_engine(options: argparse.Namespace) -> None:
     if options.engine == "slurm":
         if options.jobs is not None:
             raise ValueError("--jobs is for one machine; Slurm decides how many run at a time")
+        if options.compile and not options.graphs:
+            raise ValueError("--compile goes with --graphs")
         return
     if options.slurm or options.minutes is not None:
         raise ValueError("--slurm and --minutes are for --engine slurm")
-    if options.compile and not options.graphs:
-        raise ValueError("--compile goes with --graphs")
-    if options.jobs is not None and options.jobs < 1:
-        raise ValueError(f"jobs is at least 1; {options.jobs} is not")
-    check_device(options.device)
+    check_machine(options)
 
 
 def table(options: argparse.Namespace) -> None:
     """Print an experiment's table from records, one for each protocol that they were made under."""
     from sto_lite import records
     from sto_lite.experiments import formats, paper, tables
+    from sto_lite.files import save
 
     experiment = paper.find(options.experiment)
-    found = [record for folder in options.records for record in records.read_folder(Path(folder))]
+    found = [record for folder in options.records for record in records.read_folder(folder)]
     found = [record for record in found if "kind" not in record]
     if options.data:
         found = [record for record in found if record["data"]["name"] == options.data]
     made = tables.tables(experiment, found, options.split)
     if not made:
-        where = f"{', '.join(options.records)}{f' on {options.data}' if options.data else ''}"
+        where = f"{', '.join(map(str, options.records))}{f' on {options.data}' if options.data else ''}"
         raise RunError(
             f"none of the {len(found)} records in {where} belongs to {experiment.name}; make some with "
             f"python -m sto_lite run {experiment.name}"
@@ -185,11 +228,11 @@ def table(options: argparse.Namespace) -> None:
             f"not shown, {count} records under another protocol: {other.protocol} (--all shows it)",
             file=sys.stderr,
         )
-    text = "\n\n".join(formats.FORMATS[options.format](one) for one in shown)
+    text = "\n\n".join(formats.FORMATS[options.format](one) for one in shown).rstrip("\n")
     if options.out:
-        write(options.out, (text.rstrip("\n") + "\n").encode())
+        save(options.out, f"{text}\n".encode())
     else:
-        print(text.rstrip("\n"))
+        print(text)
 
 
 def bench(options: argparse.Namespace) -> None:
@@ -197,34 +240,19 @@ def bench(options: argparse.Namespace) -> None:
     import torch
 
     from sto_lite import records
+    from sto_lite.files import save
     from sto_lite.speed import bench as benches
     from sto_lite.speed.contenders import BenchConfig
 
-    check_device(options.device)
+    check_machine(options)
     device = torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     quick = {"net": "resnet8", "size": 16, "batch_size": 16, "seconds": 1.0, "scaling": False}
-    chosen = {
-        field.name: getattr(options, field.name)
-        for field in dataclasses.fields(BenchConfig)
-        if getattr(options, field.name, None) is not None
-    }
-    chosen.setdefault("precision", "bf16" if device.type == "cuda" else "float32")
-    config = BenchConfig(**{**(quick if options.quick else {}), **chosen})
-    record = benches.bench(config, device)
+    chosen = {"precision": "bf16" if device.type == "cuda" else "float32", **(quick if options.quick else {})}
+    record = benches.bench(BenchConfig(**{**chosen, **given(options, BenchConfig)}), device)
     print(benches.table(record))
     if options.out:
-        write(options.out, records.encode(record))
+        save(options.out, records.encode(record))
         print(f"record: {options.out}")
-
-
-def write(path: str, content: bytes) -> None:
-    """Write a file whole or not at all."""
-    try:
-        write_atomically(Path(path), content)
-    except OSError as error:
-        raise RunError(
-            f"{path} cannot be written: {error.strerror or error}; make room, or name another place"
-        ) from error
 
 
 def read_seeds(text: str) -> list[int]:
@@ -238,22 +266,23 @@ def read_seeds(text: str) -> list[int]:
     return list(dict.fromkeys(seeds))
 
 
-def read_pair(text: str) -> tuple[str, str]:
-    """A setting of Slurm, KEY=VALUE."""
-    key, equals, value = text.partition("=")
+# Options of sbatch that take no value.
+FLAGS = (
+    "contiguous exclusive hold no-requeue overcommit oversubscribe reboot requeue spread-job use-min-nodes"
+)
+
+
+def read_pair(text: str) -> tuple[str, str | bool]:
+    """An option of sbatch: KEY=VALUE, or a flag."""
+    key, equals, value = text.strip().removeprefix("--").partition("=")
+    if not equals and key.replace("_", "-") in FLAGS.split():
+        return key, True
     if not (key and equals):
-        raise ValueError(f"an option of Slurm is written KEY=VALUE, such as partition=gpu; {text!r} is not")
+        raise ValueError(
+            f"an option of Slurm is written KEY=VALUE, such as partition=gpu, or is a flag, such as requeue; "
+            f"{text!r} is neither"
+        )
     return key, value
-
-
-def set_threads(threads: int | None) -> None:
-    """Limit torch's CPU threads, if a number is given."""
-    import torch
-
-    if threads is not None:
-        if threads < 1:
-            raise ValueError(f"threads is at least 1; {threads} is not")
-        torch.set_num_threads(threads)
 
 
 COMMANDS = {"prepare": prepare, "train": train, "run": run, "table": table, "bench": bench}

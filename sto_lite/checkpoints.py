@@ -1,10 +1,12 @@
 """A run's folder: checkpoint, network and record, each whole or as it was, none of another run (chapter 6)."""
 
+import contextlib
 import io
 import json
 import pickle
+import re
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,20 +14,21 @@ import torch
 from torch import nn
 
 from sto_lite import records
-from sto_lite.errors import RunError
-from sto_lite.files import write_atomically
+from sto_lite.errors import RunError, out_of_memory
+from sto_lite.files import read, save
+from sto_lite.records import YOUNGER as YOUNGER
 from sto_lite.records import Record
 
 State = dict[str, Any]  # tensors and plain values, by name
 
-# What the reading of a file, and the loading of states, raise when it is cut off, foreign or malicious.
+# What decoding, and the loading of states, raise when a file is cut off, foreign or malicious. A RuntimeError may be
+# the machine's as well: see `damage_told`.
 DAMAGE = (
     AssertionError,
     AttributeError,
     OSError,
     EOFError,
     LookupError,
-    MemoryError,
     OverflowError,
     TypeError,
     ValueError,
@@ -33,9 +36,22 @@ DAMAGE = (
     pickle.UnpicklingError,
     zipfile.BadZipFile,
 )
+MACHINE = re.compile("(CUDA|HIP|MPS|XPU|cuDNN)[a-z ]* error", re.IGNORECASE)
 
-# Settings that are younger than some records, and what was done before there was a choice.
-YOUNGER = {"precision": "float32"}
+
+@contextlib.contextmanager
+def damage_told(what: str, remedy: str) -> Iterator[None]:
+    """Turn damage of a file into a RunError that says so; a lack of memory, or a GPU that fails, is no damage.
+
+    The bytes are read before (files.read), so that a disk that does not answer is none either. The message is `what`,
+    the kind of error, and the remedy.
+    """
+    try:
+        yield
+    except DAMAGE as error:
+        if out_of_memory(error) or MACHINE.search(str(error)):
+            raise
+        raise RunError(f"{what} ({type(error).__name__}); {remedy}") from error
 
 
 def decode(content: bytes, device: torch.device | str = "cpu") -> State:
@@ -81,7 +97,7 @@ class Folder:
         Raises:
             RunError: it cannot be written; the one before is kept.
         """
-        self._put("checkpoint.pt", encode({"identity": json.dumps(self.identity), **state}))
+        save(self.path / "checkpoint.pt", encode({"identity": json.dumps(self.identity), **state}))
 
     def resume(self, restore: Callable[[State], None]) -> None:
         """Hand the checkpoint's state to `restore`, if there is a checkpoint.
@@ -92,15 +108,14 @@ class Folder:
         path = self.path / "checkpoint.pt"
         if not path.exists():
             return
-        try:
-            state = decode(path.read_bytes())
-            self._check(json.loads(state["identity"]), path)
+        content = read(path)
+        what = (
+            f"{path} is no checkpoint that can be resumed: it is damaged, or holds another network's tensors"
+        )
+        with damage_told(what, "delete it to start afresh"):
+            state = decode(content)
+            records.check_identity(self.identity, json.loads(state["identity"]), path)
             restore(state)
-        except DAMAGE as error:
-            raise RunError(
-                f"{path} is no checkpoint that can be resumed: it is damaged, or holds other things than this "
-                f"network's tensors ({type(error).__name__}); delete it to start afresh"
-            ) from error
 
     def finish(self, net: str, network: nn.Module, record: Record) -> None:
         """Write the deployed network, and then the record, with which the run is finished.
@@ -108,8 +123,8 @@ class Folder:
         Raises:
             RunError: one cannot be written; the checkpoint is kept.
         """
-        self._put("network.pt", encode({"net": net, "weights": network.state_dict()}))
-        self._put("record.json", records.encode(record))
+        save(self.path / "network.pt", encode({"net": net, "weights": network.state_dict()}))
+        save(self.path / "record.json", records.encode(record))
 
     def read(self, network: nn.Module, device: torch.device) -> Record:
         """The record of the finished run; its weights go into `network`.
@@ -119,36 +134,14 @@ class Folder:
         """
         path = self.path / "record.json"
         record = records.read_record(path)
-        self._check(record, path)
+        records.check_identity(self.identity, record, path)
         path = self.path / "network.pt"
-        try:
-            network.load_state_dict(decode(path.read_bytes(), device)["weights"])
-        except DAMAGE as error:
-            raise RunError(
-                f"{path} is missing or damaged ({type(error).__name__}); delete record.json and run the same "
-                f"command again: the checkpoint gives it back"
-            ) from error
+        content = read(path) if path.exists() else b""
+        remedy = (
+            "the record is whole, so keep it; the same command in another folder trains the network again"
+        )
+        if (self.path / "checkpoint.pt").exists():
+            remedy = "delete record.json and run the same command again: the checkpoint gives both back"
+        with damage_told(f"{path} is missing or damaged", remedy):
+            network.load_state_dict(decode(content, device)["weights"])
         return record
-
-    def _check(self, other: Mapping[str, Any], path: Path) -> None:
-        differences = [
-            f"{part}.{key} is {theirs.get(key)!r} there and {ours.get(key)!r} here"
-            for part, ours in self.identity.items()
-            for theirs in [{**YOUNGER, **other.get(part, {})} if part == "config" else other.get(part, {})]
-            for key in {**theirs, **ours}
-            if theirs.get(key) != ours.get(key)
-        ]
-        if differences:
-            raise RunError(
-                f"{path} is of another run: {'; '.join(differences)}. Take another folder, or delete it"
-            )
-
-    def _put(self, name: str, content: bytes) -> None:
-        """Write a file, whole or not at all."""
-        try:
-            write_atomically(self.path / name, content)
-        except OSError as error:
-            raise RunError(
-                f"{self.path / name} cannot be written: {error.strerror or error}. What stood there is kept; make "
-                f"room and run the same command again, it goes on from there"
-            ) from error

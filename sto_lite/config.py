@@ -1,22 +1,34 @@
-"""How a network is trained: the protocol, which travels inside checkpoints and records (chapter 6)."""
+"""What a run is: its protocol and its images, which travel inside checkpoints and records (chapter 6).
+
+Every field is an option of the command line, and its line below is the option's help. A field whose metadata says
+"local" holds on this machine only, such as a path, and stays out of records.
+"""
 
 import dataclasses
 import json
 from dataclasses import dataclass
 from typing import Any
 
-from sto_lite.speed.precision import PRECISIONS
+from sto_lite.sets import PRECISIONS
 
 
 @dataclass(frozen=True)
 class Config:
     """How a network is trained; the defaults are the paper's (Section 4.1).
 
-    net: a name for resnet.build. epochs, batch_size: as said. lr: initial learning rate of SGD with Nesterov
-    momentum. drop_at: fractions of the epochs at which lr is multiplied by drop_by. weight_decay: on all parameters.
-    augment: crops and flips. seed: of weights, batches and gates. evaluate_every: epochs from one evaluation on the
-    test splits to the next; the last epoch is always evaluated. precision: "float32", or "bf16" or "fp16", in which
-    convolutions compute while weights, batch norm's statistics and losses stay float32.
+    net: resnet8, 14, 20, 32, 44, 50, 56, 110 (bottleneck), resnet110-basic or wrn20-2.
+    epochs: passes over the training images.
+    batch_size: images a step.
+    lr: initial learning rate of SGD with Nesterov momentum.
+    momentum: of SGD.
+    weight_decay: L2 penalty on all parameters.
+    drop_at: fractions of the epochs at which the learning rate drops.
+    drop_by: factor of the learning rate at each drop.
+    augment: random crops and flips.
+    seed: of weights, batches and gates.
+    evaluate_every: epochs from one evaluation on the test splits to the next; the last is always evaluated.
+    precision: float32, bf16 or fp16 (for GPUs without bf16), in which convolutions compute; weights, batch norm's
+        statistics and losses stay float32.
     """
 
     net: str = "resnet32"
@@ -46,10 +58,28 @@ class Config:
 
     def learning_rate(self, epoch: int) -> float:
         """The learning rate of an epoch, counted from 0."""
-        return self.lr * self.drop_by ** sum(epoch >= fraction * self.epochs for fraction in self.drop_at)
+        drops = sum(epoch >= round(fraction * self.epochs, 6) for fraction in self.drop_at)
+        return self.lr * self.drop_by**drops
+
+
+@dataclass(frozen=True)
+class Source:
+    """Which images a run sees: the arguments of data.load.
+
+    size: height and width of an image in pixels.
+    limit: train on so many images, chosen always alike; without it on all.
+    difficulty: of the synthetic faces, 0 to 2.
+    label_noise: share of wrong training labels of the synthetic faces.
+    """
+
+    name: str
+    size: int = 32
+    limit: int | None = None
+    difficulty: float = 1.0
+    label_noise: float = 0.0
 
 
 def plain(config: Any) -> dict[str, Any]:
-    """A dataclass as JSON has it, without what holds on this machine only, such as a path."""
+    """A dataclass as JSON has it, without what holds on this machine only."""
     known = [field.name for field in dataclasses.fields(config) if not field.metadata.get("local")]
     return json.loads(json.dumps({name: getattr(config, name) for name in known}))

@@ -1,5 +1,6 @@
 """Image sets as uint8 tensors, and mini-batches made on the device (chapters 1 and 7)."""
 
+import errno
 import hashlib
 import os
 from collections.abc import Iterator, Mapping
@@ -12,12 +13,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sto_lite.errors import DataError, shown
+from sto_lite.errors import DataError, out_of_memory, shown
 from sto_lite.faces import EXPRESSIONS, generate
-from sto_lite.sets import PUBLISHED, Published
+from sto_lite.files import expand
+from sto_lite.sets import DATA_SETS, PUBLISHED, Published
 
 FACES_TRAIN, FACES_TEST = 4000, 2000  # images of the synthetic set
-DATA_SETS = ("faces", *PUBLISHED)
 
 
 @dataclass(frozen=True)
@@ -78,14 +79,25 @@ class ImageSet:
         return digest.hexdigest()[:16]
 
 
-def root() -> Path:
-    """The folder of prepared sets: $STO_DATA, else data/ in the working folder or the nearest folder above it."""
+def root(name: str = "") -> Path:
+    """The folder of prepared sets: $STO_DATA; else data/ in the working folder or above it.
+
+    The search ends at the clone or the home folder, and never takes a machine's own /data.
+
+    Args:
+        name: of a set that is to be read; the nearest folder that holds it is taken, if one does.
+    """
     if chosen := os.environ.get("STO_DATA"):
-        return Path(chosen)
-    here = Path.cwd()
-    return next(
-        (folder / "data" for folder in (here, *here.parents) if (folder / "data").is_dir()), here / "data"
-    )
+        return expand(chosen)
+    here, home, folders = Path.cwd(), expand("~"), []
+    for folder in (here, *here.parents):
+        if folder == here or folder != folder.parent:
+            folders.append(folder / "data")
+        if folder == home or (folder / ".git").exists() or (folder / "sto_lite" / "scale.py").exists():
+            break
+    holding = [folder for folder in folders if name and (folder / f"{name}.npz").exists()]
+    there = [folder for folder in folders if folder.is_dir()]
+    return next(iter([*holding, *there]), folders[0])
 
 
 def prepared(name: str) -> bool:
@@ -96,7 +108,16 @@ def prepared(name: str) -> bool:
     """
     if name not in DATA_SETS:
         raise DataError(f"no image set is called {name!r}; there are {', '.join(DATA_SETS)}")
-    return name == "faces" or (root() / f"{name}.npz").exists()
+    return name == "faces" or (root(name) / f"{name}.npz").exists()
+
+
+def how_to_prepare(name: str) -> str:
+    """What to do where a published set is missing."""
+    download = " or --download" if PUBLISHED[name].url else ""
+    return (
+        f"get the set as data/README.md says, then run python -m sto_lite prepare {name} --from PATH{download} (or "
+        f"point STO_DATA at the folder that holds it)"
+    )
 
 
 def load(
@@ -135,7 +156,7 @@ def load(
             "test": Split(*generate(FACES_TEST, size, seed=2, difficulty=difficulty)),
         }
     elif name in PUBLISHED:
-        splits, classes = _photographs(PUBLISHED[name], root(), size)
+        splits, classes = _photographs(PUBLISHED[name], root(name), size)
     else:
         raise DataError(f"no image set is called {name!r}; there are {', '.join(DATA_SETS)}")
     if limit is not None:
@@ -168,11 +189,8 @@ def _photographs(published: Published, folder: Path, size: int) -> tuple[dict[st
     """The prepared splits of a published set, resized, and the names of its classes."""
     path = folder / f"{published.name}.npz"
     if not path.exists():
-        download = " or --download" if published.url else ""
         raise DataError(
-            f"{published.title} is not prepared: {path} does not exist. Get the set as data/README.md says, then "
-            f"run python -m sto_lite prepare {published.name} --from PATH{download} (or point STO_DATA at the "
-            f"folder that holds it)"
+            f"{published.title} is not prepared: {path} does not exist; {how_to_prepare(published.name)}"
         )
     try:
         with np.load(path, allow_pickle=False) as file:
@@ -187,10 +205,14 @@ def _photographs(published: Published, folder: Path, size: int) -> tuple[dict[st
                 small = torch.cat([resize(part.contiguous(), size) for part in pixels.split(1024)])
                 splits[split] = Split(small, torch.from_numpy(labels).long())
             return splits, classes
-    except MemoryError:
-        raise
     except Exception as error:  # on damaged bytes NumPy and zipfile raise errors of many kinds
+        if out_of_memory(error):
+            raise
         reason = shown(error) or type(error).__name__
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
+            raise DataError(
+                f"{path} cannot be read ({reason}); it may be whole, so see to the disk"
+            ) from error
         raise DataError(
             f"{path} is damaged ({reason}); delete it and prepare {published.title} again"
         ) from error

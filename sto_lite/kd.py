@@ -2,7 +2,6 @@
 
 import hashlib
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -10,8 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sto_lite import resnet
-from sto_lite.checkpoints import DAMAGE, decode
+from sto_lite.checkpoints import damage_told, decode
 from sto_lite.errors import RunError
+from sto_lite.files import expand, read
 from sto_lite.losses import kd_loss
 from sto_lite.methods import Step, plain_copy, summed
 from sto_lite.resnet import ResNet
@@ -45,8 +45,8 @@ class KD:
     teacher: str = field(default="", metadata={"local": True})
     temperature: float = 3.0
     lam: float = 0.25
-    fingerprint: str = ""
-    network: str = ""
+    fingerprint: str = field(default="", metadata={"filled": True})
+    network: str = field(default="", metadata={"filled": True})
 
     def __post_init__(self) -> None:
         if not self.teacher:
@@ -63,23 +63,21 @@ class KD:
         object.__setattr__(self, "network", self._state(content)["net"])
 
     def _file(self) -> bytes:
-        path = Path(self.teacher)
+        path = expand(self.teacher)
         path = path / "network.pt" if path.is_dir() else path
-        try:
-            return path.read_bytes()
-        except OSError as error:
-            raise RunError(f"the teacher {path} cannot be read: {error.strerror or error}") from error
+        if not path.exists():
+            raise RunError(
+                f"there is no teacher at {path}; give the folder of a finished run, or its network.pt"
+            )
+        return read(path)
 
     def _state(self, content: bytes) -> dict[str, Any]:
-        try:
+        what = f"{self.teacher} holds no network that a run has written"
+        with damage_told(what, "give network.pt of a finished run"):
             state = decode(content)
             if state["net"] in resnet.NETWORKS and isinstance(state["weights"], dict):
                 return state
-        except DAMAGE:
-            pass
-        raise RunError(
-            f"{self.teacher} holds no network that a run has written; give network.pt of a finished run"
-        )
+            raise ValueError("no such network")
 
     def build(self, net: str, num_classes: int, generator: torch.Generator | None = None) -> Taught:
         """The student, which starts from the baseline's weights, and the teacher from its file.
@@ -89,13 +87,9 @@ class KD:
         """
         student = resnet.build(net, num_classes, generator=generator)
         teacher = resnet.build(self.network, num_classes, generator=torch.Generator())
-        try:
+        what = f"{self.teacher} holds no {self.network} for {num_classes} classes"
+        with damage_told(what, "give one that was trained on the same data"):
             teacher.load_state_dict(self._state(self._file())["weights"])
-        except DAMAGE as error:
-            raise RunError(
-                f"{self.teacher} holds no {self.network} for {num_classes} classes; give one that was trained on "
-                f"the same data"
-            ) from error
         return Taught(student, teacher)
 
     def step(

@@ -4,38 +4,51 @@ A kept run is found again by all that makes it: a notebook whose cells are run a
 one that was changed, even in a function that a method calls, starts a run of its own.
 """
 
-import dataclasses
 import hashlib
 import json
 import os
 import sys
 from collections.abc import Iterator
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from types import CodeType, FunctionType
 from typing import Any
 
 from sto_lite.data import ImageSet
+from sto_lite.errors import StoError
+from sto_lite.files import expand
 
 DRIVE = Path("/content/drive/MyDrive")  # where Colab mounts Google Drive
+KAGGLE = Path("/kaggle/working")  # what Kaggle keeps of a session
 FOLDER = "sto-runs"
 
 
 def folder() -> Path:
-    """Where runs are kept: $STO_RUNS; else sto-runs on a Drive mounted on Colab; else sto-runs in the home folder."""
+    """Where runs are kept: $STO_RUNS; else sto-runs on Colab's Drive, in Kaggle's working folder, or at home.
+
+    Raises:
+        StoError: there is no home folder, or none that can be written.
+    """
     if chosen := os.environ.get("STO_RUNS"):
-        return Path(chosen).expanduser()
-    return (DRIVE if DRIVE.is_dir() else Path.home()) / FOLDER
+        return expand(chosen)
+    home = next((place for place in (DRIVE, KAGGLE) if place.is_dir()), expand("~"))
+    place = home / FOLDER
+    if not home.is_dir() or not os.access(place if place.exists() else home, os.W_OK):
+        raise StoError("there is no home folder to keep runs in; set STO_RUNS to a folder that you may write")
+    return place
 
 
 def where() -> str:
-    """The same in words, for a notebook's first output: no path that names a user."""
+    """The same in words, for a notebook's first output: no path that names a user; raises as `folder`."""
+    place = folder()
     if os.environ.get("STO_RUNS"):
         return "the folder that STO_RUNS names"
-    if DRIVE.is_dir():
+    if place.parent == DRIVE:
         return f"{FOLDER} on Google Drive"
-    if "google.colab" in sys.modules:
-        return f"~/{FOLDER}, which ends with this runtime; mount Google Drive first to keep them longer"
-    return f"~/{FOLDER}"
+    if place.parent == KAGGLE:
+        return f"{FOLDER} in Kaggle's working folder, which lasts if you save the notebook's version"
+    ends = ", which ends with this runtime; mount Google Drive first to keep them longer"
+    return f"~/{FOLDER}{ends if 'google.colab' in sys.modules else ''}"
 
 
 def digest(*settings: object) -> str:
@@ -55,8 +68,8 @@ def _plain(setting: object) -> Any:
     """A setting as JSON has it."""
     if isinstance(setting, ImageSet):
         return [setting.name, setting.fingerprint]
-    if dataclasses.is_dataclass(setting) and not isinstance(setting, type):
-        known = [field.name for field in dataclasses.fields(setting) if not field.metadata.get("local")]
+    if is_dataclass(setting) and not isinstance(setting, type):
+        known = [field.name for field in fields(setting) if not field.metadata.get("local")]
         values = {name: getattr(setting, name) for name in known}
         return [type(setting).__qualname__, values, list(_code(type(setting), set()))]
     return setting
@@ -71,9 +84,7 @@ def _code(thing: object, seen: set[int]) -> Iterator[str]:
         for base in thing.__mro__[1:]:
             yield from _code(base, seen)
         for name, value in sorted(vars(thing).items()):
-            value = getattr(
-                value, "__func__", getattr(value, "fget", value)
-            )  # of a static method, a property
+            value = getattr(value, "__func__", getattr(value, "fget", value))  # static methods, properties
             yield f"{name} {_value(value)}"
             yield from _code(value, seen)
     elif isinstance(thing, FunctionType):

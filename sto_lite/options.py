@@ -1,268 +1,323 @@
-"""The options of the command line (chapters 1, 6 and 8); made without importing torch, so that help comes at once."""
+"""The options of the command line, made from dataclasses (chapters 1, 6 and 8).
+
+A field is an option, and what its class's docstring says after its name is the option's help; a field without a
+default is an argument. The protocol, the images and the methods' settings are the dataclasses that training takes.
+All are read from their source: importing most of them imports torch, which takes seconds, and help comes at once.
+"""
 
 import argparse
+import ast
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, NoReturn
 
-from sto_lite.sets import PUBLISHED
+from sto_lite.errors import suggest
+from sto_lite.experiments.paper import EXPERIMENTS
+from sto_lite.files import expand
 
-# Spelt out, so that asking for help does not import torch; a test holds them to the modules.
-DATA = ["faces", *PUBLISHED]
-EXPERIMENTS = [
-    "table1",
-    "table2",
-    "table3",
-    "figure3",
-    "lambda",
-    "temperature",
-    "p-last",
-    "schedule",
-    "students",
-]
-EXPERIMENTS += ["detach", "running-stats", "epochs", "compute"]
+KINDS: dict[str, Callable[[str], Any]] = {"str": str, "int": int, "float": float, "Path": expand}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepare:
+    """Write one prepared file from a data set as people have it.
+
+    Reads FER-2013, RAF-DB or CIFAR-100 as a file, an archive or a folder of images, checks every row and image, and
+    writes data/NAME.npz (or into $STO_DATA). data/README.md says where to get each set, and which layouts are read.
+
+    name: the data set: fer2013, rafdb or cifar100.
+    from_: file, archive or folder to read.
+    download: fetch the archive first; cifar100 alone.
+    """
+
+    name: str
+    from_: Path | None = None
+    download: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Machine:
+    """Where and how steps are computed (chapter 7).
+
+    device: cpu, cuda, cuda:1 …; without it a GPU if there is one.
+    threads: CPU threads of a run; without it torch's own choice.
+    graphs: on a CUDA GPU, record a step of baseline, stochastic-depth or sto once and replay it; --jobs of run then
+        share one process.
+    compile: with --graphs: compile the network's blocks first.
+    """
+
+    device: str | None = None
+    threads: int | None = None
+    graphs: bool = False
+    compile: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Train(Machine):
+    """Train one network with one method.
+
+    Trains, evaluates, and writes checkpoint.pt, network.pt and record.json into --out. The same command resumes an
+    interrupted run. Defaults are the paper's, except for --data. A setting of a method, named in brackets, is refused
+    with another one.
+
+    data: image set: faces, fer2013, rafdb or cifar100.
+    method: baseline, stochastic-depth, sto, dml, one, okddip or kd.
+    out: folder for what is written; without it nothing is kept.
+    """
+
+    data: str = "faces"
+    method: str = "sto"
+    out: Path | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run(Machine):
+    """Run an experiment: one of the paper's tables, or a sweep.
+
+    Runs every job of an experiment that has no record yet; one that was interrupted goes on. EXPERIMENTS
+
+    experiment: its name.
+    data: image set; without it the paper's first one for the experiment.
+    seeds: such as 0-4 or 0,2,5.
+    rows: these rows of the table alone, such as baseline STO.
+    teacher_net: network of KD's teacher; without it the experiment's.
+    scale: smoke, colab or paper; without it $STO_SCALE, else by the hardware.
+    out: one folder a run is made there.
+    engine: where it runs.
+    jobs: runs at a time on this machine; without it one.
+    slurm: option of sbatch as KEY=VALUE, such as partition=gpu, or a flag, such as requeue; may be repeated.
+    minutes: time of a Slurm job before it is requeued; without it 60.
+    dry_run: print the train commands and do nothing.
+    """
+
+    experiment: str
+    data: str | None = None
+    seeds: str = "0"
+    rows: tuple[str, ...] | None = None
+    teacher_net: str | None = None
+    scale: str | None = None
+    out: Path = Path("runs")
+    engine: Literal["local", "slurm"] = "local"
+    jobs: int | None = None
+    slurm: list[str] | None = None
+    minutes: int | None = None
+    dry_run: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """Print an experiment's table from records, with the paper's numbers beside.
+
+    Means over seeds with intervals, paired tests and verdicts, one table for each protocol found. EXPERIMENTS
+
+    experiment: its name.
+    records: folders of runs or records.
+    data: records of this image set alone.
+    all: every protocol found; without it the one with most records.
+    split: test split; without it the headline's, such as private.
+    format: how it is written.
+    out: file to write; without it the table is printed.
+    """
+
+    experiment: str
+    records: tuple[Path, ...] = (Path("runs"),)
+    data: str | None = None
+    all: bool = False
+    split: str | None = None
+    format: Literal["text", "markdown", "html", "csv"] = "text"
+    out: Path | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bench:
+    """Measure what a training step costs on this machine.
+
+    Times baseline, stochastic depth, STO in its forms and the competitors in one process, in rounds, and prints
+    medians, quartiles, and ratios beside those of multiply-adds. About five minutes on two CPU cores. Defaults are
+    those of the book's record, with bf16 on a GPU.
+
+    device: cpu, cuda, cuda:1 …; without it a GPU if there is one.
+    out: file for the record, as JSON.
+    quick: a tiny network for a second: shows the form alone.
+    """
+
+    device: str | None = None
+    out: Path | None = None
+    quick: bool = False
+
+
+# ---------------------------------------------------------------------------------- dataclasses, unimported
+
+
+class Setting(NamedTuple):
+    """A field of a dataclass. kind: its annotation. default: … where there is none. help: what its docstring says."""
+
+    name: str
+    kind: str
+    default: Any
+    help: str
+
+
+@cache
+def syntax(module: str) -> ast.Module:
+    """The syntax tree of a module of this package, such as "sto_lite.kd"; an empty one for others."""
+    path = Path(__file__).parent.joinpath(*module.split(".")[1:]).with_suffix(".py")
+    return ast.parse(path.read_text(encoding="utf-8") if module.startswith("sto_lite.") else "")
+
+
+def find(module: str, name: str) -> tuple[str, ast.ClassDef] | None:
+    """A class that a module defines or imports, and the module that defines it."""
+    for node in syntax(module).body:
+        if isinstance(node, ast.ClassDef) and node.name == name:
+            return module, node
+        if isinstance(node, ast.ImportFrom) and name in [alias.name for alias in node.names]:
+            return find(node.module or "", name)
+    return None
+
+
+def settings(module: str, name: str) -> dict[str, Setting]:
+    """The fields of a dataclass, with those that it inherits, without those that are "filled" in by the class."""
+    found: dict[str, Setting] = {}
+    if (place := find(module, name)) is None:
+        return found
+    module, node = place
+    for base in node.bases:
+        found |= settings(module, ast.unparse(base))
+    fields = {ast.unparse(n.target): n for n in node.body if isinstance(n, ast.AnnAssign)}
+    said = descriptions(ast.get_docstring(node) or "", fields)
+    for key, field in fields.items():
+        default = eval(ast.unparse(field.value), {"Path": Path, "field": dict}) if field.value else ...
+        if isinstance(default, dict):  # field(default=…, metadata=…)
+            if default["metadata"].get("filled"):
+                continue
+            default = default["default"]
+        found[key] = Setting(key, ast.unparse(field.annotation), default, said.get(key, ""))
+    return found
+
+
+def descriptions(docstring: str, names: Iterable[str]) -> dict[str, str]:
+    """What a docstring says of each name, in lines or sentences that begin with `name: ` or `name, other: `."""
+    one = "|".join(map(re.escape, names))
+    found: dict[str, str] = {}
+    for paragraph in docstring.split("\n\n") if one else ():
+        _, *parts = re.split(rf"(?<!\S)((?:{one})(?:, (?:{one}))*): ", " ".join(paragraph.split()))
+        for together, text in zip(parts[::2], parts[1::2], strict=True):
+            found |= dict.fromkeys(together.split(", "), text.rstrip(". "))
+    return found
+
+
+def methods() -> dict[str, dict[str, Setting]]:
+    """The settings of every method that registry.METHODS holds, by the method's name."""
+    found: dict[str, dict[str, Setting]] = {}
+    for node in ast.walk(next(n for n in syntax("sto_lite.registry").body if isinstance(n, ast.AnnAssign))):
+        if isinstance(node, ast.Name) and (fields := settings("sto_lite.registry", node.id)):
+            found[fields.pop("name").default] = fields
+    return found
+
+
+def merged() -> dict[str, Setting]:
+    """Every setting of a method once, with the names of its methods, and its defaults where they differ."""
+    found: dict[str, Setting] = {}
+    every = methods()
+    for name in dict.fromkeys(name for fields in every.values() for name in fields):
+        owners = {method: fields[name] for method, fields in every.items() if name in fields}
+        first = next(iter(owners.values()))
+        text, defaults = f"[{', '.join(owners)}] {first.help}", [field.default for field in owners.values()]
+        if len(set(defaults)) > 1:
+            each = ", ".join(f"{method} {worded(field.default)}" for method, field in owners.items())
+            text, first = f"{text} (default: {each})", first._replace(default=None)
+        found[name] = first._replace(help=text)
+    return found
+
+
+# -------------------------------------------------------------------------------------------------- argparse
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser that says in one line what is wrong, what may be meant, and where the options are listed."""
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Refuse unknown options here, where their neighbours are known."""
+        found, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            self.error(f"there is no option {unknown[0]}{suggest(unknown[0], self._option_string_actions)}")
+        return found, unknown
+
+    def error(self, message: str) -> NoReturn:
+        """Print the line and end with status 2."""
+        if wrong := re.search(r"invalid choice: '(.*?)' \(choose from (.*)\)", message):
+            known = re.findall(r"[\w-]+", wrong[2])
+            message = f"{wrong[1]!r} is none of {', '.join(known)}{suggest(wrong[1], known)}"
+        self.exit(2, f"{self.prog}: {message} ({self.prog} --help lists what there is)\n")
+
+
+def worded(value: object) -> str:
+    """A default as help shows it; nothing for None."""
+    match value:
+        case bool():
+            return "yes" if value else "no"
+        case tuple():
+            return " ".join(map(str, value))
+        case _:
+            return "" if value is None else str(value)
+
+
+def add(p: Any, fields: Mapping[str, Setting], shown: str = "", absent: bool = False) -> None:
+    """An option for each field, or an argument where a field has no default.
+
+    Args:
+        p: parser or group of options.
+        fields: by name.
+        shown: what the help says in place of the fields' defaults.
+        absent: an option that is not given is absent, so that the dataclass's own default holds later.
+    """
+    for name, (_, kind, value, text) in fields.items():
+        words: dict[str, Any] = {"default": argparse.SUPPRESS if absent else value, "help": text}
+        if value is not ... and worded(value) and (absent or kind != "bool"):
+            words["help"] += f" (default: {shown or worded(value)})"
+        words["help"] = words["help"].replace("%", "%%")
+        kind = kind.removesuffix(" | None")
+        if kind == "bool":
+            words["action"] = argparse.BooleanOptionalAction if absent else "store_true"
+        elif kind.startswith("Literal"):
+            words["choices"] = ast.literal_eval(kind.removeprefix("Literal"))
+        else:
+            words |= {"type": KINDS[re.sub(r"\w+\[(\w+).*", r"\1", kind)], "metavar": name.strip("_").upper()}
+            if kind.startswith("list"):
+                words["action"] = "append"
+            elif kind.startswith("tuple"):
+                words["nargs"] = "*" if absent else "+"
+        if value is ...:
+            p.add_argument(name, help=text, type=words["type"])
+        else:
+            p.add_argument(f"--{name.strip('_').replace('_', '-')}", dest=name, **words)
 
 
 def parser() -> argparse.ArgumentParser:
     """The commands and their options, each with the paper's default."""
-    top = argparse.ArgumentParser(
-        prog="python -m sto_lite", description="Student-Teacher Oneness: the book's code."
-    )
+    top = Parser(prog="python -m sto_lite", description="Student-Teacher Oneness: the book's code.")
     verbs = top.add_subparsers(dest="verb", required=True, metavar="prepare | train | run | table | bench")
-
-    p = verbs.add_parser(
-        "prepare",
-        help="write one prepared file from a data set as people have it",
-        description="Reads FER-2013, RAF-DB or CIFAR-100 as a file, an archive or a folder of images, checks "
-        "every row and image, and writes data/NAME.npz (or into $STO_DATA). data/README.md says where to get "
-        "each set, and which layouts are read.",
-    )
-    p.add_argument("name", choices=list(PUBLISHED), help="the data set: %(choices)s", metavar="NAME")
-    origin = p.add_mutually_exclusive_group(required=True)
-    origin.add_argument("--from", dest="source", metavar="PATH", help="file, archive or folder to read")
-    origin.add_argument("--download", action="store_true", help="fetch the archive first; cifar100 alone")
-
-    t = verbs.add_parser(
-        "train",
-        help="train one network with one method",
-        description="Trains, evaluates, and writes checkpoint.pt, network.pt and record.json into "
-        "--out. The same command resumes an interrupted run. Defaults are the paper's, except for --data.",
-    )
-    t.add_argument("--data", default="faces", choices=DATA, help="image set (default: faces)")
-    t.add_argument(
-        "--method",
-        default="sto",
-        choices=["baseline", "stochastic-depth", "sto", "dml", "one", "okddip", "kd"],
-        help="training method (default: sto)",
-    )
-    protocol_options(t)
-    graph_options(t)
-    t.add_argument("--seed", type=int, default=0, help="of weights, batches and gates (default: 0)")
-    t.add_argument(
-        "--out", metavar="DIR", help="folder for checkpoint, network and record (default: keep nothing)"
-    )
-    machine_options(t)
-
-    m = t.add_argument_group(
-        "settings of the methods", "each of the methods in brackets; of another one it is refused"
-    )
-    m.add_argument(
-        "--p-last",
-        type=float,
-        default=argparse.SUPPRESS,
-        help="[stochastic-depth, sto] survival of the last block (default: 0.5)",
-    )
-    m.add_argument(
-        "--schedule",
-        choices=["linear", "uniform"],
-        default=argparse.SUPPRESS,
-        help="[stochastic-depth, sto] of survival (default: linear)",
-    )
-    m.add_argument(
-        "--temperature", type=float, default=argparse.SUPPRESS, help="[sto, one, okddip, kd] T (default: 3)"
-    )
-    m.add_argument(
-        "--lam", type=float, default=argparse.SUPPRESS, help="[sto, kd] λ of Eq. 9 (default: 0.25)"
-    )
-    m.add_argument(
-        "--students", type=int, default=argparse.SUPPRESS, help="[sto] sub-networks a step (default: 1)"
-    )
-    m.add_argument(
-        "--detach",
-        action=argparse.BooleanOptionalAction,
-        default=argparse.SUPPRESS,
-        help="[sto, okddip] the teacher is a constant in the distillation term (default: in sto yes, in okddip no)",
-    )
-    m.add_argument(
-        "--teacher-backward",
-        action=argparse.BooleanOptionalAction,
-        default=argparse.SUPPRESS,
-        help='[sto] gradient through the full network (default: yes; no is Table 3\'s "W/O Backward Full network")',
-    )
-    m.add_argument(
-        "--running-stats",
-        choices=["teacher", "both"],
-        default=argparse.SUPPRESS,
-        help="[sto] passes that update batch norm's running statistics (default: teacher)",
-    )
-    m.add_argument("--networks", type=int, default=argparse.SUPPRESS, help="[dml] networks (default: 3)")
-    m.add_argument("--branches", type=int, default=argparse.SUPPRESS, help="[one] branches (default: 3)")
-    m.add_argument(
-        "--peers",
-        type=int,
-        default=argparse.SUPPRESS,
-        help="[okddip] branches besides the leader (default: 3)",
-    )
-    m.add_argument(
-        "--ramp",
-        type=int,
-        default=argparse.SUPPRESS,
-        help="[one, okddip] epochs over which distillation is let in (default: 80)",
-    )
-    m.add_argument(
-        "--teacher",
-        metavar="PATH",
-        default=argparse.SUPPRESS,
-        help="[kd] folder of a finished run, or its network.pt",
-    )
-
-    r = verbs.add_parser(
-        "run",
-        help="run an experiment: one of the paper's tables, or a sweep",
-        description="Runs every job of an experiment that has no record yet; one that was interrupted goes on. "
-        f"Experiments: {', '.join(EXPERIMENTS)}.",
-    )
-    r.add_argument("experiment", help="its name")
-    r.add_argument(
-        "--data", choices=DATA, help="image set (default: the paper's first one for the experiment)"
-    )
-    r.add_argument("--seeds", default="0", help="such as 0-4 or 0,2,5 (default: 0)")
-    r.add_argument("--scale", help="smoke, colab or paper (default: $STO_SCALE, else by the hardware)")
-    r.add_argument(
-        "--out", metavar="DIR", default="runs", help="folder with one folder a run (default: runs)"
-    )
-    r.add_argument("--engine", choices=["local", "slurm"], default="local", help="where (default: local)")
-    r.add_argument("--jobs", type=int, help="runs at a time on this machine (default: 1)")
-    r.add_argument(
-        "--slurm",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="option of sbatch, such as partition=gpu",
-    )
-    r.add_argument("--minutes", type=int, help="time of a Slurm job before it is requeued (default: 60)")
-    r.add_argument("--dry-run", action="store_true", help="print the train commands and do nothing")
-    graph_options(r)
-    machine_options(r)
-    protocol_options(r, "what the scale says")
-
-    b = verbs.add_parser(
-        "table",
-        help="print an experiment's table from records, with the paper's numbers beside",
-        description="Means over seeds with intervals, paired tests and verdicts, one table for each protocol found. "
-        f"Experiments: {', '.join(EXPERIMENTS)}.",
-    )
-    b.add_argument("experiment", help="its name")
-    b.add_argument(
-        "--records",
-        metavar="DIR",
-        nargs="+",
-        default=["runs"],
-        help="folders of runs or records (default: runs)",
-    )
-    b.add_argument("--data", choices=DATA, help="records of this image set alone")
-    b.add_argument(
-        "--all", action="store_true", help="every protocol found (default: the one with most records)"
-    )
-    b.add_argument("--split", help="test split (default: the headline's, such as private)")
-    b.add_argument(
-        "--format", choices=["text", "markdown", "html", "csv"], default="text", help="(default: text)"
-    )
-    b.add_argument("--out", metavar="FILE", help="write there (default: print)")
-
-    b = verbs.add_parser(
-        "bench",
-        help="measure what a training step costs on this machine",
-        description="Times baseline, stochastic depth, STO in its forms and the competitors in one process, in "
-        "rounds, and prints medians, quartiles, and ratios beside those of multiply-adds. About five minutes on two "
-        "CPU cores. Defaults are those of the book's record.",
-    )
-    b.add_argument("--net", help="network (default: resnet32)")
-    b.add_argument("--size", type=int, help="height and width of an image in pixels (default: 32)")
-    b.add_argument("--batch-size", type=int, help="images a step (default: 128)")
-    b.add_argument(
-        "--precision",
-        choices=["float32", "bf16", "fp16"],
-        help="of the convolutions (default: float32 on a CPU, bf16 on a CUDA GPU)",
-    )
-    b.add_argument("--seconds", type=float, help="to measure for, and half of it for scaling (default: 150)")
-    b.add_argument("--device", help="cpu, cuda, cuda:1 … (default: a GPU if there is one)")
-    b.add_argument("--out", metavar="FILE", help="write the record there, as JSON")
-    b.add_argument("--quick", action="store_true", help="a tiny network for a second: shows the form alone")
-    return top
-
-
-def protocol_options(p: argparse.ArgumentParser, default: str = "") -> None:
-    """Options for the fields of Config and of the image set: with the paper's values, or with none of their own.
-
-    Args:
-        p: gets the options.
-        default: what the help says in place of the paper's values; an option that is not given is then absent.
-    """
-    options: dict[str, tuple[type, object, str]] = {
-        "net": (
-            str,
-            "resnet32",
-            "resnet8, 14, 20, 32, 44, 50, 56, 110 (bottleneck), resnet110-basic, wrn20-2",
-        ),
-        "epochs": (int, 300, "passes over the training images"),
-        "batch-size": (int, 128, "images a step"),
-        "lr": (float, 0.1, "initial learning rate of SGD with Nesterov momentum"),
-        "momentum": (float, 0.9, "momentum"),
-        "weight-decay": (float, 1e-4, "L2 penalty on all parameters"),
-        "drop-by": (float, 0.1, "factor of the learning rate at each drop"),
-        "evaluate-every": (int, 1, "epochs from one evaluation to the next"),
-        "size": (int, 32, "height and width of an image in pixels"),
-        "limit": (int, None, "train on so many images, chosen always alike"),
-        "difficulty": (float, 1.0, "of faces, 0 to 2"),
-        "label-noise": (float, 0.0, "share of wrong training labels of faces"),
+    config = settings("sto_lite.config", "Config")
+    source = settings("sto_lite.config", "Source")
+    del source["name"]  # it is --data
+    seedless = {name: field for name, field in (config | source).items() if name != "seed"}
+    measured = {  # what a bench shares with the protocol is explained there
+        name: field._replace(help=field.help or (config | source)[name].help)
+        for name, field in settings("sto_lite.speed.contenders", "BenchConfig").items()
     }
-    for name, (kind, value, text) in options.items():
-        shown = default or ("all" if value is None else value)
-        given = argparse.SUPPRESS if default else value
-        p.add_argument(f"--{name}", type=kind, default=given, help=f"{text} (default: {shown})")
-    p.add_argument(
-        "--drop-at",
-        type=float,
-        nargs="*",
-        default=argparse.SUPPRESS if default else (0.5, 0.75),
-        metavar="F",
-        help=f"fractions of the epochs at which the learning rate drops (default: {default or '0.5 0.75'})",
-    )
-    p.add_argument(
-        "--precision",
-        choices=["float32", "bf16", "fp16"],
-        default=argparse.SUPPRESS if default else "float32",
-        help=f"of the convolutions; fp16 is for GPUs without bf16 (default: {default or 'float32'})",
-    )
-    p.add_argument(
-        "--no-augment",
-        dest="augment",
-        action="store_false",
-        default=argparse.SUPPRESS if default else True,
-        help="no random crops and flips",
-    )
-
-
-def graph_options(p: argparse.ArgumentParser) -> None:
-    """Options for steps that are recorded (chapter 7)."""
-    p.add_argument(
-        "--graphs",
-        action="store_true",
-        help="on a CUDA GPU, record a step of baseline, stochastic-depth or sto once and replay it; --jobs of run "
-        "then share one process",
-    )
-    p.add_argument("--compile", action="store_true", help="with --graphs: compile the network's blocks first")
-
-
-def machine_options(p: argparse.ArgumentParser) -> None:
-    """Options for the machine that runs it."""
-    p.add_argument("--device", help="cpu, cuda, cuda:1 … (default: cuda where there is one)")
-    p.add_argument("--threads", type=int, help="CPU threads of a run (default: torch's own choice)")
+    for verb, absent in (
+        (Prepare, {}),
+        (Train, config | source | merged()),
+        (Run, seedless),
+        (Table, {}),
+        (Bench, measured),
+    ):
+        summary, text, *_ = (verb.__doc__ or "").split("\n\n")
+        text = " ".join(text.split()).replace("EXPERIMENTS", f"Experiments: {', '.join(EXPERIMENTS)}.")
+        p = verbs.add_parser(verb.__name__.lower(), help=summary.rstrip("."), description=text)
+        add(p, settings(__name__, verb.__name__))
+        add(p, absent, "what the scale says" if verb is Run else "", absent=True)
+    return top

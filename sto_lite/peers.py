@@ -101,7 +101,7 @@ class DML:
     Network i has the loss CE_i + mean over j != i of KL(p_j ‖ p_i), at temperature 1, with p_j a constant. The
     paper's mean is taken; the authors' code has the sum, which is the same for two networks. The first is deployed.
 
-    networks: M.
+    networks: how many, M.
     """
 
     name: ClassVar[str] = "dml"
@@ -147,7 +147,7 @@ class ONE:
     The loss is Σ CE_i + CE_t + w(t) Σ T² KL(t ‖ i), with the teacher t a constant in the last term and w(t) of
     ramp_up. The first branch is deployed.
 
-    branches: B. temperature: T. ramp: epochs until w(t) is 1; 0 for no ramp.
+    branches: how many, B. temperature: T. ramp: epochs until w(t) is 1; 0 for no ramp.
     """
 
     name: ClassVar[str] = "one"

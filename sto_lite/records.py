@@ -3,15 +3,22 @@
 import json
 import platform
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
 import sto_lite
+from sto_lite.config import plain
 from sto_lite.errors import RunError
+from sto_lite.files import visible
 
 Record = dict[str, Any]
+Identity = Mapping[str, Mapping[str, Any]]
+
+# Settings that are younger than some records, and what was done before there was a choice.
+YOUNGER = {"precision": "float32"}
 
 
 def encode(record: Record) -> bytes:
@@ -25,11 +32,13 @@ def encode(record: Record) -> bytes:
 def read_record(path: Path) -> Record:
     """Read one record: of a run, of a bench, or the curves of runs that did not end.
 
+    An older one is brought up to date.
+
     Raises:
         RunError: the file is missing or is no record.
     """
     try:
-        record = json.loads(path.read_text())
+        record = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:  # the last of brackets within brackets
         raise RunError(f"{path} is no readable record: {error}") from error
     needed: tuple[str, ...] = ("config", "method", "data", "result", "history", "labels", "predictions")
@@ -40,6 +49,8 @@ def read_record(path: Path) -> Record:
     missing = [key for key in needed if not isinstance(record, dict) or not isinstance(record.get(key), dict)]
     if missing:
         raise RunError(f"{path} is JSON, but no record of a run: it lacks {', '.join(missing)}")
+    if "kind" not in record:
+        record["config"] = {**YOUNGER, **record["config"]}
     return record
 
 
@@ -49,7 +60,7 @@ def read_folder(folder: Path) -> list[Record]:
     Raises:
         RunError: the folder is missing, holds no record, or holds a file that is none.
     """
-    paths = sorted({*folder.glob("*.json"), *folder.glob("*/record.json")})
+    paths = sorted({*visible(folder, "*.json"), *visible(folder, "*/record.json")})
     if not paths:
         raise RunError(f"{folder} holds no record, or does not exist; python -m sto_lite run makes some")
     return [read_record(path) for path in paths]
@@ -67,13 +78,46 @@ def read_records(collection: str) -> list[Record]:
     here, package = Path.cwd(), Path(__file__).resolve().parent
     folders = [folder / "data" / "runs" / collection for folder in (here, *here.parents, package.parent)]
     folders.append(package / "runs" / collection)
-    paths = next((found for folder in folders if (found := sorted(folder.glob("*.json")))), [])
+    paths = next((found for folder in folders if (found := visible(folder, "*.json"))), [])
     if not paths:
         raise RunError(
             f"no records in data/runs/{collection}; open the notebook from a clone of the repository, or install "
             f"sto_lite anew, which brings its records along"
         )
     return [read_record(path) for path in paths]
+
+
+def named(method: Any) -> dict[str, Any]:
+    """A method as a record has it: its name and its settings."""
+    return {"name": method.name, **plain(method)}
+
+
+def differences(ours: Identity, theirs: Mapping[str, Any]) -> list[str]:
+    """Where a record, or what a checkpoint says of its run, is of another run than ours; one line each.
+
+    Args:
+        ours: {"config": {…}, "method": {…}, "data": {…}}, as JSON has them.
+        theirs: the same of the other, perhaps with more parts.
+    """
+    found = []
+    for part, mine in ours.items():
+        other = {**(YOUNGER if part == "config" else {}), **theirs.get(part, {})}
+        found += [
+            f"{part}.{key} is {other.get(key)!r} there and {mine.get(key)!r} here"
+            for key in {**other, **mine}
+            if other.get(key) != mine.get(key)
+        ]
+    return found
+
+
+def check_identity(ours: Identity, theirs: Mapping[str, Any], path: Path) -> None:
+    """Refuse a file that is of another run.
+
+    Raises:
+        RunError: it is; the message names what differs.
+    """
+    if found := differences(ours, theirs):
+        raise RunError(f"{path} is of another run: {'; '.join(found)}. Take another folder, or delete it")
 
 
 def environment(device: torch.device) -> dict[str, str | int]:

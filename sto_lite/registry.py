@@ -2,6 +2,7 @@
 
 from dataclasses import fields
 
+from sto_lite.errors import suggest
 from sto_lite.fused import FusedSTO
 from sto_lite.kd import KD
 from sto_lite.methods import Baseline, Method, StochasticDepth
@@ -19,7 +20,9 @@ def make(name: str, **settings: object) -> Method:
         ValueError: no such method, or a setting that it does not have.
     """
     if name not in METHODS:
-        raise ValueError(f"no method is called {name!r}; there are {', '.join(METHODS)}")
+        raise ValueError(
+            f"no method is called {name!r}; there are {', '.join(METHODS)}{suggest(name, METHODS)}"
+        )
     known = {field.name for field in fields(METHODS[name])}
     if unknown := sorted(set(settings) - known):
         raise ValueError(

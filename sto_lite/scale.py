@@ -1,6 +1,6 @@
 """How large a notebook's runs are: the one place that reads ``STO_SCALE``.
 
-``smoke``: about a minute on two CPU cores; shows that the mechanism works, and is no result.
+``smoke``: about a minute on two CPU cores; shows that the mechanism works, and is not a result.
 ``colab``: minutes on one small GPU.
 ``paper``: the paper's protocol (300 epochs, all images), hours on one GPU.
 
@@ -20,11 +20,10 @@ import torch
 from sto_lite import keeping, plots
 from sto_lite.data import prepared
 from sto_lite.errors import StoError
-from sto_lite.sets import PUBLISHED
+from sto_lite.sets import TITLES
 
 T = TypeVar("T")
 SCALES = ("smoke", "colab", "paper")
-DATA = {"faces": "synthetic faces", **{name: published.title for name, published in PUBLISHED.items()}}
 _AS_COLAB: Any = object()  # "not given", because None is a value (for instance no limit on the images)
 
 
@@ -80,20 +79,47 @@ def begin(
         keeps: the notebook keeps its runs, by ``Scale.keep``; then it is said where.
 
     Raises:
-        StoError: ``STO_SCALE`` holds something other than smoke, colab or paper.
+        StoError: ``STO_SCALE`` holds something other than smoke, colab or paper; or runs can be kept nowhere.
         DataError: there is no such data set.
         ValueError: ``minutes`` names a scale that does not exist.
     """
-    if unknown := sorted(set(minutes or {}) - set(SCALES)):
+    minutes = minutes or {}
+    if unknown := sorted(set(minutes) - set(SCALES)):
         raise ValueError(f"minutes names {', '.join(unknown)}; the scales are {', '.join(SCALES)}.")
-    found = torch.cuda.is_available()
+    gpu = torch.cuda.is_available()
     name, asked = chosen()
     if find_spec("matplotlib"):
         plots.style()
-    there = data == "records" or prepared(data)
-    print(_summary(chapter, name, asked, found, data, there, minutes or {}, keeps))
-    used = data if there and data != "records" else "faces"
-    return Scale(name, torch.device("cuda" if found else "cpu"), seed, used)
+    device = torch.device("cuda" if gpu else "cpu")
+    if data == "records":  # nothing is trained, so scale and device make no difference
+        said = [f"Chapter {chapter}. It reads records of measured runs, and trains nothing."]
+        print(fill(" ".join([*said, "Time to expect: seconds."]), width=72))
+        return Scale(name, device, seed)
+    there = prepared(data)
+    used = data if there else "faces"
+    why = "from STO_SCALE" if asked else f"chosen because {'a' if gpu else 'no'} CUDA GPU was found"
+    threads = torch.get_num_threads()
+    hardware = torch.cuda.get_device_name() if gpu else f"CPU, {threads} thread{'s' if threads > 1 else ''}"
+    said = [f"Chapter {chapter}. Scale: {name} ({why}). Device: {hardware}. Data: {TITLES[used]}."]
+    if not there:
+        said.append(
+            f"{TITLES[data]} is not prepared here: data/README.md says how to get it, and python -m sto_lite "
+            f"prepare {data} brings it in."
+        )
+    if name in minutes:
+        said.append(f"Time to expect: {_duration(minutes[name])}.")
+    if name == "smoke":
+        said.append("Figures at this scale show the mechanism; they are not a result.")
+    elif not gpu:
+        said.append("Without a GPU this scale takes many times as long.")
+    if keeps and name == "smoke":
+        said.append("No run is kept.")
+    elif keeps:
+        said.append(
+            f"Runs are kept in {keeping.where()}. After an interruption run the cells again: they go on."
+        )
+    print(fill(" ".join(said), width=72))
+    return Scale(name, device, seed, used)
 
 
 def chosen() -> tuple[str, bool]:
@@ -106,44 +132,6 @@ def chosen() -> tuple[str, bool]:
     if asked and asked not in SCALES:
         raise StoError(f"STO_SCALE is {asked!r}; set it to smoke, colab or paper, or unset it.")
     return asked or ("colab" if torch.cuda.is_available() else "smoke"), bool(asked)
-
-
-def _summary(
-    chapter: str,
-    name: str,
-    asked: bool,
-    gpu: bool,
-    data: str,
-    there: bool,
-    minutes: Mapping[str, float],
-    keeps: bool,
-) -> str:
-    """The paragraph that a notebook opens with."""
-    threads = torch.get_num_threads()
-    device = torch.cuda.get_device_name() if gpu else f"CPU, {threads} thread{'s' if threads > 1 else ''}"
-    why = "from STO_SCALE" if asked else f"chosen because {'a' if gpu else 'no'} CUDA GPU was found"
-    if data == "records":  # nothing is trained, so scale and device make no difference
-        text = f"Chapter {chapter}. It reads records of measured runs, and trains nothing. Time to expect: seconds."
-        return fill(text, width=72)
-    parts = [
-        f"Chapter {chapter}. Scale: {name} ({why}). Device: {device}. Data: {DATA[data if there else 'faces']}.",
-        ""
-        if there
-        else f"{DATA[data]} is not prepared here: data/README.md says how to get it, and "
-        f"python -m sto_lite prepare {data} brings it in.",
-        f"Time to expect: {_duration(minutes[name])}." if name in minutes else "",
-        "Without a GPU this scale takes many times as long." if name != "smoke" and not gpu else "",
-        "Figures at this scale show the mechanism; they are no results." if name == "smoke" else "",
-        _kept(name) if keeps else "",
-    ]
-    return fill(" ".join(part for part in parts if part), width=72)
-
-
-def _kept(name: str) -> str:
-    """Whether and where runs are kept."""
-    if name == "smoke":
-        return "No run is kept."
-    return f"Runs are kept in {keeping.where()}. After an interruption run the cells again: they go on."
 
 
 def _duration(minutes: float) -> str:

@@ -1,4 +1,4 @@
-"""The published image sets that the book can use: their names, splits, classes and sizes (chapter 1)."""
+"""What has a fixed name or number: the image sets with their splits, classes and sizes, and a step's arithmetic."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -59,3 +59,6 @@ CIFAR100 = Published(
     md5="eb9058c3a382ffc7106e4002c42a8d85",  # as torchvision has it
 )
 PUBLISHED = {published.name: published for published in (FER2013, RAFDB, CIFAR100)}
+DATA_SETS = ("faces", *PUBLISHED)  # what data.load takes
+TITLES = {"faces": "synthetic faces", **{name: published.title for name, published in PUBLISHED.items()}}
+PRECISIONS = ("float32", "bf16", "fp16")  # of a step's convolutions

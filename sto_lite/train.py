@@ -4,10 +4,9 @@ import contextlib
 import json
 import math
 import os
-import re
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,10 +19,10 @@ from sto_lite.checkpoints import Folder, State
 from sto_lite.config import Config as Config
 from sto_lite.config import plain
 from sto_lite.data import Batches, ImageSet
-from sto_lite.errors import RunError
+from sto_lite.errors import RunError, memory_told
 from sto_lite.evaluation import Evaluation, headline
 from sto_lite.evaluation import evaluate as evaluate
-from sto_lite.files import locked
+from sto_lite.files import expand, locked
 from sto_lite.methods import Method, Step
 from sto_lite.records import Record
 from sto_lite.resnet import count_parameters
@@ -71,29 +70,9 @@ def fit(
             into it, or it cannot be written; the loss or a weight is not finite; memory is used up; the device does
             not compute in this precision.
     """
-    out = None if out is None else Path(out)
+    out = None if out is None else expand(out)
     with contextlib.nullcontext() if out is None else locked(out), memory_told(out):
         return _Training(method, images, config, out, device, graphs, compiled).run(progress)
-
-
-# Of a GPU, of the CPU, of the CPU on Windows, of a GPU's library.
-MEMORY = re.compile("out of memory|allocate memory|not enough memory|ALLOC_FAILED")
-
-
-@contextlib.contextmanager
-def memory_told(out: Path | None) -> Iterator[None]:
-    """Turn an end of the GPU's or the computer's memory into one RunError."""
-    try:
-        yield
-    except (MemoryError, RuntimeError) as error:  # PyTorch has no class of its own for the CPU's
-        if not isinstance(error, MemoryError | torch.OutOfMemoryError) and not MEMORY.search(str(error)):
-            raise
-        kept = f". What {out} holds is kept, and goes on as it was begun" if out else ""
-        raise RunError(
-            f"there is not enough memory ({(str(error) or type(error).__name__).splitlines()[0]}): end what else "
-            f"uses it, run fewer at a time (--jobs), or take a smaller --batch-size, --net, --size or --limit, in "
-            f"another folder{kept}"
-        ) from error
 
 
 class _Training:

@@ -83,7 +83,7 @@ def replayed(source, folder):
                     errors.append(error_of(code, {**namespace, **cheats}))
                 results[name] = tuple(errors)
                 exec(visible, namespace)  # what a later cell may use
-            elif kind in ("given", "locked") and "submission.price" not in cell.source:
+            elif kind in ("given", "locked") and ".price(" not in cell.source:
                 for old, new in TINY.items():
                     cell.source = cell.source.replace(old, new)
                 exec(cell.source, namespace)

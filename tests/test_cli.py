@@ -1,70 +1,164 @@
-"""python -m sto_lite as a person uses it: help, mistakes, exit statuses."""
+"""python -m sto_lite as a person uses it: help, mistakes, interrupts, exit statuses."""
 
+import dataclasses
+import io
 import os
 import subprocess
 import sys
-from dataclasses import fields
 
 import pytest
 
-from sto_lite.__main__ import main, parser
-from sto_lite.config import Config
+from sto_lite import __main__ as command_line
+from sto_lite import options, registry
+from sto_lite.__main__ import given, main, parser
+from sto_lite.config import Config, Source
+from sto_lite.kd import KD
+from sto_lite.sets import DATA_SETS
+
+VERBS = ("prepare", "train", "run", "table", "bench")
+SMALL = ["--net", "resnet8", "--epochs", "1", "--size", "8", "--limit", "64", "--device", "cpu"]
 
 
 def run(*arguments, **environment):
     return subprocess.run(
-        [sys.executable, "-m", "sto_lite", *arguments],
+        [sys.executable, "-m", "sto_lite", *map(str, arguments)],
         capture_output=True,
-        text=True,
-        env={**os.environ, "CI": "1", **environment},
+        env={**os.environ, "CI": "1", "COLUMNS": "100", **environment},
     )
+
+
+# ------------------------------------------------------------------------------------------------------- help
 
 
 def test_help_explains_every_option_with_its_default(capsys):
     with pytest.raises(SystemExit) as end:
         main(["train", "--help"])
-    text = capsys.readouterr().out
+    text = " ".join(capsys.readouterr().out.split())
     assert end.value.code == 0
     for phrase in (
-        "--lr LR",
-        "default: 0.1",
-        "default: 300",
-        "default: 0.0001",
-        "default: 0.5 0.75",
-        "λ of Eq. 9",
+        "--lr LR initial learning rate",
+        "(default: 0.1)",
+        "(default: 300)",
+        "(default: 0.0001)",
+        "(default: 0.5 0.75)",
+        "[sto, kd] λ of Eq. 9 (default: 0.25)",
+        "(default: sto yes, okddip no)",
+        "--no-teacher-backward",
     ):
         assert phrase in text
-    train = next(a for a in parser()._actions if a.dest == "verb").choices["train"]
-    assert all(action.help for action in train._actions)
+    verbs = next(action for action in parser()._actions if action.dest == "verb").choices
+    assert tuple(verbs) == VERBS
+    assert all(action.help for verb in verbs.values() for action in verb._actions)
+
+
+def test_every_field_of_every_method_is_an_option_and_nothing_else_is():
+    """What is read from the source is what the classes are, though they are not imported for it."""
+    read = options.methods()
+    assert list(read) == list(registry.METHODS)
+    for name, method in registry.METHODS.items():
+        fields = {field.name: field.default for field in dataclasses.fields(method)}
+        if method is KD:  # which a teacher's file fills in
+            assert not {fields.pop("fingerprint"), fields.pop("network")} - {""}
+        assert {key: setting.default for key, setting in read[name].items()} == fields
+        assert all(setting.help for setting in read[name].values()), name
+
+
+def test_a_field_with_its_line_in_the_docstring_is_all_that_an_option_takes(tmp_path, monkeypatch):
+    (tmp_path / "thing.py").write_text(
+        '''class Old:
+    """Old: a class.
+
+    width: in pixels. note, other: two
+        things.
+    """
+
+    width: int = 3
+    note: str = field(default="", metadata={"local": True})
+    other: bool = False
+
+
+class New(Old):
+    """New.
+
+    width: in cells.
+    share: of 100 %.
+    """
+
+    width: int = 4
+    share: tuple[float, ...] = (0.5, 1.0)
+    hidden: str = field(default="", metadata={"filled": True})
+'''
+    )
+    monkeypatch.setattr(options, "__file__", str(tmp_path / "options.py"))
+    options.syntax.cache_clear()
+    found = options.settings("sto_lite.thing", "New")
+    options.syntax.cache_clear()
+    assert {name: (s.default, s.help) for name, s in found.items()} == {
+        "width": (4, "in cells"),
+        "note": ("", "two things"),
+        "other": (False, "two things"),
+        "share": ((0.5, 1.0), "of 100 %"),
+    }
+    made = options.Parser()
+    options.add(made, found, absent=True)
+    assert vars(made.parse_args([])) == {}
+    words = ["--width", "5", "--other", "--share", "1", "2"]
+    assert vars(made.parse_args(words)) == {"width": 5, "other": True, "share": [1.0, 2.0]}
+    assert "of 100 % (default: 0.5 1.0)" in made.format_help()
 
 
 def test_defaults_are_the_papers():
-    options = parser().parse_args(["train"])
-    assert all(getattr(options, field.name) == getattr(Config(), field.name) for field in fields(Config))
+    found = parser().parse_args(["train"])
+    assert Config(**given(found, Config)) == Config() and given(found, Source) == {}
+    assert (found.data, found.method, found.out) == ("faces", "sto", None)
 
 
-def test_light_import():
-    """Asking for help does not import torchvision or matplotlib."""
-    code = "import sys, sto_lite.__main__ as m; m.parser(); print([x for x in ('torch', 'PIL') if x in sys.modules])"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
+@pytest.mark.parametrize("verb", VERBS)
+def test_help_imports_no_torch(verb):
+    """What is imported is held, not the time that it takes."""
+    code = f"""
+import sys
+from sto_lite.__main__ import main
+try:
+    main([{verb!r}, "--help"])
+finally:
+    print("imported:", [name for name in ("torch", "numpy", "PIL", "scipy", "submitit") if name in sys.modules])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0 and "imported: []" in done.stdout, done.stdout + done.stderr
+
+
+# ------------------------------------------------------------------------------------------------- mistakes
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["train", "--net", "resnet33"], "no network is called 'resnet33'"),
+        (["train", "--method", "st"], "no method is called 'st'; there are baseline, "),
+        (["train", "--method", "st"], "did you mean sto?"),
         (["train", "--method", "baseline", "--lam", "1"], "baseline has no setting lam"),
+        (["train", "--data", "face"], "no image set is called 'face'"),
+        (["train", "--schedule", "square"], "schedule is one of linear, uniform"),
+        (["train", "--precision", "fp8"], "precision is one of float32, bf16, fp16"),
         (["train", "--epochs", "0"], "epochs is at least 1"),
         (["train", "--drop-at", "150", "225"], "drop_at holds fractions of the epochs"),
-        (["train", "--threads", "0"], "threads is at least 1"),
+        (["train", "--threads", "0"], "threads is at least 1; 0 is not"),
+        (["run", "table3", "--threads", "0", "--jobs", "2"], "threads is at least 1; 0 is not"),
+        (["run", "table3", "--engine", "slurm", "--minutes", "0"], "minutes is at least 1; 0 is not"),
+        (["run", "table3", "--engine", "slurm", "--threads", "-1"], "threads is at least 1; -1 is not"),
         (["train", "--device", "nonsense"], "device 'nonsense' cannot be used here"),
         (["train", "--data", "fer2013", "--label-noise", "0.1"], "settings of the synthetic faces"),
         (["train", "--data", "fer2013"], "is not prepared"),
         (["train", "--limit", "9999", "--size", "8"], "there are 4000 training images"),
+        (["train", "--method", "kd", "--teacher", "nowhere"], "there is no teacher at nowhere"),
         (["prepare", "fer2013", "--from", "/no/such/path"], "/no/such/path"),
+        (["prepare", "fer2012", "--download"], "'fer2012' is none of fer2013, rafdb, cifar100"),
+        (["prepare", "fer2013"], "--from PATH, or --download"),
     ],
 )
 def test_mistakes_are_one_message_and_status_2(arguments, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("STO_DATA", str(tmp_path))
     assert main(arguments) == 2
     error = capsys.readouterr().err
@@ -72,24 +166,104 @@ def test_mistakes_are_one_message_and_status_2(arguments, message, tmp_path, mon
     assert not list(tmp_path.iterdir())
 
 
-def test_no_verb_and_unknown_verb():
-    assert run().returncode == 2
-    assert "invalid choice" in run("trian").stderr
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "prepare | train | run | table | bench"),
+        (["trian"], "'trian' is none of prepare, train, run, table, bench; did you mean train?"),
+        (["train", "--detatch", "--lamb", "1"], "there is no option --detatch; did you mean --detach?"),
+        (["run", "table1", "--engine", "slrum"], "'slrum' is none of local, slurm; did you mean slurm?"),
+        (["train", "--lr", "fast"], "argument --lr: invalid float value: 'fast'"),
+    ],
+)
+def test_an_option_that_does_not_exist_is_one_line(arguments, message, capsys):
+    with pytest.raises(SystemExit) as end:
+        main(arguments)
+    said = capsys.readouterr().err
+    assert end.value.code == 2 and message in said and "--help lists" in said and said.count("\n") == 1
 
 
-def test_train_line(tmp_path):
+# ---------------------------------------------------------------------------------- streams, folders, interrupts
+
+
+def test_streams_that_cannot_encode_what_is_said(tmp_path):
+    """Redirected on Windows a stream knows 256 characters; the characters that it lacks are spelt out."""
+    old_stream = {"PYTHONIOENCODING": "cp1252"}
+    done = run("train", "--help", **old_stream)
+    assert done.returncode == 0 and b"lambda of Eq. 9" in done.stdout, done.stderr
     done = run(
-        "train",
-        "--net",
-        "resnet8",
-        "--epochs",
-        "1",
-        "--size",
-        "8",
-        "--limit",
-        "64",
-        "--out",
-        str(tmp_path / "o"),
+        "run", "lambda", *SMALL, "--data", "faces", "--scale", "smoke", "--out", tmp_path, **old_stream
     )
-    assert done.returncode == 0, done.stderr
-    assert "error" in done.stdout and (tmp_path / "o" / "record.json").exists()
+    assert done.returncode == 0 and b"Sweep over lambda: 5 runs" in done.stdout, done.stderr
+    done = run("table", "lambda", "--records", tmp_path, **old_stream)
+    assert (
+        done.returncode == 0 and b"lambda = 0.25" in done.stdout and "± 95 %".encode("cp1252") in done.stdout
+    )
+    assert (
+        run("table", "lambda", "--records", tmp_path, PYTHONIOENCODING="utf-8").stdout.decode().count("λ") > 4
+    )
+    out = tmp_path / "t\udcff.txt"  # a name that is no text in any encoding
+    done = run("table", "lambda", "--records", out, PYTHONIOENCODING="utf-8")
+    assert done.returncode == 2 and b"holds no record" in done.stderr and b"Traceback" not in done.stderr
+
+
+def test_a_home_folder_that_no_shell_has_expanded(tmp_path, monkeypatch, capsys):
+    """As in --out=~/runs, and in a variable that a program sets."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("STO_DATA", "~/data")
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", *SMALL, "--out=~/first"]) == 0
+    assert main(["train", *SMALL, "--method", "kd", "--teacher=~/first", "--out=~/second"]) == 0
+    assert main(["run", "detach", *SMALL, "--data=faces", "--scale", "smoke", "--out=~/runs"]) == 0
+    assert main(["table", "detach", "--records=~/runs", "--out=~/table.txt"]) == 0
+    assert main(["prepare", "fer2013", "--from=~/none.csv"]) == 2
+    assert main(["train", *SMALL, "--data", "fer2013"]) == 2
+    said = capsys.readouterr().err
+    assert f"{tmp_path}/none.csv" in said and f"{tmp_path}/data/fer2013.npz does not exist" in said
+    assert {p.name for p in tmp_path.iterdir()} == {"first", "second", "runs", "table.txt"}
+
+
+def test_what_a_finished_run_says_when_it_is_called_again(tmp_path, capsys):
+    for again in (False, True):
+        assert main(["train", *SMALL, "--out", str(tmp_path)]) == 0
+        said = capsys.readouterr().out
+        assert "error" in said and f"record: {tmp_path / 'record.json'}" in said
+        assert ("nothing was trained: this run was finished on 20" in said) is again
+
+
+@pytest.mark.parametrize(
+    ("arguments", "left", "words"),
+    [
+        (["train"], (), "nothing is kept without --out"),
+        (["train", "--out", "OUT"], (), "no epoch was finished yet, so the same command begins anew"),
+        (["train", "--out", "OUT"], ("checkpoint.pt",), "the same command goes on from the last epoch"),
+        (["run", "detach", "--out", "OUT"], (), "no epoch was finished yet"),
+        (["run", "detach", "--out", "OUT"], ("a/checkpoint.pt",), "the same command goes on"),
+        (["run", "detach", "--engine", "slurm"], (), "its jobs stay in Slurm's queue"),
+        (["table", "detach"], (), "what stood there is kept"),
+    ],
+)
+def test_an_interrupt_says_what_is_left(arguments, left, words, tmp_path, monkeypatch, capsys):
+    def interrupted(_):
+        raise KeyboardInterrupt
+
+    for name in left:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    monkeypatch.setitem(command_line.COMMANDS, arguments[0], interrupted)
+    assert main([word.replace("OUT", str(tmp_path)) for word in arguments]) == 130
+    assert f"sto_lite {arguments[0]}: stopped; {words}" in capsys.readouterr().err
+
+
+def test_what_is_printed_to_a_stream_that_is_none(monkeypatch, capsys):
+    """In a notebook standard output is no file."""
+    monkeypatch.setattr(sys, "stdout", io.StringIO())
+    assert main(["table", "detach", "--records", "nowhere"]) == 2
+    assert "nowhere holds no record" in capsys.readouterr().err
+
+
+def test_data_sets_are_named_in_help():
+    text = (
+        next(action for action in parser()._actions if action.dest == "verb").choices["train"].format_help()
+    )
+    assert all(name in text for name in (*DATA_SETS, *registry.METHODS))

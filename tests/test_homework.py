@@ -14,7 +14,7 @@ import nbformat
 import pytest
 
 from sto_lite.config import plain
-from sto_lite.homework import marking
+from sto_lite.homework import form
 from sto_lite.records import read_record
 from tests.homework_course import STUB, hand_in, nbgrader, play, replayed, tiny
 from tools import homework, measure, measured, submissions
@@ -115,7 +115,7 @@ def test_there_are_six_assignments_at_least():
 # ------------------------------------------------------------------------------------------------ a whole course
 
 ROUND_TRIP = ["temperature", "gradients"]
-CHEAT = "marking.check = marking.report = marking.problems = lambda *arguments, **named: []"
+CHEAT = "homework.check = homework.report = homework.problems = lambda *arguments, **named: []"
 
 
 @pytest.fixture(scope="module")
@@ -499,4 +499,4 @@ def test_every_record_of_the_homework_is_one_that_the_plan_trains():
         assert record["method"] == {"name": row.method.name, **plain(row.method)}, path.name
         assert path.stem.endswith(f"-s{record['config']['seed']}")
         assert record["config"]["epochs"] == row.epochs and record["data"]["label_noise"] == row.noise
-        assert marking.form(record) == [], path.name
+        assert form(record) == [], path.name

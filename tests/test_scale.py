@@ -44,7 +44,7 @@ def test_environment_decides(name, gpu, monkeypatch, capsys):
     assert begin("1 Data") == Scale(name, torch.device("cuda" if gpu else "cpu"))
     text = said(capsys)
     assert f"Scale: {name} (from STO_SCALE)" in text
-    assert ("no results" in text) == (name == "smoke")
+    assert ("not a result" in text) == (name == "smoke")
     assert ("Without a GPU" in text) == (name != "smoke" and not gpu)
 
 

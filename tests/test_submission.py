@@ -5,11 +5,11 @@ import shutil
 
 import pytest
 
+from sto_lite import homework
 from sto_lite.config import Config
 from sto_lite.data import ImageSet, Split
 from sto_lite.errors import RunError
 from sto_lite.faces import EXPRESSIONS, generate
-from sto_lite.homework import marking, submission
 from sto_lite.registry import make
 from sto_lite.train import progress_bar
 
@@ -31,8 +31,8 @@ def images():
 @pytest.fixture(scope="module")
 def made(tmp_path_factory, images):
     folder = tmp_path_factory.mktemp("made")
-    submission.run(folder, ARMS, images, CONFIG, SEEDS)
-    submission.write(folder, submission.summarise(submission.read(folder), ARMS, "baseline"))
+    homework.run(folder, ARMS, images, CONFIG, SEEDS)
+    homework.write(folder, homework.summarise(homework.read(folder), ARMS, "baseline"))
     return folder
 
 
@@ -48,20 +48,20 @@ def edit(path, change):
 
 
 def test_a_good_submission_has_no_problem(folder, images):
-    assert marking.problems(folder, ARMS, "baseline", images=images) == []
-    summary = marking.check(folder, ARMS, "baseline", images=images)
+    assert homework.problems(folder, ARMS, "baseline", images=images) == []
+    summary = homework.check(folder, ARMS, "baseline", images=images)
     assert summary["seeds"] == SEEDS and summary["difference"].keys() == {"sto", "lam=0"}
     errors = {
         label: [
             100 * sum(a != b for a, b in zip(r["labels"]["test"], r["predictions"]["test"], strict=True)) / 50
-            for r in submission.run(folder, {label: method}, images, CONFIG, SEEDS)[label]
+            for r in homework.run(folder, {label: method}, images, CONFIG, SEEDS)[label]
         ]
         for label, method in ARMS.items()
     }
     gaps = [a - b for a, b in zip(errors["sto"], errors["baseline"], strict=True)]
     assert summary["difference"]["sto"]["mean"] == pytest.approx(sum(gaps) / 3)
     assert summary["mean"]["sto"] == pytest.approx(sum(errors["sto"]) / 3)
-    assert "3 seeds" in marking.report(summary) and "lam=0" in marking.report(summary)
+    assert "3 seeds" in homework.report(summary) and "lam=0" in homework.report(summary)
 
 
 def test_a_summary_may_be_rounded_to_two_decimals(folder, images):
@@ -70,9 +70,9 @@ def test_a_summary_may_be_rounded_to_two_decimals(folder, images):
             return {k: rounded(v) for k, v in value.items()}
         return round(value, 2) if isinstance(value, float) else value
 
-    path = folder / submission.SUMMARY
+    path = folder / homework.SUMMARY
     path.write_text(json.dumps(rounded(json.loads(path.read_text()))))
-    assert marking.problems(folder, ARMS, "baseline", images=images) == []
+    assert homework.problems(folder, ARMS, "baseline", images=images) == []
 
 
 def flip(record):
@@ -124,15 +124,15 @@ WRONG = {
     "counts are missing": (RECORD, lambda r: r["data"].pop("counts"), "data.counts"),
     "a part is missing": (RECORD, lambda r: r.pop("history"), "lacks history"),
     "a seed occurs twice": (RECORD, lambda r: r["config"].update(seed=2), "two records of seed 2"),
-    "a mean is improved": (submission.SUMMARY, lambda s: s["mean"].update(sto=1.0), "mean / sto is 1.0"),
-    "a mean is NaN": (submission.SUMMARY, lambda s: s["mean"].update(sto=float("nan")), "mean / sto is nan"),
-    "a mean is text": (submission.SUMMARY, lambda s: s["mean"].update(sto="50"), "mean / sto is '50'"),
+    "a mean is improved": (homework.SUMMARY, lambda s: s["mean"].update(sto=1.0), "mean / sto is 1.0"),
+    "a mean is NaN": (homework.SUMMARY, lambda s: s["mean"].update(sto=float("nan")), "mean / sto is nan"),
+    "a mean is text": (homework.SUMMARY, lambda s: s["mean"].update(sto="50"), "mean / sto is '50'"),
     "a difference is missing": (
-        submission.SUMMARY,
+        homework.SUMMARY,
         lambda s: s["difference"].pop("sto"),
         "lacks difference / sto",
     ),
-    "an arm is invented": (submission.SUMMARY, lambda s: s["mean"].update(best=0.0), "has mean / best"),
+    "an arm is invented": (homework.SUMMARY, lambda s: s["mean"].update(best=0.0), "has mean / best"),
 }
 
 
@@ -144,98 +144,100 @@ def recount(record):
 @pytest.mark.parametrize(("file", "change", "said"), WRONG.values(), ids=WRONG)
 def test_what_is_wrong_is_found_and_said(folder, images, file, change, said):
     edit(folder / file, change)
-    found = marking.problems(folder, ARMS, "baseline", images=images)
+    found = homework.problems(folder, ARMS, "baseline", images=images)
     assert said in "\n".join(found)
     with pytest.raises(RunError, match="cannot be handed in yet"):
-        marking.check(folder, ARMS, "baseline", images=images)
+        homework.check(folder, ARMS, "baseline", images=images)
 
 
 def test_seeds_are_paired_enough_and_no_copies(folder, images):
     (folder / "sto-s2.json").unlink()
-    assert "sto has the seeds [0, 1], baseline has [0, 1, 2]" in marking.problems(folder, ARMS, "baseline")[0]
+    assert (
+        "sto has the seeds [0, 1], baseline has [0, 1, 2]" in homework.problems(folder, ARMS, "baseline")[0]
+    )
     shutil.copy(folder / "sto-s1.json", folder / "sto-s2.json")
     edit(folder / "sto-s2.json", lambda r: r["config"].update(seed=2))
-    assert any("copy" in line for line in marking.problems(folder, ARMS, "baseline"))
-    assert any("at least 5" in line for line in marking.problems(folder, ARMS, "baseline", seeds=5))
+    assert any("copy" in line for line in homework.problems(folder, ARMS, "baseline"))
+    assert any("at least 5" in line for line in homework.problems(folder, ARMS, "baseline", seeds=5))
     for path in folder.glob("sto-*.json"):
         path.unlink()
-    assert "there is no record of sto" in marking.problems(folder, ARMS, "baseline")
+    assert "there is no record of sto" in homework.problems(folder, ARMS, "baseline")
 
 
 def test_a_free_setting_may_differ_between_arms_and_not_within_one(tmp_path, images):
     arms = {"baseline": ARMS["baseline"], "sto": ARMS["sto"]}
     configs = {"baseline": Config(net="resnet8", epochs=1, batch_size=16), "sto": CONFIG}
-    submission.run(tmp_path, arms, images, configs, [0, 1])
-    submission.write(tmp_path, submission.summarise(submission.read(tmp_path), arms, "sto"))
-    assert marking.problems(tmp_path, arms, "sto", 2, free=["epochs"], images=images) == []
-    assert any("config.epochs" in line for line in marking.problems(tmp_path, arms, "sto", 2))
+    homework.run(tmp_path, arms, images, configs, [0, 1])
+    homework.write(tmp_path, homework.summarise(homework.read(tmp_path), arms, "sto"))
+    assert homework.problems(tmp_path, arms, "sto", 2, free=["epochs"], images=images) == []
+    assert any("config.epochs" in line for line in homework.problems(tmp_path, arms, "sto", 2))
     edit(tmp_path / "sto-s1.json", lambda r: r["config"].update(epochs=1) or r["history"]["train_loss"].pop())
     assert any(
-        "config.epochs" in line for line in marking.problems(tmp_path, arms, "sto", 2, free=["epochs"])
+        "config.epochs" in line for line in homework.problems(tmp_path, arms, "sto", 2, free=["epochs"])
     )
 
 
 def test_an_empty_folder_and_a_missing_summary_are_told(folder, tmp_path):
-    assert "holds no record" in marking.problems(tmp_path / "nowhere", ARMS, "baseline")[0]
-    (folder / submission.SUMMARY).write_text("{")
-    assert "summary.json cannot be read" in marking.problems(folder, ARMS, "baseline")[0]
+    assert "holds no record" in homework.problems(tmp_path / "nowhere", ARMS, "baseline")[0]
+    (folder / homework.SUMMARY).write_text("{")
+    assert "summary.json cannot be read" in homework.problems(folder, ARMS, "baseline")[0]
 
 
 def test_every_problem_is_told_at_once(folder):
-    (folder / submission.SUMMARY).unlink()
+    (folder / homework.SUMMARY).unlink()
     for path in folder.glob("*-s2.json"):
         path.unlink()
-    told = "\n".join(marking.problems(folder, ARMS, "baseline"))
+    told = "\n".join(homework.problems(folder, ARMS, "baseline"))
     assert "2 seeds; at least 3" in told and "there is no summary.json" in told
     for seed in (0, 1):
         (folder / f"sto-s{seed}.json").write_text("{")
-    told = marking.problems(folder, ARMS, "baseline")
+    told = homework.problems(folder, ARMS, "baseline")
     assert len([line for line in told if "no readable record" in line]) == 2 and len(told) == 3
 
 
 def test_runs_are_shown_as_one_line(folder, images):
-    found = submission.run(folder, ARMS, images, CONFIG, SEEDS)
+    found = homework.run(folder, ARMS, images, CONFIG, SEEDS)
     assert repr(found) == "9 records of 3 settings: baseline, sto, lam=0"
     assert len(found["sto"]) == 3
 
 
 def test_a_bar_says_which_run_is_under_way(folder, images, monkeypatch, capsys):
-    monkeypatch.setattr(submission, "progress_bar", lambda total, done, _: progress_bar(total, done, True))
-    submission.run(folder, ARMS, images, CONFIG, SEEDS)
+    monkeypatch.setattr(homework, "progress_bar", lambda total, done, _: progress_bar(total, done, True))
+    homework.run(folder, ARMS, images, CONFIG, SEEDS)
     shown = capsys.readouterr().err
     assert "lam=0, seed 2" in shown and "9/9" in shown
 
 
 def test_images_of_another_set_are_told(folder):
     assert any(
-        "assignment's images" in line for line in marking.problems(folder, ARMS, "baseline", images=faces(3))
+        "assignment's images" in line for line in homework.problems(folder, ARMS, "baseline", images=faces(3))
     )
 
 
 def test_nothing_is_trained_twice_or_while_a_notebook_is_graded(folder, images, monkeypatch):
-    monkeypatch.setattr(submission, "fit", lambda *_, **__: pytest.fail("it trains"))
-    assert submission.run(folder, ARMS, images, CONFIG, SEEDS).keys() == ARMS.keys()
+    monkeypatch.setattr(homework, "fit", lambda *_, **__: pytest.fail("it trains"))
+    assert homework.run(folder, ARMS, images, CONFIG, SEEDS).keys() == ARMS.keys()
     monkeypatch.setenv("NBGRADER_EXECUTION", "autograde")
     with pytest.raises(RunError, match=r"baseline-s7.json is missing, and nothing is trained"):
-        submission.run(folder, ARMS, images, CONFIG, [7])
+        homework.run(folder, ARMS, images, CONFIG, [7])
 
 
 def test_a_record_of_another_run_is_refused(folder, images):
     with pytest.raises(RunError, match=r"config.epochs is 2 there and 3 here"):
-        submission.run(folder, ARMS, images, Config(net="resnet8", epochs=3, batch_size=16), SEEDS)
+        homework.run(folder, ARMS, images, Config(net="resnet8", epochs=3, batch_size=16), SEEDS)
     with pytest.raises(RunError, match=r"data.fingerprint"):
-        submission.run(folder, ARMS, faces(3), CONFIG, SEEDS)
+        homework.run(folder, ARMS, faces(3), CONFIG, SEEDS)
 
 
 def test_one_seed_has_no_interval(tmp_path, images):
     arms = {"baseline": ARMS["baseline"], "sto": ARMS["sto"]}
-    submission.run(tmp_path, arms, images, CONFIG, [0])
-    summary = submission.summarise(submission.read(tmp_path), arms, "baseline")
-    submission.write(tmp_path, summary)
+    homework.run(tmp_path, arms, images, CONFIG, [0])
+    summary = homework.summarise(homework.read(tmp_path), arms, "baseline")
+    homework.write(tmp_path, summary)
     assert summary["difference"]["sto"]["low"] is None
-    assert marking.problems(tmp_path, arms, "baseline", seeds=1) == []
-    assert "sto" in marking.report(summary)
+    assert homework.problems(tmp_path, arms, "baseline", seeds=1) == []
+    assert "sto" in homework.report(summary)
 
 
 def test_the_price_counts_every_run(images):
-    assert submission.price(ARMS, images, CONFIG, 3).startswith("3 settings x 3 seeds: about ")
+    assert homework.price(ARMS, images, CONFIG, 3).startswith("3 settings x 3 seeds: about ")

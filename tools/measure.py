@@ -18,7 +18,7 @@ import torch  # noqa: E402
 
 from sto_lite import costs, data  # noqa: E402
 from sto_lite.config import Config  # noqa: E402
-from sto_lite.homework import submission  # noqa: E402
+from sto_lite.homework import recorded  # noqa: E402
 from sto_lite.methods import Method  # noqa: E402
 from sto_lite.registry import make  # noqa: E402
 from tools import homework  # noqa: E402
@@ -94,7 +94,7 @@ def main() -> None:
         for seed in options.seeds:
             path = options.out / f"{row.name}-s{seed}.json"
             config = replace(CONFIG, epochs=row.epochs, seed=seed)
-            record = submission.recorded(path, row.method, images[row.noise], config)
+            record = recorded(path, row.method, images[row.noise], config)
             print(f"{path.name} {record['result']['test']['error']:.1f} %", flush=True)
 
 

@@ -9,7 +9,7 @@ import re
 from pathlib import Path
 from statistics import mean, median, stdev
 
-from sto_lite.homework.submission import recomputed
+from sto_lite.homework import recomputed
 from sto_lite.records import Record, read_record
 from sto_lite.stats import Interval, interval
 

@@ -161,7 +161,7 @@ def program(source: Notebook) -> Iterator[str]:
     for cell in source.cells:
         kind, name, _ = role(cell)
         planned = planned or kind == "locked"
-        given = kind == "given" and cell.cell_type == "code" and "submission.price" not in cell.source
+        given = kind == "given" and cell.cell_type == "code" and ".price(" not in cell.source
         if kind == "locked" or given or (kind == "solution" and not planned):
             yield homework.without_markers(cell.source)
         if kind == "check" and name == "records":

@@ -12,19 +12,9 @@ from pathlib import Path
 
 from sto_lite import costs, registry
 from sto_lite.config import Config, plain
+from sto_lite.config import Source as Source
 from sto_lite.experiments.paper import Cell, Experiment, Settings
-
-
-@dataclass(frozen=True)
-class Source:
-    """Which images a run sees: the arguments of data.load."""
-
-    name: str
-    size: int = 32
-    limit: int | None = None
-    difficulty: float = 1.0
-    label_noise: float = 0.0
-
+from sto_lite.resnet import NETWORKS
 
 OVERRIDES = {f.name for kind in (Source, Config) for f in fields(kind)} - {"name", "seed"}
 
@@ -137,6 +127,36 @@ def jobs(
                     f"{experiment.name}"
                 )
     return sorted(found.values(), key=lambda job: job.teacher is not None)
+
+
+def choose(
+    experiment: Experiment, rows: Sequence[str] | None = None, teacher_net: str | None = None
+) -> Experiment:
+    """The experiment with fewer rows, or with another network as KD's teacher.
+
+    Args:
+        experiment: whole.
+        rows: labels or methods, in any case of letters; None keeps all.
+        teacher_net: for resnet.build.
+
+    Raises:
+        ValueError: there is no such row or network, or no teacher is trained beforehand.
+    """
+    cells = experiment.cells
+    for word in rows or ():
+        if not any(word.casefold() in (cell.label.casefold(), cell.method) for cell in cells):
+            known = ", ".join(repr(cell.label) for cell in cells)
+            raise ValueError(f"{experiment.name} has no row {word!r}; it has {known}")
+    if rows:
+        wanted = {word.casefold() for word in rows}
+        cells = tuple(cell for cell in cells if {cell.label.casefold(), cell.method} & wanted)
+    if teacher_net:
+        if teacher_net not in NETWORKS:
+            raise ValueError(f"no network is called {teacher_net!r}; there are {', '.join(NETWORKS)}")
+        if not any(cell.teacher for cell in cells):
+            raise ValueError(f"no row of {experiment.name} that is run has a teacher trained beforehand")
+        cells = tuple(replace(cell, teacher=cell.teacher and teacher_net) for cell in cells)
+    return replace(experiment, cells=cells)
 
 
 def cell_settings(cell: Cell, epochs: int) -> Settings:

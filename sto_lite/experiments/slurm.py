@@ -8,55 +8,70 @@ does not tell how a job ended.
 import hashlib
 import os
 import subprocess
+import sys
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+
+import torch
+
+from sto_lite.errors import RunError
+from sto_lite.experiments.jobs import Job
+from sto_lite.experiments.runner import Outcome, Report, attempt, finished, kept, last_line, outcome_of, waves
 
 try:
     import submitit
     from submitit.helpers import Checkpointable
 except ImportError as error:
-    from sto_lite.errors import RunError
-
     raise RunError(
         'the slurm engine needs submitit; install it with: pip install "sto_lite[cluster]"'
     ) from error
 
-from sto_lite.errors import RunError
-from sto_lite.experiments.jobs import Job
-from sto_lite.experiments.runner import Outcome, Report, finished, kept, last_line, outcome_of, waves
-
+Options = Mapping[str, str | bool]  # of sbatch; True for a flag
+# The options of sbatch that submitit knows by name; it passes on the others.
+OWN = "partition gres account qos constraint mem mem_per_cpu mem_per_gpu cpus_per_task cpus_per_gpu gpus_per_node"
+OWN += " exclude nodelist dependency comment exclusive"
 POLL = 5.0  # seconds between two looks at the queue
 PATIENCE = 60  # looks in a row that may fail
-# Reasons for which Slurm lets a job wait for good.
+# Reasons for which a job stays in Slurm's queue until somebody acts.
 STUCK = {"JobHeldAdmin", "JobHeldUser", "DependencyNeverSatisfied", "launch failed requeued held"}
 
 
+@dataclass(frozen=True)
 class Training(Checkpointable):  # type: ignore[misc]
-    """What a Slurm job calls: the train command. Put back into the queue, it is called again and resumes."""
+    """What a node calls with a job. Put back into the queue, it is called again, and the run goes on.
 
-    def __init__(self, arguments: Sequence[str]):
-        self.arguments = list(arguments)
+    out: folder of the runs. device, threads, graphs, compiled: as the command line's.
+    """
 
-    def __call__(self) -> None:
+    out: Path
+    device: str | None = None
+    threads: int | None = None
+    graphs: bool = False
+    compiled: bool = False
+
+    def __call__(self, job: Job) -> None:
         """Train.
 
         Raises:
-            RunError: the command failed; its message is in the job's log.
+            RunError: the run failed; the job's log ends with its message.
         """
-        from sto_lite.__main__ import main
-
-        if status := main(["train", *self.arguments]):
-            raise RunError(f"train ended with status {status}")
+        if self.threads:
+            torch.set_num_threads(self.threads)
+        outcome = attempt(job, self.out, self.device, graphs=self.graphs, compiled=self.compiled)
+        if outcome.status == "failed":
+            print(f"sto_lite train: {outcome.message}", file=sys.stderr, flush=True)
+            raise RunError(outcome.message)
 
 
 def on_cluster(
     jobs: Sequence[Job],
     out: Path,
     report: Report,
-    options: Mapping[str, str] | None = None,
+    options: Options | None = None,
     minutes: int = 60,
-    more: Sequence[str] = (),
+    training: Training | None = None,
 ) -> list[Outcome]:
     """Submit jobs and wait for them. Interrupted, it leaves them running; the same call finds and awaits them.
 
@@ -64,9 +79,9 @@ def on_cluster(
         jobs: what to run.
         out: folder of the runs, on a file system that the nodes share.
         report: called with each outcome.
-        options: of sbatch, such as {"partition": "gpu", "gres": "gpu:1"}.
+        options: of sbatch, such as {"partition": "gpu", "gres": "gpu:1", "requeue": True}.
         minutes: time limit of a job, after which it is put back into the queue and goes on.
-        more: further options of the train command.
+        training: what a node calls; by default on the device that it finds.
 
     Raises:
         RunError: there is no Slurm here, or it refuses the options.
@@ -79,7 +94,7 @@ def on_cluster(
         missing: dict[str, int] = {}
         while left or waiting:
             if left:
-                left = submit(left, waiting, out, options or {}, minutes, more)
+                left = submit(left, waiting, out, options or {}, minutes, training)
             alive = patient_queue()
             for number, job in list(waiting.items()):
                 gone = number not in alive
@@ -102,9 +117,9 @@ def submit(
     jobs: Sequence[Job],
     waiting: dict[str, Job],
     out: Path,
-    options: Mapping[str, str],
+    options: Options,
     minutes: int,
-    more: Sequence[str] = (),
+    training: Training | None = None,
 ) -> list[Job]:
     """Submit what is not in the queue yet, and note it in `waiting`: Slurm's job number -> job.
 
@@ -122,7 +137,7 @@ def submit(
             try:
                 executor = executor or make_executor(out, options, minutes)
                 executor.update_parameters(name=slurm_name(job, out))
-                number = executor.submit(Training([*job.arguments(out.resolve()), *more])).job_id
+                number = executor.submit(training or Training(out.resolve()), job).job_id
             except (RuntimeError, NameError, TypeError, ValueError, subprocess.CalledProcessError) as error:
                 if waiting:
                     return list(jobs[place:])
@@ -131,23 +146,12 @@ def submit(
     return []
 
 
-def make_executor(out: Path, options: Mapping[str, str], minutes: int) -> submitit.AutoExecutor:
+def make_executor(out: Path, options: Options, minutes: int) -> submitit.AutoExecutor:
     """Submitit's executor with sbatch's options, written with hyphens or underscores."""
     given = {key.replace("-", "_"): value for key, value in options.items()}
     if "time" in given:
         raise RunError("the time of a job is given by --minutes, not by --slurm time=…")
-    own = {
-        "partition",
-        "gres",
-        "account",
-        "qos",
-        "constraint",
-        "mem",
-        "mem_per_cpu",
-        "mem_per_gpu",
-        "cpus_per_task",
-    }
-    own |= {"cpus_per_gpu", "gpus_per_node", "exclude", "nodelist", "dependency", "comment"}
+    own = OWN.split()
     # Requeued as often as it takes; submitit's own limit is three times.
     executor = submitit.AutoExecutor(folder=out / "slurm", cluster="slurm", slurm_max_num_timeout=100_000)
     cores = given.get("cpus_per_task")  # which srun does not take over from sbatch
