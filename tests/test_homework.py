@@ -8,6 +8,9 @@ import json
 import os
 import re
 import shutil
+import subprocess
+import sys
+import zipfile
 from pathlib import Path
 
 import nbformat
@@ -281,6 +284,89 @@ def test_what_cannot_be_written_is_not_restored(course, tmp_path):
     path.write_text(path.read_text(encoding="utf-8").replace("It is flat.", "\\ud800"), encoding="utf-8")
     with pytest.raises(homework.HomeworkError, match="nothing is restored"):
         submissions.restore(released, path)
+
+
+# ------------------------------------------------------------------------- what systems and platforms make of it
+
+
+def zipped(path, members):
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in members.items():
+            info = zipfile.ZipInfo("x")
+            info.filename = name  # as it is, backslashes included
+            archive.writestr(info, content)
+    return path
+
+
+def unpacked(path, folder):
+    submissions.unpack(path, folder, "temperature.ipynb")
+    return {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()}
+
+
+@pytest.mark.parametrize("top", ["", "temperature/", "Homework 1/temperature/"])
+@pytest.mark.parametrize("separator", ["/", "\\"])
+def test_zips_of_every_system_are_unpacked(top, separator, tmp_path):
+    names = [f"{top}temperature.ipynb", f"{top}records/paper-s0.json"]
+    odd = [
+        "__MACOSX/._temperature.ipynb",
+        f"{top}.ipynb_checkpoints/temperature.ipynb",
+        f"{top}records/._paper-s0.json",
+    ]
+    members = {name.replace("/", separator): "{}" for name in [*names, *odd, f"{top}.DS_Store"]}
+    members |= {f"{top}records/".replace("/", separator): ""}
+    assert unpacked(zipped(tmp_path / "ada.zip", members), tmp_path / "ada") == {
+        "temperature.ipynb",
+        "records/paper-s0.json",
+    }
+
+
+@pytest.mark.parametrize("name", ["../x", "a/../../x", "..\\x", "/etc/x", "\\\\server\\x", "C:\\x", "C:x"])
+def test_a_zip_that_leads_elsewhere_is_refused_whole(name, tmp_path):
+    path = zipped(tmp_path / "ada.zip", {"temperature.ipynb": "{}", name: "x"})
+    with pytest.raises(HomeworkError, match="leads out of the zip"):
+        unpacked(path, tmp_path / "ada")
+    assert not (tmp_path / "ada").exists()
+
+
+def test_a_zip_that_is_none_too_large_or_the_second_is_told(tmp_path, monkeypatch):
+    (tmp_path / "a.zip").write_text("no zip")
+    with pytest.raises(HomeworkError, match="cannot be unpacked"):
+        unpacked(tmp_path / "a.zip", tmp_path / "a")
+    good = zipped(tmp_path / "b.zip", {"temperature.ipynb": "{}"})
+    data = bytearray(good.read_bytes())
+    data[40] ^= 255
+    (tmp_path / "c.zip").write_bytes(data)
+    with pytest.raises(HomeworkError, match="cannot be unpacked"):
+        unpacked(tmp_path / "c.zip", tmp_path / "c")
+    unpacked(good, tmp_path / "b")
+    with pytest.raises(HomeworkError, match="stays; take it away"):
+        unpacked(good, tmp_path / "b")
+    monkeypatch.setattr(submissions, "LARGEST", 1)
+    with pytest.raises(HomeworkError, match="not unpacked"):
+        unpacked(good, tmp_path / "d")
+
+
+def test_folders_of_systems_are_no_students_and_every_stream_takes_every_name(tmp_path):
+    for name in (".ipynb_checkpoints", "__MACOSX", ".git", "Łukasz"):
+        (tmp_path / "course" / "submitted" / name).mkdir(parents=True)
+    zips = tmp_path / "zips"
+    zips.mkdir()
+    zipped(zips / "ada.zip", {"temperature\\records\\x.json": "{}", "temperature\\temperature.ipynb": "{"})
+    (zips / "._ada.zip").write_bytes(b"\x00")
+    command = [sys.executable, "tools/submissions.py", "temperature", tmp_path / "course", "--unpack", zips]
+    environment = {**os.environ, "PYTHONIOENCODING": "cp1252"}
+    done = subprocess.run(command, cwd=homework.ROOT, env=environment, capture_output=True, check=False)
+    told = done.stdout.decode("cp1252")
+    assert done.returncode == 1 and done.stderr == b""
+    assert "2 students, 2 to be looked at" in told and "ukasz  nothing was handed in" in told
+    assert re.search(r"^ada +temperature.ipynb is no notebook", told, re.M)
+    assert "MACOSX" not in told and "checkpoints" not in told
+
+
+def test_a_zip_of_windows_that_was_unpacked_wrongly_is_told(tmp_path):
+    (tmp_path / r"records\paper-s0.json").write_text("{}")
+    (said,) = submissions.about_records(homework.read(homework.SOURCES / "temperature.md"), tmp_path)
+    assert "--unpack reads it" in said
 
 
 def nothing(record):

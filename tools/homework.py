@@ -31,7 +31,8 @@ import yaml
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # so that this file also runs as a script
 
-from sto_lite.files import write_atomically  # noqa: E402
+from sto_lite.errors import print_anything  # noqa: E402
+from sto_lite.files import expand, visible, write_atomically  # noqa: E402
 from tools import setup_cell  # noqa: E402
 from tools.address import AddressError, repository  # noqa: E402
 from tools.measured import filled  # noqa: E402
@@ -108,7 +109,7 @@ def assignments(names: Iterable[str] = (), sources: Path = SOURCES) -> list[Path
     Raises:
         HomeworkError: there is none of this name, or none at all.
     """
-    known = {path.stem: path for path in sorted(sources.glob("*.md"))}
+    known = {path.stem: path for path in visible(sources, "*.md")}
     if unknown := sorted({Path(name).stem for name in names} - set(known)):
         raise HomeworkError(f"no assignment is called {', '.join(unknown)}; there are {', '.join(known)}")
     if not known:
@@ -291,7 +292,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Build the assignments named, or all; the exit status is 1 if a source is wrong."""
     parser = argparse.ArgumentParser(description=str(__doc__).split("\n\n")[0])
     parser.add_argument("names", nargs="*", help="assignments, such as gradients (default: all)")
-    parser.add_argument("--out", type=Path, default=OUT, help="folder to write into (default: homework)")
+    parser.add_argument("--out", type=expand, default=OUT, help="folder to write into (default: homework)")
+    print_anything()
     options = parser.parse_args(arguments)
     try:
         written = build(assignments(options.names), options.out)

@@ -42,7 +42,8 @@ from nbclient.exceptions import CellExecutionError
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # so that this file also runs as a script
 
-from sto_lite.files import write_atomically  # noqa: E402
+from sto_lite.errors import print_anything  # noqa: E402
+from sto_lite.files import visible, write_atomically  # noqa: E402
 from tools.address import AddressError, Repository, configured  # noqa: E402
 
 BOOK = ROOT / "book"
@@ -76,8 +77,8 @@ class NotebookError(Exception):
 
 def chapters(names: Iterable[str] = (), book: Path = BOOK) -> list[Path]:
     """Return the ``.ipynb`` paths of the chapters named ("03", "03-stochastic-depth"); all by default."""
-    files = [path for path in book.glob("*.*") if not path.name.startswith(".")]
-    known = sorted({p.with_suffix(".ipynb") for p in files if p.suffix == ".ipynb" or is_text(p)})
+    found = visible(book, "*.ipynb") + [path for path in visible(book, "*.md") if is_text(path)]
+    known = sorted({path.with_suffix(".ipynb") for path in found})
     if not names:
         return known
     chosen = []
@@ -268,7 +269,7 @@ def records(code: str, runs: Path = RUNS) -> list[Path]:
         raise NotebookError('give read_records the collection\'s name itself, as in read_records("depths")')
     files = []
     for name in sorted(set(names)):
-        collection = sorted(p for p in (runs / name).glob("*.json") if not p.name.startswith("."))
+        collection = visible(runs / name, "*.json")
         if not collection:
             raise NotebookError(f"read_records({name!r}): there is no record in {runs / name}")
         files += collection
@@ -398,7 +399,7 @@ def lend(folder: Path = LAB, book: Path = BOOK) -> Iterator[str]:
     """
     for name, settings in LAB_SETTINGS.items():
         replace(folder / ".jupyter" / "labconfig" / name, json.dumps(settings))
-    for page in book.glob("[!.]*.md"):
+    for page in visible(book, "*.md"):
         if not is_text(page):
             replace(folder / page.name, page.read_text(encoding="utf-8"))
     for path in chapters(book=book):
@@ -452,6 +453,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; return the exit status."""
+    print_anything()
     options = parse(arguments)
     try:
         if options.command == "lab":

@@ -15,6 +15,10 @@ import yaml
 from bs4 import BeautifulSoup, Tag
 
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))  # so that this file also runs as a script
+
+from sto_lite.errors import print_anything  # noqa: E402
+
 HTML = ROOT / "_build" / "html"
 FOOTER = '<p style="width:100%;text-align:center;font:8pt sans-serif"><span class="pageNumber"></span></p>'
 QUIET = ["background-networking", "component-update", "gpu", "quic", "sync"]
@@ -127,6 +131,7 @@ def print_page(page: Path, pdf: Path) -> None:
 
 def main() -> int:
     """Write ``_build/student-teacher-oneness.pdf``; return the exit status."""
+    print_anything()
     names = order()
     pdf = ROOT / "_build" / "student-teacher-oneness.pdf"
     single = HTML / Path(names[0]).parent / "whole-book.html"  # beside the pages, so that images are found
