@@ -106,12 +106,17 @@ def band(ax: "Axes", x: Any, ys: Any, role: str, spread: str = "range", label: s
         raise ValueError(f"ys must be (seeds, {len(x)}) to match x, not {ys.shape}.")
     if spread not in ("range", "std"):
         raise ValueError(f'spread must be "range" or "std", not {spread!r}.')
-    mean = ys.mean(0)
-    ax.plot(x, mean, **line(role, **({} if label is None else {"label": label})))
-    if len(ys) > 1:
-        std = ys.std(0, ddof=1)
-        low, high = (ys.min(0), ys.max(0)) if spread == "range" else (mean - std, mean + std)
-        ax.fill_between(x, low, high, color=COLOURS[role], alpha=0.25, linewidth=0)
+    import seaborn
+
+    seaborn.lineplot(
+        x=np.tile(x, len(ys)),
+        y=ys.ravel(),
+        ax=ax,
+        errorbar=None if len(ys) == 1 else ("pi", 100) if spread == "range" else "sd",
+        err_kws={"alpha": 0.25, "linewidth": 0},
+        legend=False,
+        **line(role, **({} if label is None else {"label": label})),
+    )
 
 
 def image_grid(

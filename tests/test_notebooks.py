@@ -5,7 +5,6 @@ import re
 
 import nbformat
 import pytest
-import yaml
 
 from tools import notebooks
 from tools.notebooks import NotebookError
@@ -50,9 +49,15 @@ def unnamed_pictures(html):
 
 
 def test_the_table_of_contents_lists_every_notebook():
-    toc = yaml.safe_load((notebooks.ROOT / "_toc.yml").read_text(encoding="utf-8"))
-    listed = [entry["file"] for entry in toc["chapters"] if entry["file"].endswith(".ipynb")]
-    assert listed == [f"book/{path.name}" for path in CHAPTERS]
+    listed = [name for name in notebooks.contents() if name.endswith(".ipynb")]
+    assert sorted(listed) == [f"book/{path.name}" for path in CHAPTERS]
+
+
+def test_the_table_of_contents_may_have_parts(tmp_path):
+    (tmp_path / "_toc.yml").write_text(
+        "root: book/intro\nparts:\n- caption: A\n  chapters: [{file: a}, {file: b.ipynb}]\n- chapters: [{file: c}]\n"
+    )
+    assert notebooks.contents(tmp_path) == ["book/intro", "a", "b.ipynb", "c"]
 
 
 def test_the_reference_lists_every_module():

@@ -201,7 +201,7 @@ def without_markers(source: str) -> str:
 def course(notebook: Notebook) -> Notebook:
     """Return the source notebook for nbgrader: its metadata, solutions and hidden checks in their markers."""
     new = plain(notebook, {"instructor"})
-    for cell, old in zip(new.cells, kept(notebook, {"instructor"}), strict=True):
+    for cell, old in zip(new.cells, leave_out(notebook, {"instructor"}), strict=True):
         kind, name, points = role(old)
         if not name:
             continue
@@ -242,7 +242,7 @@ def solutions(notebook: Notebook) -> Notebook:
     return new
 
 
-def kept(notebook: Notebook, without: Iterable[str]) -> list[Any]:
+def leave_out(notebook: Notebook, without: Iterable[str]) -> list[Any]:
     """Return the cells whose kind is not among `without`."""
     return [cell for cell in notebook.cells if role(cell).kind not in set(without)]
 
@@ -250,7 +250,7 @@ def kept(notebook: Notebook, without: Iterable[str]) -> list[Any]:
 def plain(notebook: Notebook, without: Iterable[str] = ()) -> Notebook:
     """Return a notebook of the same cells without metadata and outputs, and with ids that a rebuild keeps."""
     new = nbformat.v4.new_notebook(metadata={"kernelspec": KERNEL, "language_info": {"name": "python"}})
-    for number, old in enumerate(kept(notebook, without)):
+    for number, old in enumerate(leave_out(notebook, without)):
         make = nbformat.v4.new_code_cell if old.cell_type == "code" else nbformat.v4.new_markdown_cell
         new.cells.append(make(copy.copy(old.source), id=role(old).name or f"cell-{number}"))
     return new

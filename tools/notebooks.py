@@ -91,6 +91,12 @@ def chapters(names: Iterable[str] = (), book: Path = BOOK) -> list[Path]:
     return chosen
 
 
+def contents(root: Path = ROOT) -> list[str]:
+    """Return the files that the table of contents names, in its order, the front page first."""
+    toc = yaml.safe_load((root / "_toc.yml").read_text(encoding="utf-8"))
+    return [toc["root"], *(page["file"] for part in toc.get("parts", [toc]) for page in part["chapters"])]
+
+
 def is_text(path: Path) -> bool:
     """Whether a file is the text side of a pair, by its header; other ``.md`` files are pages."""
     if path.suffix != ".md":

@@ -40,12 +40,12 @@ from tools.homework import HomeworkError, Notebook, role  # noqa: E402
 PROTOCOL = "EPOCHS, FACES, PIXELS = "  # the line of a source that students fit to their budget
 LARGEST = 50 << 20  # bytes of a file; a notebook with all its figures has a few million
 MEMBERS = 500  # files of a zip
-LINES = 20  # told of one student
+LINES = 20  # printed of one student
 MOST = {"epochs": 100_000, "faces": 10_000, "pixels": 64}  # larger numbers are no protocol, but a full memory
 
 
-def told(source: Notebook, folder: Path, name: str, marked: bool = True) -> list[str]:
-    """What has to be looked at in one student's submission of an assignment; nothing when all is well.
+def look_over(source: Notebook, folder: Path, name: str, marked: bool = True) -> list[str]:
+    """Say what has to be looked at in one student's submission of an assignment; nothing when all is well.
 
     Args:
         source: of the assignment (homework.read).
@@ -74,7 +74,7 @@ def strange(folder: Path) -> list[str]:
 
 
 def mark(cell: Notebook) -> str:
-    """The name by which nbgrader knows a cell, if it knows it."""
+    """Return the name by which nbgrader knows a cell, or an empty string."""
     found = cell.metadata.get("nbgrader")
     name = found.get("grade_id") if isinstance(found, dict) else None
     return name if isinstance(name, str) else ""
@@ -202,7 +202,7 @@ def about_records(source: Notebook, folder: Path) -> list[str]:
 
 
 def program(source: Notebook) -> Iterator[str]:
-    """The cells of a source that its check of the records needs, and the check; nothing is trained in them."""
+    """Yield the cells of a source that its check of the records needs, and the check; nothing is trained in them."""
     planned = False  # what a student does comes before the arms, which are locked, or is a run
     for cell in source.cells:
         kind, name, _ = role(cell)
@@ -216,7 +216,7 @@ def program(source: Notebook) -> Iterator[str]:
 
 
 def protocol(records: Path) -> dict[str, Any]:
-    """What a student has chosen: epochs of STO, faces, pixels, net and difficulty, as far as records say it."""
+    """Find what a student has chosen: epochs of STO, faces, pixels, net and difficulty, as far as records say it."""
     for path in visible(records, "**/*.json"):
         try:
             record = json.loads(path.read_text(encoding="utf-8"))
@@ -233,7 +233,7 @@ def protocol(records: Path) -> dict[str, Any]:
 
 
 def adapted(code: str, given: dict[str, Any]) -> str:
-    """The cell that holds the protocol, with what a student has chosen in place of what the source says."""
+    """Return the cell that holds the protocol, with what a student has chosen in place of what the source says."""
     if not given:
         return code
     chosen = f"{given['epochs']}, {given['faces']}, {given['pixels']}"
@@ -289,7 +289,7 @@ def main(arguments: list[str] | None = None) -> int:
         handed_in = student / path.stem
         try:
             there = handed_in.is_dir() and any(handed_in.iterdir())
-            lines = told(source, handed_in, path.stem, marked) if there else ["nothing was handed in"]
+            lines = look_over(source, handed_in, path.stem, marked) if there else ["nothing was handed in"]
         except Exception as error:  # a student's files end no look at the others'
             lines = [f"cannot be looked over ({type(error).__name__}: {error})"]
         odd += bool(lines)
