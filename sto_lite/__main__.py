@@ -228,6 +228,10 @@ def table(options: argparse.Namespace) -> None:
             f"not shown, {count} records under another protocol: {other.protocol} (--all shows it)",
             file=sys.stderr,
         )
+    rows = [row for one in shown for row in one.rows if row.cell.teacher]
+    taught = {(row.cell.label, str(r["method"].get("network"))) for row in rows for r in row.records}
+    for label, network in sorted(taught - {(row.cell.label, row.cell.teacher) for row in rows}):
+        print(f"{label}: the teacher is {network}", file=sys.stderr)
     text = "\n\n".join(formats.FORMATS[options.format](one) for one in shown).rstrip("\n")
     if options.out:
         save(options.out, f"{text}\n".encode())

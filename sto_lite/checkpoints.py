@@ -80,11 +80,11 @@ class Folder:
     """The folder of one run.
 
     path: where. identity: what makes it this run and no other, as JSON has it: {"config": {…}, "method": {…},
-    "data": {…}}.
+    "data": {…}}. older: the fingerprint that the data had in format 1.
     """
 
-    def __init__(self, path: Path, identity: Mapping[str, Mapping[str, Any]]):
-        self.path, self.identity = path, identity
+    def __init__(self, path: Path, identity: Mapping[str, Mapping[str, Any]], older: str = ""):
+        self.path, self.identity, self.older = path, identity, older
 
     @property
     def has_record(self) -> bool:
@@ -114,7 +114,7 @@ class Folder:
         )
         with damage_told(what, "delete it to start afresh"):
             state = decode(content)
-            records.check_identity(self.identity, json.loads(state["identity"]), path)
+            records.check_identity(self.identity, json.loads(state["identity"]), path, self.older)
             restore(state)
 
     def finish(self, net: str, network: nn.Module, record: Record) -> None:
@@ -134,7 +134,7 @@ class Folder:
         """
         path = self.path / "record.json"
         record = records.read_record(path)
-        records.check_identity(self.identity, record, path)
+        records.check_identity(self.identity, record, path, self.older)
         path = self.path / "network.pt"
         content = read(path) if path.exists() else b""
         remedy = (

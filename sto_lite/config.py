@@ -67,7 +67,8 @@ class Source:
     """Which images a run sees: the arguments of data.load.
 
     size: height and width of an image in pixels.
-    limit: train on so many images, chosen always alike; without it on all.
+    limit: train on so many images; without it on all.
+    subset: which draw of them, a seed.
     difficulty: of the synthetic faces, 0 to 2.
     label_noise: share of wrong training labels of the synthetic faces.
     """
@@ -77,6 +78,7 @@ class Source:
     limit: int | None = None
     difficulty: float = 1.0
     label_noise: float = 0.0
+    subset: int = 0
 
 
 def plain(config: Any) -> dict[str, Any]:

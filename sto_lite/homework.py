@@ -92,7 +92,8 @@ def recorded(path: Path, method: Method, images: ImageSet, config: Config) -> Re
         return record
     record = read_record(path)
     data = {**record["data"], **images.settings, "fingerprint": images.fingerprint}
-    check_identity({"config": plain(config), "method": named(method), "data": data}, record, path)
+    identity = {"config": plain(config), "method": named(method), "data": data}
+    check_identity(identity, record, path, images.resized_fingerprint)
     return record
 
 

@@ -67,7 +67,7 @@ def digest(*settings: object) -> str:
 def _plain(setting: object) -> Any:
     """A setting as JSON has it."""
     if isinstance(setting, ImageSet):
-        return [setting.name, setting.fingerprint]
+        return [setting.name, setting.fingerprint, setting.splits["train"].images.shape[-1]]
     if is_dataclass(setting) and not isinstance(setting, type):
         known = [field.name for field in fields(setting) if not field.metadata.get("local")]
         values = {name: getattr(setting, name) for name in known}

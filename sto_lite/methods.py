@@ -5,6 +5,7 @@ step, and hand over the plain network that is deployed. The trainer knows no mor
 """
 
 import contextlib
+import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple, Protocol
@@ -172,6 +173,33 @@ def summed(parts: dict[str, Tensor], logits: Tensor) -> Step:
     return Step(
         torch.stack(list(parts.values())).sum(), logits, {name: part.detach() for name, part in parts.items()}
     )
+
+
+def check_single(method: Method, model: nn.Module, image: Tensor, label: Tensor, batch_size: int) -> None:
+    """Refuse a batch of one image, such as an epoch's last, where batch norm would normalise a single value.
+
+    Args:
+        method: takes one step on a copy of the model.
+        model: in training mode; it is not changed.
+        image: (1, 3, H, W), normalised.
+        label: (1,).
+        batch_size: for the message.
+
+    Raises:
+        ValueError: the method, or the whole network, cannot take the batch.
+    """
+    trial = copy.deepcopy(model).train()
+    try:
+        method.step(trial, image, label, torch.Generator())
+        if isinstance(trial, ResNet):  # of which the step may have left out blocks
+            trial(image)
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        raise ValueError(
+            f"method {method.name} cannot take the last batch of an epoch, which holds one image at --batch-size "
+            f"{batch_size}: batch norm needs more than one value. Choose another --batch-size or --limit"
+        ) from error
 
 
 def plain_copy(net: ResNet) -> ResNet:

@@ -18,8 +18,6 @@ from sto_lite.errors import suggest
 from sto_lite.experiments.paper import EXPERIMENTS
 from sto_lite.files import expand
 
-KINDS: dict[str, Callable[[str], Any]] = {"str": str, "int": int, "float": float, "Path": expand}
-
 
 @dataclass(frozen=True, kw_only=True)
 class Prepare:
@@ -147,6 +145,20 @@ class Bench:
     device: str | None = None
     out: Path | None = None
     quick: bool = False
+
+
+def subset(text: str) -> int | str:
+    """A number, or the word seed."""
+    return text if text == "seed" else int(text)
+
+
+KINDS: dict[str, Callable[[str], Any]] = {
+    "str": str,
+    "int": int,
+    "float": float,
+    "Path": expand,
+    "subset": subset,
+}
 
 
 # ---------------------------------------------------------------------------------- dataclasses, unimported
@@ -304,6 +316,10 @@ def parser() -> argparse.ArgumentParser:
     source = settings("sto_lite.config", "Source")
     del source["name"]  # it is --data
     seedless = {name: field for name, field in (config | source).items() if name != "seed"}
+    draw = seedless["subset"]  # of a queue, each seed may have its own
+    seedless["subset"] = draw._replace(
+        kind="subset", help=f"{draw.help}, or the word seed: each seed its own"
+    )
     measured = {  # what a bench shares with the protocol is explained there
         name: field._replace(help=field.help or (config | source)[name].help)
         for name, field in settings("sto_lite.speed.contenders", "BenchConfig").items()

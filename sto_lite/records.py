@@ -19,6 +19,14 @@ Identity = Mapping[str, Mapping[str, Any]]
 
 # Settings that are younger than some records, and what was done before there was a choice.
 YOUNGER = {"precision": "float32"}
+FORMAT = 2
+
+# Fingerprints of format 1, made after resizing, of the image sets that records were published of: size, limit.
+OLDER_FINGERPRINTS = {
+    "ad242e87c00f4933": "329c9a2a9065a4e5",  # fer2013, 24, 1024
+    "4fbb460fd9f532c8": "a38b794d4e3acb9b",  # fer2013, 32
+    "f64f4ad663ea3353": "e15eeb7e8ac3dd97",  # cifar100, 16, 2000
+}
 
 
 def encode(record: Record) -> bytes:
@@ -30,7 +38,7 @@ def encode(record: Record) -> bytes:
 
 
 def read_record(path: Path) -> Record:
-    """Read one record: of a run, of a bench, or the curves of runs that did not end.
+    """Read one record: of a run, of a bench, or the curves of runs that did not end; older ones are upgraded.
 
     An older one is brought up to date.
 
@@ -51,6 +59,11 @@ def read_record(path: Path) -> Record:
         raise RunError(f"{path} is JSON, but no record of a run: it lacks {', '.join(missing)}")
     if "kind" not in record:
         record["config"] = {**YOUNGER, **record["config"]}
+    if record.get("format") == 1 and (
+        newer := OLDER_FINGERPRINTS.get(record.get("data", {}).get("fingerprint"))
+    ):
+        record["data"]["fingerprint"] = newer
+        record["format"] = FORMAT
     return record
 
 
@@ -92,12 +105,13 @@ def named(method: Any) -> dict[str, Any]:
     return {"name": method.name, **plain(method)}
 
 
-def differences(ours: Identity, theirs: Mapping[str, Any]) -> list[str]:
+def differences(ours: Identity, theirs: Mapping[str, Any], older: str = "") -> list[str]:
     """Where a record, or what a checkpoint says of its run, is of another run than ours; one line each.
 
     Args:
         ours: {"config": {…}, "method": {…}, "data": {…}}, as JSON has them.
         theirs: the same of the other, perhaps with more parts.
+        older: the fingerprint that our data had in format 1, which will do as well.
     """
     found = []
     for part, mine in ours.items():
@@ -106,17 +120,18 @@ def differences(ours: Identity, theirs: Mapping[str, Any]) -> list[str]:
             f"{part}.{key} is {other.get(key)!r} there and {mine.get(key)!r} here"
             for key in {**other, **mine}
             if other.get(key) != mine.get(key)
+            and not (part == "data" and key == "fingerprint" and other.get(key) == older)
         ]
     return found
 
 
-def check_identity(ours: Identity, theirs: Mapping[str, Any], path: Path) -> None:
-    """Refuse a file that is of another run.
+def check_identity(ours: Identity, theirs: Mapping[str, Any], path: Path, older: str = "") -> None:
+    """Refuse a file that is of another run; arguments as `differences`.
 
     Raises:
         RunError: it is; the message names what differs.
     """
-    if found := differences(ours, theirs):
+    if found := differences(ours, theirs, older):
         raise RunError(f"{path} is of another run: {'; '.join(found)}. Take another folder, or delete it")
 
 

@@ -23,7 +23,7 @@ from sto_lite.errors import RunError, memory_told
 from sto_lite.evaluation import Evaluation, headline
 from sto_lite.evaluation import evaluate as evaluate
 from sto_lite.files import expand, locked
-from sto_lite.methods import Method, Step
+from sto_lite.methods import Method, Step, check_single
 from sto_lite.records import Record
 from sto_lite.resnet import count_parameters
 from sto_lite.speed.graphs import Recorded, obstacle
@@ -101,7 +101,7 @@ class _Training:
                 "fingerprint": images.fingerprint,
             },
         }
-        self.folder = Folder(out, self.identity) if out else None
+        self.folder = Folder(out, self.identity, images.resized_fingerprint) if out else None
         # One for each machine or revision that trained.
         self.environments = [records.environment(self.device)]
         weights = torch.Generator().manual_seed(config.seed)
@@ -145,6 +145,9 @@ class _Training:
             augment=self.config.augment,
             device=self.device,
         )
+        if len(batches.split) % self.config.batch_size == 1 or self.config.batch_size == 1:
+            image, label = batches.normalise(batches.split.images[:1]), batches.split.labels[:1]
+            check_single(self.method, self.model, image, label, self.config.batch_size)
         network = self.method.deploy(self.model)
         tests: dict[str, Evaluation] = {}
         with progress_bar(self.config.epochs * len(batches), self.epoch * len(batches), progress) as bar:
@@ -235,7 +238,7 @@ class _Training:
 
     def record(self, tests: dict[str, Evaluation]) -> Record:
         return {
-            "format": 1,
+            "format": records.FORMAT,
             **self.identity,
             "parameters": count_parameters(self.model),
             "environment": self.environments[-1],

@@ -151,7 +151,10 @@ finally:
         (["train", "--data", "fer2013", "--label-noise", "0.1"], "settings of the synthetic faces"),
         (["train", "--data", "fer2013"], "is not prepared"),
         (["train", "--limit", "9999", "--size", "8"], "there are 4000 training images"),
-        (["train", "--method", "kd", "--teacher", "nowhere"], "there is no teacher at nowhere"),
+        (
+            ["train", "--method", "kd", "--teacher", "nowhere"],
+            "the teacher nowhere cannot be read: there is no such file",
+        ),
         (["prepare", "fer2013", "--from", "/no/such/path"], "/no/such/path"),
         (["prepare", "fer2012", "--download"], "'fer2012' is none of fer2013, rafdb, cifar100"),
         (["prepare", "fer2013"], "--from PATH, or --download"),

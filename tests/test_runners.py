@@ -3,13 +3,16 @@
 import os
 import re
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import jupytext
 import nbformat
 import pytest
 
 from tools import notebooks, setup_cell
-from tools.address import Repository
+from tools.address import Repository, repository
 from tools.proofs import alone, hub, lab, places
 
 URL = "https://github.com/o/n"
@@ -66,6 +69,62 @@ def test_the_command_writes_what_it_checks(tmp_path, monkeypatch, capsys):
 def test_a_chapter_says_that_it_keeps_runs_if_it_does(path):
     code = notebooks.code_of(jupytext.read(path.with_suffix(".md"), fmt="md:myst"))
     assert ("keeps=True" in code) is (".keep(" in code)
+
+
+def set_up(folder, source="git+ADDRESS"):
+    """What the set-up cell says, and which sto_lite is found after it, in a folder of a Python that has none."""
+    cell = setup_cell.CELL.replace("git+ADDRESS", source).replace(
+        "%pip install -q {SOURCE}", "print('pip', SOURCE)"
+    )
+    code = cell + "\nprint(Path(find_spec('sto_lite').origin))"
+    bare = {k: v for k, v in os.environ.items() if not k.startswith("PYTHON")}
+    return subprocess.run(
+        [sys.executable, "-S", "-c", code], cwd=folder, env=bare, capture_output=True, text=True
+    )
+
+
+def clone(folder):
+    (folder / "sto_lite").mkdir(parents=True)
+    for name in ("__init__.py", "scale.py"):
+        (folder / "sto_lite" / name).touch()
+    return folder / "sto_lite" / "__init__.py"
+
+
+def test_a_folder_called_sto_lite_is_not_taken_for_the_module(tmp_path):
+    """A clone in Colab's working folder is one: the module is inside it. An empty one is nothing."""
+    (tmp_path / "empty" / "sto_lite").mkdir(parents=True)
+    done = set_up(tmp_path / "empty")
+    assert done.returncode == 1 and "sto_lite is not installed" in done.stderr
+    inner = clone(tmp_path / "colab" / "sto_lite")
+    assert set_up(tmp_path / "colab").stdout.strip() == str(inner)
+    module = clone(tmp_path / "hub")
+    (tmp_path / "hub" / "book").mkdir()
+    assert set_up(tmp_path / "hub" / "book").stdout.strip() == str(module)
+    assert Path(set_up(tmp_path / "hub").stdout.strip()).resolve() == module.resolve()
+
+
+def test_a_pip_that_fails_is_told_apart_from_an_address_that_is_missing(tmp_path):
+    done = set_up(tmp_path, f"git+{URL}")
+    assert done.returncode == 1 and f"pip git+{URL}" in done.stdout
+    assert f"pip could not install sto_lite from git+{URL}" in done.stderr and "zip file" in done.stderr
+    assert "ADDRESS" not in done.stderr
+    done = set_up(tmp_path)
+    assert "pip" not in done.stdout and "in the place of ADDRESS" in done.stderr
+
+
+@pytest.mark.skipif(not shutil.which("git"), reason="there is no git")
+def test_the_remote_of_another_repository_is_not_the_books(tmp_path):
+    """The tree lies inside somebody's repository; where it is one itself, its own remote counts."""
+    root = tmp_path / "course" / "book"
+    root.mkdir(parents=True)
+    shutil.copy(notebooks.ROOT / "_config.yml", root)
+    for folder, name in ((tmp_path / "course", "theirs"), (root, "ours")):
+        subprocess.run(["git", "init", "-q", folder], check=True)
+        subprocess.run(
+            ["git", "-C", folder, "remote", "add", "origin", f"https://github.com/o/{name}"], check=True
+        )
+        found = repository(root)
+        assert found == (Repository("https://github.com/o/ours") if name == "ours" else None)
 
 
 # ---------------------------------------------------------------------------------------------- opened alone

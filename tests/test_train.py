@@ -280,3 +280,28 @@ def test_committed_records_are_consistent():
             assert len(labels) == len(predictions) == record["data"]["counts"][split], path
             wrong = sum(p != y for p, y in zip(predictions, labels, strict=True))
             assert result["error"] == pytest.approx(100 * wrong / len(labels)), path
+
+
+def test_a_run_that_was_begun_with_an_older_fingerprint_goes_on(tmp_path):
+    """Format 1 hashed the pixels after resizing: checkpoints and records with that fingerprint are still this run."""
+    photographs = tiny()
+    object.__setattr__(photographs, "source", "0123456789abcdef")
+    config = replace(CONFIG, epochs=2)
+    older = tiny()  # without a source: what format 1 knew
+    fit(Baseline(), older, config, tmp_path / "a")
+    (tmp_path / "a" / "record.json").unlink()
+    record = fit(Baseline(), photographs, config, tmp_path / "a").record
+    assert record["data"]["fingerprint"] == "0123456789abcdef" != older.fingerprint
+    object.__setattr__(photographs, "source", "fedcba9876543210")
+    with pytest.raises(RunError, match="data.fingerprint is '0123456789abcdef' there"):
+        fit(Baseline(), photographs, config, tmp_path / "a")
+
+
+def test_committed_records_of_the_first_format_join_those_of_the_second():
+    """Every committed record of photographs is upgraded where it is read."""
+    found = [
+        r for name in ("fer2013-1024", "first-walk", "cifar100-2000") for r in records.read_records(name)
+    ]
+    assert {r["format"] for r in found} == {records.FORMAT}
+    known = set(records.OLDER_FINGERPRINTS.values())
+    assert {r["data"]["fingerprint"] for r in found} <= known

@@ -90,10 +90,15 @@ def repository(root: Path = ROOT) -> Repository | None:
     found = configured(root)
     if found.url:
         return found
-    git = ["git", "-C", str(root), "config", "--get", "remote.origin.url"]
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(root), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+
     try:
-        origin = subprocess.run(git, capture_output=True, text=True, check=False).stdout
-    except FileNotFoundError:  # no git
+        top = git("rev-parse", "--show-toplevel")
+        # Inside another repository, the remote is that one's.
+        url = public(git("config", "--get", "remote.origin.url")) if top and Path(top).samefile(root) else ""
+    except OSError:  # no git
         return None
-    url = public(origin)
     return Repository(url, found.branch, found.hub) if url else None

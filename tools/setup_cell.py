@@ -31,15 +31,26 @@ from importlib.util import find_spec
 from pathlib import Path
 
 SOURCE = "git+ADDRESS"  # the book's repository; the path of its zip file will do as well
-if not find_spec("sto_lite"):
-    if Path("../sto_lite/scale.py").exists():  # a clone, as on a JupyterHub
-        sys.path.append(str(Path("..").resolve()))
+
+
+def missing():  # any folder called sto_lite would be found, so look for a file of the module's
+    found = find_spec("sto_lite")
+    return not (found and found.origin and Path(found.origin).with_name("scale.py").exists())
+
+
+if missing():
+    clones = [*Path("..").glob("sto_lite/scale.py"), *Path().glob("*/sto_lite/scale.py")]
+    if clones:  # as on a JupyterHub
+        sys.path.append(str(clones[0].resolve().parents[1]))
     elif not SOURCE.endswith("ADDRESS"):  # this notebook alone, as on Colab
         %pip install -q {SOURCE}
-if not find_spec("sto_lite"):
+if missing():
     raise SystemExit(
         "sto_lite is not installed. In SOURCE above, write the address of the book's git repository in the place "
         "of ADDRESS, or the path of its zip file in the place of all of it, and run this cell again."
+        if SOURCE.endswith("ADDRESS")
+        else f"pip could not install sto_lite from {SOURCE}; its own words stand above. If there is no network "
+        "here, write the path of the book's zip file in the place of SOURCE, and run this cell again."
     )"""
 TAGS = ["remove-cell", "set-up"]
 

@@ -133,7 +133,9 @@ def as_csv(table: Table) -> str:
         values += [e.mean, e.low, e.high, e.seeds, row.best] if e else [None, None, None, 0, None]
         values += [g.mean, g.low, g.high] if g else [None, None, None]
         values += [row.p, row.claimed, row.verdict]
-        plain_values = ["" if v is None or (isinstance(v, float) and math.isnan(v)) else v for v in values]
+        # Ten decimals are more than were measured, and fewer than the rest that a difference of equal errors leaves.
+        rounded = [round(v, 10) + 0.0 if isinstance(v, float) else v for v in values]
+        plain_values = ["" if v is None or v != v else v for v in rounded]
         writer.writerow([table.experiment.name, table.protocol, table.split, row.cell.label, *plain_values])
     return out.getvalue()
 

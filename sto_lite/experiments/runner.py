@@ -4,6 +4,7 @@ A job that has its record is not run again, and one that was interrupted goes on
 command again finishes what is left. A job that fails is told at the end; the others run all the same.
 """
 
+import dataclasses
 import os
 import signal
 import subprocess
@@ -88,10 +89,11 @@ def of_other_data(job: Job, out: Path) -> str:
     """What speaks against the job's record being of the data at hand; "" if nothing does."""
     there = records.read_record(out / job.name / "record.json")["data"].get("fingerprint")
     try:
-        here = load(job.source).fingerprint
+        images = load(job.source)
     except DataError:
         return f"not compared with the data, as {job.source.name} cannot be loaded here"
-    if here == there:
+    here = images.fingerprint
+    if there in (here, images.resized_fingerprint):
         return ""
     return (
         f"its record is of other data: {job.source.name} had the fingerprint {there}, and has {here} now; bring back "
@@ -109,7 +111,7 @@ def waves(jobs: Sequence[Job]) -> Iterator[list[Job]]:
 @lru_cache(maxsize=1)
 def load(source: Source) -> ImageSet:
     """The images of one source; the last are kept, since neighbouring jobs share them."""
-    return data.load(source.name, source.size, source.limit, source.difficulty, source.label_noise)
+    return data.load(**dataclasses.asdict(source))
 
 
 def one_by_one(jobs: Sequence[Job], out: Path, report: Report, device: str | None = None) -> list[Outcome]:
