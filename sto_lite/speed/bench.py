@@ -69,7 +69,7 @@ def summary(times: Sequence[float], base: Sequence[float]) -> dict[str, Any]:
 
 
 def bandwidth(device: torch.device) -> float:
-    """Bytes a second that a copy of a large tensor reads and writes: the median of nine."""
+    """Bytes per second that a copy of a large tensor reads and writes: the median of nine."""
     source = torch.ones((2**29 if device.type == "cuda" else 2**25), dtype=torch.float32, device=device)
     target = torch.empty_like(source)
     times = [timed(lambda _: target.copy_(source), 0, device) for _ in range(10)][1:]
@@ -77,7 +77,7 @@ def bandwidth(device: torch.device) -> float:
 
 
 def launch(device: torch.device) -> float:
-    """Seconds of one operation on one number, in a row of many: what cannot be less, however small the tensor."""
+    """Return the seconds of one operation on one number, in a row of many: no operation takes less."""
     number = torch.zeros((), device=device)
 
     def many(_: int) -> None:
@@ -130,7 +130,7 @@ def bench(config: BenchConfig, device: torch.device) -> Record:
 
 
 def rounded(value: Any) -> Any:
-    """The same with five digits for every number that is not whole."""
+    """Return the same with five digits for every number that is not whole."""
     if isinstance(value, dict):
         return {key: rounded(part) for key, part in value.items()}
     if isinstance(value, list):

@@ -25,7 +25,7 @@ NCHW, NHWC = torch.contiguous_format, torch.channels_last
 
 @dataclass(frozen=True)
 class BenchConfig:
-    """What is measured: the network, its images' size in pixels, images a step, and the arithmetic.
+    """What is measured: the network, its images' size in pixels, images per step, and the arithmetic.
 
     seconds: for which to measure, after warming up; at least three rounds are timed whatever it says. scaling: also
     other batch sizes and depths, for as long again as half of it.
@@ -99,7 +99,7 @@ class Contender:
         return self.method.step(self.model, images, labels, generator)
 
     def costs(self, seeds: Sequence[int]) -> dict[str, Any]:
-        """Multiply-adds an image (mean over the seeds), and operations, bytes, kept bytes and profile of one step."""
+        """Count multiply-adds per image (mean over the seeds); operations, bytes, kept bytes, profile of a step."""
         meta = torch.device("meta")  # shapes without numbers: counting takes no time
         shapes = copy.copy(self)
         shapes.model, shapes.device = copy.deepcopy(self.model).to(meta), meta

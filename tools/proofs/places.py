@@ -101,7 +101,7 @@ def publish(folder: Path) -> Published:
 
 
 def borrowed(folder: Path) -> Path:
-    """Make an environment in a second that has this one's packages, but not ``sto_lite``; return its Python."""
+    """Make, in a second, an environment that has this one's packages, but not ``sto_lite``; return its Python."""
     venv.create(folder, with_pip=True, symlinks=True)
     python = folder / "bin" / "python"
     lend(python)
