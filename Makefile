@@ -22,7 +22,9 @@ unexport $(filter-out $(SOURCES), $(filter PIP_% UV_%, $(.VARIABLES)))
 export PYTHONNOUSERSITE := 1
 
 .DELETE_ON_ERROR:
-.PHONY: help book check test test-notebooks test-others pdf homework links proofs lint notebooks lab edit requirements clean
+.PHONY: again help book check test test-notebooks test-others pdf homework links proofs lint notebooks lab edit requirements clean
+
+again:
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-16s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -44,7 +46,7 @@ $(FRAME): $(READY) $(SHARED)
 	@mkdir -p $(@D) && touch $@
 
 # The book that is tested and published: built afresh, and a warning is an error.
-$(FRESH): $(READY) $(PAGES)
+$(FRESH): $(READY) $(PAGES) $(if $(wildcard $(HTML)/index.html),,again)
 	rm -rf $(HTML) _build/.doctrees
 	$(BIN)/jupyter-book build . -W -n --keep-going --quiet
 	@touch $(FRAME) $@

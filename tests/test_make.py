@@ -3,6 +3,7 @@
 import os
 import shutil
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -56,6 +57,42 @@ def test_the_environment_is_made_whatever_the_shell_was_set_to(tmp_path):
     assert all(seen.count(f"    {name}=") == 4 for name in wanted), (
         "where packages come from is theirs to say"
     )
+
+
+def test_a_typo_rebuilds_no_more_than_it_must_and_tests_build_afresh(tmp_path):
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    (tmp_path / "book").mkdir()
+    for name in ("_config.yml", "_toc.yml", "requirements.txt", "pyproject.toml", "book/a.md"):
+        (tmp_path / name).touch()
+    page = 'mkdir -p _build/html && touch _build/html/index.html && echo "$*" >> calls'
+    program(tmp_path / ".venv" / "bin" / "jupyter-book", f"#!/bin/sh\n{page}\n")
+    (tmp_path / ".venv" / "ready").touch()
+    built = tmp_path / "_build" / "html" / "built-before"
+    later = iter(range(10, 1000, 10))
+
+    def kept(target, *edited):
+        """Whether the pages of the build before are still there."""
+        for name in edited:
+            now = time.time() + next(later)
+            os.utime(tmp_path / name, (now, now))
+        if built.parent.exists():
+            built.touch()
+        subprocess.run(["make", target], cwd=tmp_path, check=True, capture_output=True)
+        for stamp in tmp_path.glob("_build/f*"):  # as if made after the edits
+            now = time.time() + next(later)
+            os.utime(stamp, (now, now))
+        return built.exists()
+
+    assert not kept("book")
+    assert kept("book", "book/a.md") and kept("book")
+    assert not kept("book", "_config.yml"), "what every page depends on"
+    assert not kept("_build/fresh")
+    assert kept("_build/fresh"), "nothing was edited"
+    assert not kept("_build/fresh", "book/a.md")
+    shutil.rmtree(built.parent)
+    assert not kept("_build/fresh") and built.parent.exists()
+    strict = ["-W" in line.split() for line in (tmp_path / "calls").read_text().splitlines()]
+    assert strict == [False, False, False, False, True, True, True]
 
 
 @pytest.mark.parametrize("user", ["root", "somebody with sudo", "somebody without"])
