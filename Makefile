@@ -4,44 +4,69 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/ready
-INDEX  := _build/html/index.html
-PAGES  := _config.yml _toc.yml $(wildcard book/*.md book/*.ipynb book/*.yml book/_static/* book/_templates/* book/figures/* \
-          sto_lite/*.py sto_lite/*/*.py data/runs/*/*.json tools/page.py tools/claims.py tools/findings.py tools/claims_page.py tools/address.py)
+HTML   := _build/html
+FRAME  := _build/frame
+FRESH  := _build/fresh
+# What every page depends on, and Sphinx does not watch.
+SHARED := _config.yml _toc.yml $(wildcard book/_static/* book/_templates/* tools/*.py)
+PAGES  := $(SHARED) $(wildcard book/*.md book/*.ipynb book/*.yml book/figures/* sto_lite/*.py sto_lite/*/*.py data/*.yml data/runs/*/*.json)
+CORE   := survival resnet losses methods fused peers train data faces stats plots scale notebooks chapter_code
+PYTEST := STO_SCALE=smoke OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadscope
+NBVAL  := --nbval-lax --nbval-current-env --nbval-cell-timeout 300
 
-# Everything that was built but the homework, of which somebody may have begun to teach.
-UNBUILD := if [ -d _build ]; then find _build -mindepth 1 -maxdepth 1 ! -name homework -exec rm -rf {} +; fi
+# A shell may lead Python, pip and uv elsewhere, such as to a user's own packages. Where packages come from stays its business.
+SOURCES := %INDEX_URL %_INDEX %FIND_LINKS %CACHE_DIR %_CERT %_PROXY %TRUSTED_HOST %TIMEOUT %RETRIES %CONFIG_FILE \
+           UV_LINK_MODE UV_OFFLINE UV_NATIVE_TLS UV_SYSTEM_CERTS UV_INSECURE_HOST UV_KEYRING_PROVIDER UV_TORCH_BACKEND
+unexport PYTHONHOME PYTHONPATH PYTHONSTARTUP PYTHONUSERBASE PYTHONSAFEPATH PYTHONOPTIMIZE PYTHONWARNINGS VIRTUAL_ENV CDPATH
+unexport $(filter-out $(SOURCES), $(filter PIP_% UV_%, $(.VARIABLES)))
+export PYTHONNOUSERSITE := 1
 
 .DELETE_ON_ERROR:
-.PHONY: help book test pdf homework links proofs lint notebooks lab requirements clean
+.PHONY: again help book check test test-notebooks test-others pdf homework links proofs lint notebooks lab edit requirements clean
+
+again:
 
 help:  ## show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-14s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-16s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 $(READY): requirements.txt pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "Python 3.11 or newer is needed; say which: make PYTHON=/path/to/python3.11"; exit 1; }
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	"$(PYTHON)" -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-user uv
 	$(BIN)/uv pip install --quiet --python $(BIN)/python -r requirements.txt -e .
 	@touch $@
 
-book:  ## render the book to _build/html
-	@$(UNBUILD)
-	@$(MAKE) --no-print-directory $(INDEX)
-	@echo "The book is ready: open $(CURDIR)/$(INDEX)"
+book: $(FRAME)  ## render the book to _build/html; what did not change stays
+	$(BIN)/jupyter-book build . -n --keep-going --quiet
+	@echo "The book is ready: open $(CURDIR)/$(HTML)/index.html"
 
-$(INDEX): $(READY) $(PAGES)
-	@$(UNBUILD)
+$(FRAME): $(READY) $(SHARED)
+	rm -rf $(HTML) _build/.doctrees
+	@mkdir -p $(@D) && touch $@
+
+# The book that is tested and published: built afresh, and a warning is an error.
+$(FRESH): $(READY) $(PAGES) $(if $(wildcard $(HTML)/index.html),,again)
+	rm -rf $(HTML) _build/.doctrees
 	$(BIN)/jupyter-book build . -W -n --keep-going --quiet
+	@touch $(FRAME) $@
 
-test: lint $(INDEX)  ## lint, then unit, known-answer, notebook and page tests
-	STO_SCALE=smoke OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadscope \
-		--nbval-lax --nbval-current-env --nbval-cell-timeout 300 tests book
+check: lint  ## style, types and core tests: some two minutes
+	$(PYTEST) --quiet $(CORE:%=tests/test_%.py)
 
-pdf: $(INDEX)  ## print the whole book to _build/student-teacher-oneness.pdf (needs Chromium)
+test: lint $(FRESH)  ## everything: lint, then unit, known-answer, notebook and page tests
+	$(PYTEST) $(NBVAL) tests book
+
+test-notebooks: $(READY)  ## the part of the tests that runs every notebook
+	$(PYTEST) $(NBVAL) book
+
+test-others: $(FRESH)  ## the other part
+	$(PYTEST) tests
+
+pdf: $(FRESH)  ## print the whole book to _build/student-teacher-oneness.pdf (needs Chromium)
 	$(BIN)/python tools/pdf.py
 
-homework: $(READY)  ## build what an instructor hands out, into _build/homework
+homework: $(READY)  ## build what an instructor hands out, into homework/
 	$(BIN)/python tools/homework.py
 
 links: $(READY)  ## try every link that leads out of the book (needs the network)
@@ -50,15 +75,20 @@ links: $(READY)  ## try every link that leads out of the book (needs the network
 proofs: $(READY)  ## prove that the notebooks run on Colab, in JupyterLab, on a JupyterHub and with other versions (an hour)
 	$(BIN)/python -m tools.proofs
 
-lint: $(READY)  ## formatting, style and types
+lint: $(READY)  ## formatting, style, spelling and types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	$(BIN)/codespell
 	$(BIN)/mypy sto_lite tools
 
 notebooks: $(READY)  ## execute every notebook at this machine's scale, and stamp it
 	$(BIN)/python tools/notebooks.py run
 
-lab: $(READY)  ## open the notebooks in JupyterLab
+lab: $(READY)  ## read and run the chapters in JupyterLab: copies in lab/, which are yours to change
+	$(BIN)/python tools/notebooks.py lab
+	cd lab && JUPYTER_CONFIG_PATH=.jupyter ../$(BIN)/jupyter lab 00-setup.ipynb
+
+edit: $(READY)  ## open the book's own notebooks in JupyterLab, to change the book
 	cd book && ../$(BIN)/jupyter lab
 
 requirements: $(READY)  ## pin the newest versions that pyproject.toml allows
@@ -67,5 +97,5 @@ requirements: $(READY)  ## pin the newest versions that pyproject.toml allows
 		--no-header --no-annotate --no-emit-index-url --no-emit-find-links >> $@.new
 	mv $@.new requirements.txt
 
-clean:  ## remove what was built, and the environment
+clean:  ## remove what was built, and the environment; homework/ and lab/ stay
 	rm -rf _build $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info

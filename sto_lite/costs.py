@@ -4,7 +4,7 @@ from functools import cache
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from sto_lite import resnet, survival
 from sto_lite.kd import KD
@@ -24,23 +24,17 @@ class Forward(NamedTuple):
 def forward(net: str, size: int = 32, num_classes: int = 7) -> Forward:
     """Count a network's convolutions and linear layers for one image of size × size pixels."""
     model = resnet.build(net, num_classes, generator=torch.Generator()).eval()
-    counts: dict[nn.Module, int] = {}
-
-    def count(layer: nn.Module, _: object, out: Tensor) -> None:
-        counts[layer] = out[0, 0].numel() * layer.weight.numel()  # type: ignore[operator]
-
-    for layer in model.modules():
-        if isinstance(layer, nn.Conv2d | nn.Linear):
-            layer.register_forward_hook(count)
-    with torch.no_grad():
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
         model(torch.zeros(1, 3, size, size))
+    found = counter.get_flop_counts()  # by the name of each part; one multiply-add is two of its operations
 
-    def inside(*parts: nn.Module) -> int:
-        return sum(counts.get(layer, 0) for part in parts for layer in part.modules())
+    def inside(part: str) -> int:
+        return sum(found[f"ResNet.{part}".rstrip(".")].values()) // 2
 
-    cut = 2 * model.num_blocks // 3
-    blocks = [inside(block.residual) for block in model.blocks]  # type: ignore[arg-type]
-    return Forward(inside(model), blocks, inside(*model.blocks[cut:], model.classifier))
+    places = range(model.num_blocks)
+    top = sum(inside(f"blocks.{place}") for place in places[2 * model.num_blocks // 3 :])
+    blocks = [inside(f"blocks.{place}.residual") for place in places]
+    return Forward(inside(""), blocks, top + inside("classifier"))
 
 
 def step_cost(

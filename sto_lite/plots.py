@@ -96,7 +96,7 @@ def band(ax: "Axes", x: Any, ys: Any, role: str, spread: str = "range", label: s
     Args:
         ax: where to draw.
         x: (points,), for instance epochs.
-        ys: (seeds, points), one row a seed; one seed gives a line without a band.
+        ys: (seeds, points), one row per seed; one seed gives a line without a band.
         role: a key of ``COLOURS``.
         spread: "range" from the least to the greatest seed, or "std" for ± one sample standard deviation.
         label: for the legend, in place of the role's own.
@@ -106,12 +106,17 @@ def band(ax: "Axes", x: Any, ys: Any, role: str, spread: str = "range", label: s
         raise ValueError(f"ys must be (seeds, {len(x)}) to match x, not {ys.shape}.")
     if spread not in ("range", "std"):
         raise ValueError(f'spread must be "range" or "std", not {spread!r}.')
-    mean = ys.mean(0)
-    ax.plot(x, mean, **line(role, **({} if label is None else {"label": label})))
-    if len(ys) > 1:
-        std = ys.std(0, ddof=1)
-        low, high = (ys.min(0), ys.max(0)) if spread == "range" else (mean - std, mean + std)
-        ax.fill_between(x, low, high, color=COLOURS[role], alpha=0.25, linewidth=0)
+    import seaborn
+
+    seaborn.lineplot(
+        x=np.tile(x, len(ys)),
+        y=ys.ravel(),
+        ax=ax,
+        errorbar=None if len(ys) == 1 else ("pi", 100) if spread == "range" else "sd",
+        err_kws={"alpha": 0.25, "linewidth": 0},
+        legend=False,
+        **line(role, **({} if label is None else {"label": label})),
+    )
 
 
 def image_grid(
@@ -125,7 +130,7 @@ def image_grid(
     Args:
         images: uint8 (N, 1 or 3, H, W).
         labels: N strings or numbers to write above the images.
-        columns: images a row; with titles, 7 or fewer stay readable on a phone.
+        columns: images per row; with titles, 7 or fewer stay readable on a phone.
         titles: class names; then ``labels`` are indices into them.
     """
     from matplotlib.figure import Figure
@@ -180,10 +185,10 @@ def explore(
 
     With a kernel these are widgets, and each move draws anew. For the page (``STO_BOOK=1``), or without
     ipywidgets, every state is drawn ahead into one HTML output that needs neither kernel nor network. It
-    holds one frame a state: some 5 to 10 kB (and 0.2 s) for a line plot, more for a PNG; 60 are plenty.
+    holds one frame per state: some 5 to 10 kB (and 0.2 s) for a line plot, more for a PNG; 60 are plenty.
 
     Args:
-        draw: called with one value a control; returns a Figure, of the same size and axes for every value.
+        draw: called with one value per control; returns a Figure, of the same size and axes for every value.
         alt: what is to be seen; the state is added to it.
         caption: plain text below the figure.
         raster: as in ``show``.

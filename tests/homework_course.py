@@ -4,9 +4,6 @@ import contextlib
 import io
 import os
 import re
-import subprocess
-import sys
-from pathlib import Path
 
 import nbformat
 import torch
@@ -36,7 +33,7 @@ def play(notebook, source, folder):
     torch.manual_seed(int.from_bytes(os.urandom(4), "big"))  # hidden checks draw other numbers every time
     cells = iter(notebook.cells)
     with contextlib.chdir(folder), contextlib.redirect_stdout(io.StringIO()):
-        for old in homework.kept(source, {"instructor"}):
+        for old in homework.leave_out(source, {"instructor"}):
             cell, (kind, name, _) = next(cells), role(old)
             if cell.cell_type != "code" or kind == "set-up":  # a notebook's line, %pip, is in it
                 continue
@@ -64,7 +61,7 @@ def replayed(source, folder):
     """
     results, namespace = {}, {"__name__": "__main__"}
     with contextlib.chdir(folder), contextlib.redirect_stdout(io.StringIO()):
-        for cell in homework.kept(source, {"instructor"}):
+        for cell in homework.leave_out(source, {"instructor"}):
             kind, name, _ = role(cell)
             if name == "runs" or cell.cell_type != "code":
                 continue
@@ -119,14 +116,31 @@ def error_of(code, namespace):
     return None
 
 
-def nbgrader(folder, *arguments):
-    """Run nbgrader as an instructor does, in the course's folder."""
-    program = Path(sys.executable).parent / "nbgrader"
-    path = f"{program.parent}{os.pathsep}{os.environ['PATH']}"
-    # Kernels start in the submission's folder: they have to find this checkout's sto_lite.
-    environment = {**os.environ, "PATH": path, "PYTHONPATH": str(homework.ROOT)}
-    run = subprocess.run([program, *arguments], cwd=folder, env=environment, capture_output=True, text=True)
-    assert run.returncode == 0, run.stderr
+class Grader:
+    """nbgrader's commands in a course's folder, with its settings, in this process: a start of each takes seconds."""
+
+    def __init__(self, folder):
+        from nbgrader.apps import NbGraderAPI
+        from traitlets.config.loader import PyFileConfigLoader
+
+        self.folder = folder
+        self.api = NbGraderAPI(config=PyFileConfigLoader("nbgrader_config.py", str(folder)).load_config())
+
+    def generate_assignment(self, name):
+        """Make release/NAME."""
+        self.succeed(self.api.generate_assignment(name))
+
+    def grade(self, name):
+        """Grade every submission that holds a notebook of this name, and write its feedback."""
+        for student in sorted((self.folder / "submitted").iterdir()):
+            if (student / name / f"{name}.ipynb").exists():
+                self.succeed(self.api.autograde(name, student.name))
+        self.succeed(self.api.generate_feedback(name))
+
+    @staticmethod
+    def succeed(result):
+        """Hold nbgrader to a success."""
+        assert result["success"], result.get("error") or result["log"]
 
 
 def hand_in(folder, student, released, answers, without=()):

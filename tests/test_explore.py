@@ -1,7 +1,8 @@
 """Explorations: what their HTML and widgets hold, and what a browser makes of them."""
 
+import os
 import re
-from pathlib import Path
+import shutil
 
 import matplotlib.pyplot as plt
 import pytest
@@ -11,7 +12,7 @@ from tests.figures import Tags, draw, page_of
 
 pytestmark = pytest.mark.usefixtures("book_style")
 
-CHROMIUM = Path("/usr/bin/chromium")
+CHROMIUM = shutil.which(os.environ.get("CHROMIUM", "chromium"))
 
 
 CONTROLS = {
@@ -95,10 +96,10 @@ def test_live_widgets_redraw(monkeypatch, shown):
 @pytest.fixture(scope="module")
 def browser():
     playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright")
-    if not CHROMIUM.exists():
-        pytest.skip(f"needs {CHROMIUM}")
+    if CHROMIUM is None:
+        pytest.skip("there is no chromium (install it, or set CHROMIUM to its path)")
     with playwright.sync_playwright() as started:
-        chromium = started.chromium.launch(executable_path=str(CHROMIUM), args=["--no-sandbox"])
+        chromium = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         yield chromium
         chromium.close()
 

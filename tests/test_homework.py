@@ -8,6 +8,10 @@ import json
 import os
 import re
 import shutil
+import subprocess
+import sys
+import zipfile
+from functools import cache
 from pathlib import Path
 
 import nbformat
@@ -16,7 +20,7 @@ import pytest
 from sto_lite.config import plain
 from sto_lite.homework import form
 from sto_lite.records import read_record
-from tests.homework_course import STUB, hand_in, nbgrader, play, replayed, tiny
+from tests.homework_course import STUB, Grader, hand_in, play, replayed, tiny
 from tools import homework, measure, measured, submissions
 from tools.homework import HIDDEN, SOLUTION, HomeworkError, regions, role
 
@@ -47,14 +51,25 @@ def squeezed(text):
 # ------------------------------------------------------------------------------------------- every assignment
 
 
+@pytest.fixture(scope="module")
+def solved(tmp_path_factory):
+    """A function that plays an assignment with its solutions, once; gives the folder and what each check said."""
+
+    @cache
+    def played(path):
+        source, folder = homework.read(path), tmp_path_factory.mktemp(path.stem)
+        return folder, play(tiny(homework.course(source)), source, folder)
+
+    return played
+
+
 @each_assignment
-def test_a_solution_passes_every_check_and_a_stub_fails_every_one(path, tmp_path):
+def test_a_solution_passes_every_check_and_a_stub_fails_every_one(path, solved, tmp_path):
     source = homework.read(path)
-    (tmp_path / "good").mkdir()
     (tmp_path / "stub").mkdir()
-    good = play(tiny(homework.course(source)), source, tmp_path / "good")
+    folder, good = solved(path)
     assert good == {check.name: None for check in graded(source)}
-    assert submissions.about_records(source, tmp_path / "good") == []
+    assert submissions.about_records(source, folder) == []
     stub = play(tiny(homework.student(source)), source, tmp_path / "stub")
     assert stub.keys() == good.keys() and None not in stub.values(), (
         "a check that a stub passes checks nothing"
@@ -115,36 +130,48 @@ def test_there_are_six_assignments_at_least():
 # ------------------------------------------------------------------------------------------------ a whole course
 
 ROUND_TRIP = ["temperature", "gradients"]
+
+
+@pytest.fixture(scope="module")
+def surroundings():
+    """What nbgrader needs: programs that it calls by name, and for its kernels this checkout's sto_lite."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PATH", str(Path(sys.executable).parent), prepend=os.pathsep)
+        patch.setenv("PYTHONPATH", str(homework.ROOT))
+        yield
+
+
 CHEAT = "homework.check = homework.report = homework.problems = lambda *arguments, **named: []"
 
 
 @pytest.fixture(scope="module")
-def course(tmp_path_factory):
+def course(tmp_path_factory, solved, surroundings):
     """Two assignments released, handed in by students, graded by nbgrader, with feedback; its folder."""
     out = tmp_path_factory.mktemp("homework")
     homework.build(homework.assignments(ROUND_TRIP), out)
     folder = out / "course"
+    grader = Grader(folder)
     for name in ROUND_TRIP:
-        nbgrader(folder, "generate_assignment", name)
+        grader.generate_assignment(name)
         released = folder / "release" / name / f"{name}.ipynb"
         source = homework.read(homework.SOURCES / f"{name}.md")
-        solved = {
+        answers = {
             role(c).name: homework.without_markers(c.source)
             for c in source.cells
             if role(c).kind == "solution"
         }
-        hand_in(folder, "good", released, solved | {"hypothesis": "It is flat.", "verdict": "Undecided."})
-        good = folder / "submitted" / "good" / name
-        play(nbformat.read(good / released.name, as_version=4), source, good)  # the records
-        first, second, *_ = solved
-        constant = f"def {solved[second].split('def ')[1].split('(')[0]}(*_):\n    return 2.0, 3**-0.5\n"
-        hand_in(folder, "partial", released, {first: solved[first], second: constant, "records": "pass"})
+        hand_in(folder, "good", released, answers | {"hypothesis": "It is flat.", "verdict": "Undecided."})
+        records = solved(homework.SOURCES / f"{name}.md")[0] / "records"
+        shutil.copytree(records, folder / "submitted" / "good" / name / "records")
+        first, second, *_ = answers
+        constant = f"def {answers[second].split('def ')[1].split('(')[0]}(*_):\n    return 2.0, 3**-0.5\n"
+        hand_in(folder, "partial", released, {first: answers[first], second: constant, "records": "pass"})
         hand_in(
-            folder, "broken", released, {first: "def broken(:\n", second: solved[second], "runs": "1 / 0"}
+            folder, "broken", released, {first: "def broken(:\n", second: answers[second], "runs": "1 / 0"}
         )
         if name == "temperature":  # a cheat replaces the checks of the records; another deletes a check
             hand_in(folder, "cheat", released, {"runs": CHEAT})
-            hand_in(folder, "deleted", released, {first: solved[first]}, without={f"{first}-check"})
+            hand_in(folder, "deleted", released, {first: answers[first]}, without={f"{first}-check"})
             split(folder / "submitted" / "deleted" / name / f"{name}.ipynb")
     broken = folder / "submitted" / "broken" / "gradients"
     (broken / "gradients.ipynb").rename(folder / "elsewhere.ipynb")  # else autograde ends with an error
@@ -152,8 +179,7 @@ def course(tmp_path_factory):
         submissions.main(["temperature", str(folder), "--restore"])
     (folder / "restored.txt").write_text(told.getvalue())
     for name in ROUND_TRIP:
-        nbgrader(folder, "autograde", name)
-        nbgrader(folder, "generate_feedback", name)
+        grader.grade(name)
     (folder / "elsewhere.ipynb").rename(broken / "gradients (1).ipynb")
     return folder
 
@@ -252,9 +278,9 @@ def test_what_came_back_is_looked_over_without_running_it(course, capsys):
 def test_what_is_odd_about_a_submission_is_told(course, tmp_path, change, said):
     handed_in = shutil.copytree(course / "submitted" / "good" / "temperature", tmp_path / "temperature")
     source = homework.read(homework.SOURCES / "temperature.md")
-    assert submissions.told(source, handed_in, "temperature") == []
+    assert submissions.look_over(source, handed_in, "temperature") == []
     change(handed_in)
-    assert said in "\n".join(submissions.told(source, handed_in, "temperature"))
+    assert said in "\n".join(submissions.look_over(source, handed_in, "temperature"))
 
 
 def test_one_broken_submission_does_not_hide_the_others(course, tmp_path, capsys):
@@ -281,6 +307,89 @@ def test_what_cannot_be_written_is_not_restored(course, tmp_path):
     path.write_text(path.read_text(encoding="utf-8").replace("It is flat.", "\\ud800"), encoding="utf-8")
     with pytest.raises(homework.HomeworkError, match="nothing is restored"):
         submissions.restore(released, path)
+
+
+# ------------------------------------------------------------------------- what systems and platforms make of it
+
+
+def zipped(path, members):
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in members.items():
+            info = zipfile.ZipInfo("x")
+            info.filename = name  # as it is, backslashes included
+            archive.writestr(info, content)
+    return path
+
+
+def unpacked(path, folder):
+    submissions.unpack(path, folder, "temperature.ipynb")
+    return {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()}
+
+
+@pytest.mark.parametrize("top", ["", "temperature/", "Homework 1/temperature/"])
+@pytest.mark.parametrize("separator", ["/", "\\"])
+def test_zips_of_every_system_are_unpacked(top, separator, tmp_path):
+    names = [f"{top}temperature.ipynb", f"{top}records/paper-s0.json"]
+    odd = [
+        "__MACOSX/._temperature.ipynb",
+        f"{top}.ipynb_checkpoints/temperature.ipynb",
+        f"{top}records/._paper-s0.json",
+    ]
+    members = {name.replace("/", separator): "{}" for name in [*names, *odd, f"{top}.DS_Store"]}
+    members |= {f"{top}records/".replace("/", separator): ""}
+    assert unpacked(zipped(tmp_path / "ada.zip", members), tmp_path / "ada") == {
+        "temperature.ipynb",
+        "records/paper-s0.json",
+    }
+
+
+@pytest.mark.parametrize("name", ["../x", "a/../../x", "..\\x", "/etc/x", "\\\\server\\x", "C:\\x", "C:x"])
+def test_a_zip_that_leads_elsewhere_is_refused_whole(name, tmp_path):
+    path = zipped(tmp_path / "ada.zip", {"temperature.ipynb": "{}", name: "x"})
+    with pytest.raises(HomeworkError, match="leads out of the zip"):
+        unpacked(path, tmp_path / "ada")
+    assert not (tmp_path / "ada").exists()
+
+
+def test_a_zip_that_is_none_too_large_or_the_second_is_told(tmp_path, monkeypatch):
+    (tmp_path / "a.zip").write_text("no zip")
+    with pytest.raises(HomeworkError, match="cannot be unpacked"):
+        unpacked(tmp_path / "a.zip", tmp_path / "a")
+    good = zipped(tmp_path / "b.zip", {"temperature.ipynb": "{}"})
+    data = bytearray(good.read_bytes())
+    data[40] ^= 255
+    (tmp_path / "c.zip").write_bytes(data)
+    with pytest.raises(HomeworkError, match="cannot be unpacked"):
+        unpacked(tmp_path / "c.zip", tmp_path / "c")
+    unpacked(good, tmp_path / "b")
+    with pytest.raises(HomeworkError, match="stays; take it away"):
+        unpacked(good, tmp_path / "b")
+    monkeypatch.setattr(submissions, "LARGEST", 1)
+    with pytest.raises(HomeworkError, match="not unpacked"):
+        unpacked(good, tmp_path / "d")
+
+
+def test_folders_of_systems_are_no_students_and_every_stream_takes_every_name(tmp_path):
+    for name in (".ipynb_checkpoints", "__MACOSX", ".git", "Łukasz"):
+        (tmp_path / "course" / "submitted" / name).mkdir(parents=True)
+    zips = tmp_path / "zips"
+    zips.mkdir()
+    zipped(zips / "ada.zip", {"temperature\\records\\x.json": "{}", "temperature\\temperature.ipynb": "{"})
+    (zips / "._ada.zip").write_bytes(b"\x00")
+    command = [sys.executable, "tools/submissions.py", "temperature", tmp_path / "course", "--unpack", zips]
+    environment = {**os.environ, "PYTHONIOENCODING": "cp1252"}
+    done = subprocess.run(command, cwd=homework.ROOT, env=environment, capture_output=True, check=False)
+    told = done.stdout.decode("cp1252")
+    assert done.returncode == 1 and done.stderr == b""
+    assert "2 students, 2 to be looked at" in told and "ukasz  nothing was handed in" in told
+    assert re.search(r"^ada +temperature.ipynb is no notebook", told, re.M)
+    assert "MACOSX" not in told and "checkpoints" not in told
+
+
+def test_a_zip_of_windows_that_was_unpacked_wrongly_is_told(tmp_path):
+    (tmp_path / r"records\paper-s0.json").write_text("{}")
+    (said,) = submissions.about_records(homework.read(homework.SOURCES / "temperature.md"), tmp_path)
+    assert "--unpack reads it" in said
 
 
 def nothing(record):

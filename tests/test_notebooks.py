@@ -5,7 +5,6 @@ import re
 
 import nbformat
 import pytest
-import yaml
 
 from tools import notebooks
 from tools.notebooks import NotebookError
@@ -50,9 +49,15 @@ def unnamed_pictures(html):
 
 
 def test_the_table_of_contents_lists_every_notebook():
-    toc = yaml.safe_load((notebooks.ROOT / "_toc.yml").read_text(encoding="utf-8"))
-    listed = [entry["file"] for entry in toc["chapters"] if entry["file"].endswith(".ipynb")]
-    assert listed == [f"book/{path.name}" for path in CHAPTERS]
+    listed = [name for name in notebooks.contents() if name.endswith(".ipynb")]
+    assert sorted(listed) == [f"book/{path.name}" for path in CHAPTERS]
+
+
+def test_the_table_of_contents_may_have_parts(tmp_path):
+    (tmp_path / "_toc.yml").write_text(
+        "root: book/intro\nparts:\n- caption: A\n  chapters: [{file: a}, {file: b.ipynb}]\n- chapters: [{file: c}]\n"
+    )
+    assert notebooks.contents(tmp_path) == ["book/intro", "a", "b.ipynb", "c"]
 
 
 def test_the_reference_lists_every_module():
@@ -269,6 +274,51 @@ def test_run_keeps_the_html_of_a_widget_and_not_the_widget(tmp_path):
     notebooks.run(path, "smoke")
     (output,) = outputs(nbformat.read(path, as_version=4))
     assert output.data == {"text/html": "<p>still</p>"}
+
+
+def test_code_that_a_page_folds_is_folded_in_jupyterlab_too(tmp_path):
+    path = pair(tmp_path, "# Title", "x = 1", "y = 1")
+    notebook = nbformat.read(path, as_version=4)
+    notebook.cells[1].metadata["tags"] = ["hide-input"]
+    notebooks.write_pair(path, notebook)
+    folded = [cell.metadata.get("jupyter") for cell in nbformat.read(path, as_version=4).cells]
+    assert folded == [None, {"source_hidden": True}, None]
+    assert "source_hidden" not in path.with_suffix(".md").read_text(encoding="utf-8")
+    assert notebooks.newest(path).cells[1].metadata.tags == ["hide-input"]
+
+
+def test_a_reader_s_copy_follows_the_book_until_the_reader_changes_it(tmp_path):
+    (tmp_path / "book").mkdir()
+    (tmp_path / "book" / "glossary.md").write_text("# Glossary\n")
+    (tmp_path / "book" / "._glossary.md").write_bytes(b"\x00\xb0")
+    first, second = (pair(tmp_path / "book", "# Old", "1", name=f"0{n}-trial.ipynb") for n in (1, 2))
+    lab = tmp_path / "lab"
+    assert list(notebooks.lend(lab, tmp_path / "book")) == []
+    assert sorted(path.name for path in lab.glob("[!.]*")) == [first.name, second.name, "glossary.md"]
+    for path in (first, second):  # the book gets a new edition
+        notebook = nbformat.read(path, as_version=4)
+        notebook.cells[0].source = "# New"
+        notebooks.write_pair(path, notebook)
+    edit(lab / first.name, "# Old", "# Mine")
+    edit(
+        lab / second.name,
+        '"outputs": []',
+        '"outputs": [{"name": "stdout", "output_type": "stream", "text": "1"}]',
+    )
+    (said,) = notebooks.lend(lab, tmp_path / "book")
+    assert first.name in said and "rename it" in said
+    assert "# Mine" in (lab / first.name).read_text() and "# New" in (lab / second.name).read_text()
+
+
+def test_dot_files_are_no_chapters_and_no_records(package, tmp_path):
+    pair(tmp_path, "# Title")
+    (tmp_path / "._01-trial.ipynb").write_bytes(b"\x00\xb0")
+    assert [path.name for path in notebooks.chapters(book=tmp_path)] == ["01-trial.ipynb"]
+    (tmp_path / "runs" / "depths").mkdir(parents=True)
+    (tmp_path / "runs" / "depths" / "a.json").write_text("{}")
+    stamp = stamp_of('read_records("depths")', package, tmp_path / "runs")
+    (tmp_path / "runs" / "depths" / "._a.json").write_bytes(b"\x00\xb0")
+    assert stamp_of('read_records("depths")', package, tmp_path / "runs") == stamp
 
 
 def test_a_failing_cell_is_named_and_nothing_is_written(tmp_path):

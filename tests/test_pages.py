@@ -227,14 +227,16 @@ FIGURE_CONTRAST = """() => {
     });
 }"""
 
-# Of what axe would look at a thousand times over, one of each kind is left: a colour of code, a figure.
+# Of what axe would look at a thousand times over, a few of each kind are left: a colour of code, a line of a table of
+# contents, an entry of the reference, a figure.
 THIN = """() => {
     document.querySelectorAll(".frame[hidden]").forEach(e => e.remove());
     document.querySelectorAll("figure.sto svg").forEach(e => e.replaceChildren());
     document.querySelectorAll("mjx-container").forEach(e => e.replaceChildren("x"));
-    const seen = new Set();
-    for (const e of document.querySelectorAll("pre span:not(:has(*))"))
-        seen.has(e.className) ? e.replaceWith(e.textContent) : seen.add(e.className);
+    const seen = {}, isMore = (e, than) => (seen[e.className] = (seen[e.className] || 0) + 1) > than;
+    document.querySelectorAll("dl.py, nav li, .genindextable li").forEach(e => isMore(e, 5) && e.remove());
+    document.querySelectorAll("pre span:not(:has(*)), .sig span:not(:has(*)), a > code > span")
+        .forEach(e => isMore(e, 2) && e.replaceWith(e.textContent));
 }"""
 
 AXE = """async rules => (await axe.run(document, {preload: false, resultTypes: ["violations"], ...rules})).violations

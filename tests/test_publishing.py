@@ -1,5 +1,6 @@
 """The repository's address and what is made from it; the page of executions; the book as one PDF."""
 
+import io
 import json
 import subprocess
 import sys
@@ -7,7 +8,7 @@ import sys
 import pytest
 from bs4 import BeautifulSoup
 
-from tools import address, page, pdf
+from tools import address, homework, notebooks, page, pdf, submissions
 from tools.address import AddressError, Repository, configured, public, repository
 from tools.proofs import hub
 
@@ -159,3 +160,15 @@ def test_every_link_inside_the_single_page_leads_somewhere():
 def test_a_book_that_is_not_rendered_is_said_so(tmp_path):
     with pytest.raises(pdf.PdfError, match="make book"):
         pdf.assemble(tmp_path, ["book/intro"])
+
+
+@pytest.mark.parametrize("tool", [notebooks, homework, submissions], ids=lambda tool: tool.__name__)
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
+def test_a_tool_speaks_to_every_stream(tool, encoding, monkeypatch):
+    written = io.BytesIO()
+    for stream in ("stdout", "stderr"):
+        monkeypatch.setattr(sys, stream, io.TextIOWrapper(written, encoding, write_through=True))
+    with pytest.raises(SystemExit):
+        tool.main(["--help"])
+    assert tool.main(["check", "9λ"] if tool is notebooks else ["9λ"]) == 1
+    assert "9lambda" in written.getvalue().decode(encoding)

@@ -1,16 +1,9 @@
 """Chapter 6: training, records, and runs that are cut off."""
 
-import json
 import os
-import pickle
-import signal
-import subprocess
-import sys
-import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
@@ -20,7 +13,7 @@ from sto_lite.data import ImageSet, Split
 from sto_lite.errors import RunError
 from sto_lite.evaluation import evaluate
 from sto_lite.faces import EXPRESSIONS
-from sto_lite.methods import STO, Baseline, Step, StochasticDepth
+from sto_lite.methods import STO, Baseline, StochasticDepth
 from sto_lite.train import fit
 
 CONFIG = Config(net="resnet8", epochs=3, batch_size=32, seed=0)
@@ -173,59 +166,6 @@ def test_a_finished_run_is_not_run_again(tmp_path):
     assert same_run(first, fit(STO(), tiny(), CONFIG, tmp_path))
 
 
-COMMAND = [
-    "train",
-    "--data",
-    "fer2013",
-    "--net",
-    "resnet8",
-    "--epochs",
-    "4",
-    "--size",
-    "16",
-    "--threads",
-    "1",
-]
-
-
-def command(out):
-    """The command line, on look-alike data that the folder above `out` holds."""
-    if not (out.parent / "fer2013.npz").exists():
-        rng, arrays = np.random.default_rng(0), {}
-        for split in ("train", "public", "private"):
-            arrays[f"{split}_images"] = rng.integers(0, 256, (512, 48, 48), dtype=np.uint8)
-            arrays[f"{split}_labels"] = rng.integers(0, 7, 512, dtype=np.uint8)
-        np.savez(out.parent / "fer2013.npz", **arrays)
-    quiet = {**os.environ, "CI": "1", "OMP_NUM_THREADS": "1", "STO_DATA": str(out.parent)}
-    return [sys.executable, "-m", "sto_lite", *COMMAND, "--out", str(out)], quiet
-
-
-def test_sigkill(tmp_path):
-    """Killed twice at arbitrary moments and started again with the same command: bit-identical in the end."""
-    arguments, environment = command(tmp_path / "killed")
-    for epochs in (1, 2):
-        process = subprocess.Popen(arguments, env=environment, stdout=subprocess.DEVNULL)
-        limit = time.monotonic() + 120
-        while time.monotonic() < limit:
-            path = tmp_path / "killed" / "checkpoint.pt"
-            if path.exists() and torch.load(path, weights_only=True)["epoch"] >= epochs:
-                break
-            assert process.poll() is None, "the run ended before it could be killed"
-            time.sleep(0.02)
-        process.send_signal(signal.SIGKILL)
-        assert process.wait() == -signal.SIGKILL
-    done = {}
-    for name in ("killed", "whole"):
-        arguments, environment = command(tmp_path / name)
-        subprocess.run(arguments, env=environment, check=True, stdout=subprocess.DEVNULL)
-        done[name] = torch.load(tmp_path / name / "network.pt", weights_only=True)["weights"]
-        done[f"{name} record"] = records.read_record(tmp_path / name / "record.json")
-    assert all(v.equal(done["whole"][k]) for k, v in done["killed"].items())
-    a, b = done["killed record"], done["whole record"]
-    assert a["predictions"] == b["predictions"] and a["confidence"] == b["confidence"]
-    assert all(a["history"][k] == b["history"][k] for k in b["history"] if "seconds" not in k)
-
-
 def test_another_configuration_or_data_in_the_same_folder(tmp_path):
     fit(STO(), tiny(), CONFIG, tmp_path)
     with pytest.raises(RunError, match=r"config.lr is 0.1 there and 0.2 here.*[Tt]ake another folder"):
@@ -235,51 +175,6 @@ def test_another_configuration_or_data_in_the_same_folder(tmp_path):
     (tmp_path / "record.json").unlink()
     with pytest.raises(RunError, match=r"checkpoint.pt.*data.fingerprint"):
         fit(STO(), tiny(seed=1), CONFIG, tmp_path)
-
-
-class Malice:
-    def __reduce__(self):
-        return (os.mkdir, ("pwned",))
-
-
-def test_damaged_foreign_and_malicious_checkpoints(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    fit(STO(), tiny(), CONFIG, tmp_path)
-    (tmp_path / "record.json").unlink()
-    good = (tmp_path / "checkpoint.pt").read_bytes()
-    torch.save({"hello": 1}, tmp_path / "foreign.pt")
-    torch.save({"identity": Malice()}, tmp_path / "malice.pt")
-    bad = [good[: len(good) // 2], b"", b"not a checkpoint", pickle.dumps(Malice()), json.dumps({}).encode()]
-    bad += [(tmp_path / "foreign.pt").read_bytes(), (tmp_path / "malice.pt").read_bytes()]
-    for content in bad:
-        (tmp_path / "checkpoint.pt").write_bytes(content)
-        with pytest.raises(RunError, match="checkpoint.pt is no checkpoint that can be resumed.*delete it"):
-            fit(STO(), tiny(), CONFIG, tmp_path)
-        assert not (tmp_path / "pwned").exists()
-        assert (tmp_path / "checkpoint.pt").read_bytes() == content
-
-
-def test_loss_that_is_not_finite(tmp_path):
-    @dataclass(frozen=True)
-    class Explode(Baseline):
-        def step(self, model, images, labels, generator, epoch=0):
-            loss, logits, parts = super().step(model, images, labels, generator, epoch)
-            return Step(loss * (float("nan") if epoch == 2 else 1), logits, parts)
-
-    with pytest.raises(RunError, match="the loss is nan in epoch 3 of 3.*checkpoint of epoch 2 is kept"):
-        fit(Explode(), tiny(), CONFIG, tmp_path)
-    assert torch.load(tmp_path / "checkpoint.pt", weights_only=True)["epoch"] == 2
-
-
-def test_two_processes_in_one_folder(tmp_path):
-    @dataclass(frozen=True)
-    class Nested(Baseline):
-        def step(self, model, images, labels, generator, epoch=0):
-            fit(Baseline(), tiny(), CONFIG, tmp_path)
-            raise AssertionError("two runs in one folder")
-
-    with pytest.raises(RunError, match="another process is training into"):
-        fit(Nested(), tiny(), CONFIG, tmp_path)
 
 
 def test_a_folder_that_cannot_be_made(tmp_path):

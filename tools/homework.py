@@ -1,15 +1,14 @@
 """Build the homework that an instructor releases: make homework.
 
 ``book/homework/NAME.md`` is the one source of an assignment: jupytext's ``md:myst`` with stub, solution, visible and
-hidden checks, and what the instructor alone reads. Into ``_build/homework`` (or ``--out``) come
+hidden checks, and what the instructor alone reads. Into ``homework/`` (or ``--out``), which git does not see, come
 
     student/NAME.ipynb          without solutions and hidden checks, for those who do not use nbgrader
     course/                     a course for nbgrader: nbgrader_config.py and source/NAME/NAME.ipynb
     solutions/NAME.ipynb        the instructor's: solutions, hidden checks, rubric, measured pattern
 
-Only these are written; what nbgrader adds to the course (its gradebook, releases, submissions) is left alone. But
-``make clean`` deletes ``_build``: run a course in a copy, or build it elsewhere with ``--out``. What comes back is
-looked over by ``tools/submissions.py``.
+Only these are written; what nbgrader adds to the course (its gradebook, releases, submissions) is left alone. What
+comes back is looked over by ``tools/submissions.py``.
 
 A cell says what it is by its metadata ``homework``: "solution NAME", "check NAME POINTS", "written NAME POINTS"
 (graded by hand), "locked NAME" (nbgrader restores it before it grades) or "instructor". Any other is given as it is;
@@ -32,13 +31,14 @@ import yaml
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # so that this file also runs as a script
 
-from sto_lite.files import write_atomically  # noqa: E402
+from sto_lite.errors import print_anything  # noqa: E402
+from sto_lite.files import expand, visible, write_atomically  # noqa: E402
 from tools import setup_cell  # noqa: E402
 from tools.address import AddressError, repository  # noqa: E402
 from tools.measured import filled  # noqa: E402
 
 SOURCES = ROOT / "book" / "homework"
-OUT = ROOT / "_build" / "homework"
+OUT = ROOT / "homework"
 KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
 SOLUTION = ("### BEGIN SOLUTION", "### END SOLUTION")
 HIDDEN = ("### BEGIN HIDDEN TESTS", "### END HIDDEN TESTS")
@@ -109,7 +109,7 @@ def assignments(names: Iterable[str] = (), sources: Path = SOURCES) -> list[Path
     Raises:
         HomeworkError: there is none of this name, or none at all.
     """
-    known = {path.stem: path for path in sorted(sources.glob("*.md"))}
+    known = {path.stem: path for path in visible(sources, "*.md")}
     if unknown := sorted({Path(name).stem for name in names} - set(known)):
         raise HomeworkError(f"no assignment is called {', '.join(unknown)}; there are {', '.join(known)}")
     if not known:
@@ -201,7 +201,7 @@ def without_markers(source: str) -> str:
 def course(notebook: Notebook) -> Notebook:
     """Return the source notebook for nbgrader: its metadata, solutions and hidden checks in their markers."""
     new = plain(notebook, {"instructor"})
-    for cell, old in zip(new.cells, kept(notebook, {"instructor"}), strict=True):
+    for cell, old in zip(new.cells, leave_out(notebook, {"instructor"}), strict=True):
         kind, name, points = role(old)
         if not name:
             continue
@@ -242,7 +242,7 @@ def solutions(notebook: Notebook) -> Notebook:
     return new
 
 
-def kept(notebook: Notebook, without: Iterable[str]) -> list[Any]:
+def leave_out(notebook: Notebook, without: Iterable[str]) -> list[Any]:
     """Return the cells whose kind is not among `without`."""
     return [cell for cell in notebook.cells if role(cell).kind not in set(without)]
 
@@ -250,7 +250,7 @@ def kept(notebook: Notebook, without: Iterable[str]) -> list[Any]:
 def plain(notebook: Notebook, without: Iterable[str] = ()) -> Notebook:
     """Return a notebook of the same cells without metadata and outputs, and with ids that a rebuild keeps."""
     new = nbformat.v4.new_notebook(metadata={"kernelspec": KERNEL, "language_info": {"name": "python"}})
-    for number, old in enumerate(kept(notebook, without)):
+    for number, old in enumerate(leave_out(notebook, without)):
         make = nbformat.v4.new_code_cell if old.cell_type == "code" else nbformat.v4.new_markdown_cell
         new.cells.append(make(copy.copy(old.source), id=role(old).name or f"cell-{number}"))
     return new
@@ -292,9 +292,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Build the assignments named, or all; the exit status is 1 if a source is wrong."""
     parser = argparse.ArgumentParser(description=str(__doc__).split("\n\n")[0])
     parser.add_argument("names", nargs="*", help="assignments, such as gradients (default: all)")
-    parser.add_argument(
-        "--out", type=Path, default=OUT, help="folder to write into (default: _build/homework)"
-    )
+    parser.add_argument("--out", type=expand, default=OUT, help="folder to write into (default: homework)")
+    print_anything()
     options = parser.parse_args(arguments)
     try:
         written = build(assignments(options.names), options.out)
@@ -303,9 +302,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     sources = sum(path.suffix == ".ipynb" for path in written) // 3
     print(f"{sources} assignments are in {os.path.relpath(options.out)}: student/, course/ and solutions/.")
-    print(
-        "Copy course/ and solutions/ to where the course shall live before you release: make clean deletes _build."
-    )
+    print("Copy course/ and solutions/ to where the course shall live before you release.")
     return 0
 
 

@@ -18,6 +18,8 @@ import torch  # noqa: E402
 
 from sto_lite import costs, data  # noqa: E402
 from sto_lite.config import Config  # noqa: E402
+from sto_lite.errors import print_anything  # noqa: E402
+from sto_lite.files import expand  # noqa: E402
 from sto_lite.homework import recorded  # noqa: E402
 from sto_lite.methods import Method  # noqa: E402
 from sto_lite.registry import make  # noqa: E402
@@ -83,7 +85,8 @@ def main() -> None:
     """Train every row with the seeds asked for; one line for each run."""
     parser = argparse.ArgumentParser(description=str(__doc__).split("\n\n")[0])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="(default: 0 1 2)")
-    parser.add_argument("--out", type=Path, default=RUNS, help="folder of the records")
+    parser.add_argument("--out", type=expand, default=RUNS, help="folder of the records")
+    print_anything()
     options = parser.parse_args()
     torch.set_num_threads(1)
     images = {

@@ -7,6 +7,7 @@ A chapter is a pair with one text: ``book/NN-name.md`` (jupytext's ``md:myst``, 
     python tools/notebooks.py run --stale     execute the chapters that check complains about
     python tools/notebooks.py sync            carry edited prose over; execute nothing
     python tools/notebooks.py check           say what is out of step, and exit with status 1 if anything is
+    python tools/notebooks.py lab             put copies for a reader into lab/, for make lab
 
 Whenever a pair is written, its set-up hints get the repository's address, if ``_config.yml`` sets one.
 
@@ -19,6 +20,7 @@ The stamp, in the notebook's metadata, is a hash of all that its outputs depend 
 
 import argparse
 import ast
+import copy
 import hashlib
 import json
 import os
@@ -40,11 +42,27 @@ from nbclient.exceptions import CellExecutionError
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # so that this file also runs as a script
 
+from sto_lite.errors import print_anything  # noqa: E402
+from sto_lite.files import visible, write_atomically  # noqa: E402
 from tools.address import AddressError, Repository, configured  # noqa: E402
 
 BOOK = ROOT / "book"
+LAB = ROOT / "lab"
 RUNS = ROOT / "data" / "runs"
 PACKAGE = ROOT / "sto_lite"
+FOLDED = {
+    "hide-input",
+    "hide-cell",
+    "remove-input",
+    "remove-cell",
+}  # tags of code that a page does not show at once
+LAB_SETTINGS: dict[str, Any] = {
+    # A course needs nbgrader's menu, a reader does not.
+    "page_config.json": {"disabledExtensions": {"@jupyter/nbgrader": True}},
+    "default_setting_overrides.json": {
+        "@jupyterlab/docmanager-extension:plugin": {"defaultViewers": {"markdown": "Markdown Preview"}}
+    },
+}
 TIMEOUT = {"smoke": 600, "colab": 3600, "paper": None}  # seconds for one cell; None: no limit
 
 Notebook = Any  # nbformat.NotebookNode, which carries no types
@@ -59,9 +77,8 @@ class NotebookError(Exception):
 
 def chapters(names: Iterable[str] = (), book: Path = BOOK) -> list[Path]:
     """Return the ``.ipynb`` paths of the chapters named ("03", "03-stochastic-depth"); all by default."""
-    known = sorted(
-        {p.with_suffix(".ipynb") for p in book.glob("[0-9][0-9]-*") if p.suffix in {".md", ".ipynb"}}
-    )
+    found = visible(book, "*.ipynb") + [path for path in visible(book, "*.md") if is_text(path)]
+    known = sorted({path.with_suffix(".ipynb") for path in found})
     if not names:
         return known
     chosen = []
@@ -72,6 +89,20 @@ def chapters(names: Iterable[str] = (), book: Path = BOOK) -> list[Path]:
             raise NotebookError(f"no chapter is called {name}; there are {', '.join(p.stem for p in known)}")
         chosen += found
     return chosen
+
+
+def contents(root: Path = ROOT) -> list[str]:
+    """Return the files that the table of contents names, in its order, the front page first."""
+    toc = yaml.safe_load((root / "_toc.yml").read_text(encoding="utf-8"))
+    return [toc["root"], *(page["file"] for part in toc.get("parts", [toc]) for page in part["chapters"])]
+
+
+def is_text(path: Path) -> bool:
+    """Whether a file is the text side of a pair, by its header; other ``.md`` files are pages."""
+    if path.suffix != ".md":
+        return False
+    with path.open(encoding="utf-8") as file:
+        return (file.readline(), file.readline()) == ("---\n", "jupytext:\n")
 
 
 def text(notebook: Notebook) -> list[tuple[str, str, tuple[str, ...]]]:
@@ -143,24 +174,33 @@ def write_pair(path: Path, notebook: Notebook, url: str = "") -> None:
         }
     )
     notebook.nbformat, notebook.nbformat_minor = 4, 5
-    for cell in notebook.cells:
-        cell.metadata = nbformat.from_dict({"tags": cell.metadata.tags} if cell.metadata.get("tags") else {})
+    fold(notebook)
     nbformat.validate(notebook)
     replace(path, nbformat.writes(notebook).rstrip("\n") + "\n")
     replace(path.with_suffix(".md"), markdown(notebook))
 
 
+def fold(notebook: Notebook) -> None:
+    """Let JupyterLab fold the code that a page folds or leaves out, in place; of other metadata, tags stay."""
+    for cell in notebook.cells:
+        kept = {"tags": cell.metadata.tags} if cell.metadata.get("tags") else {}
+        if cell.cell_type == "code" and FOLDED & set(kept.get("tags", ())):
+            kept["jupyter"] = {"source_hidden": True}
+        cell.metadata = nbformat.from_dict(kept)
+
+
 def markdown(notebook: Notebook) -> str:
     """Return the ``.md`` of a notebook, as the pair's text side is written."""
+    notebook = copy.deepcopy(notebook)
+    for cell in notebook.cells:
+        cell.metadata.pop("jupyter", None)
     written = jupytext.writes(notebook, fmt="md:myst")
     return re.sub(r"\n *jupytext_version:.*", "", written).rstrip("\n") + "\n"
 
 
 def replace(path: Path, content: str) -> None:
     """Write ``content`` to ``path`` in one step, so that an interruption leaves the old file."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(content, encoding="utf-8", newline="\n")
-    partial.replace(path)
+    write_atomically(path, content.encode())
 
 
 # ---------------------------------------------------------------------------------------------------- stamps
@@ -235,7 +275,7 @@ def records(code: str, runs: Path = RUNS) -> list[Path]:
         raise NotebookError('give read_records the collection\'s name itself, as in read_records("depths")')
     files = []
     for name in sorted(set(names)):
-        collection = sorted(runs.glob(f"{name}/*.json"))
+        collection = [path for folder in sorted(runs.glob(name)) for path in visible(folder, "*.json")]
         if not collection and not set("*?[") & set(name):  # a pattern may fit none yet
             raise NotebookError(f"read_records({name!r}): there is no record in {runs / name}")
         files += collection
@@ -355,6 +395,39 @@ def run(path: Path, scale: str) -> None:
     write_pair(path, notebook, configured().url)
 
 
+# ---------------------------------------------------------------------------------------- copies for readers
+
+
+def lend(folder: Path = LAB, book: Path = BOOK) -> Iterator[str]:
+    """Put a reader's copies of all chapters and pages into ``folder``; say what stays as it was, and why.
+
+    A copy that was run, and whose text nobody changed, gives way to a new edition of the chapter.
+    """
+    for name, settings in LAB_SETTINGS.items():
+        replace(folder / ".jupyter" / "labconfig" / name, json.dumps(settings))
+    for page in visible(book, "*.md"):
+        if not is_text(page):
+            replace(folder / page.name, page.read_text(encoding="utf-8"))
+    for path in chapters(book=book):
+        new, own = newest(path), folder / path.name
+        new.metadata.pop("jupytext", None)  # a copy has no pair
+        fold(new)
+        new.metadata["sto"] = {**new.metadata.get("sto", {}), "text": digest(text(new))}
+        if own.exists():
+            try:
+                old = nbformat.read(own, as_version=4)
+                given = old.metadata.get("sto", {}).get("text")
+                edited = digest(text(old)) != given
+            except (ValueError, AttributeError):  # cut off, or no notebook
+                given, edited = None, True
+            if given == new.metadata["sto"]["text"]:
+                continue
+            if edited:
+                yield f"{own} stays, since you changed it; rename it to get the book's newer text beside it"
+                continue
+        replace(own, nbformat.writes(new))
+
+
 # ---------------------------------------------------------------------------------------------- command line
 
 
@@ -368,8 +441,12 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         "from-md": "the same, with the text of the .md",
         "from-ipynb": "the same, with the text of the .ipynb",
         "check": "say which pairs differ and which stamps are stale",
+        "lab": "put a reader's copies of all chapters and pages into lab/",
     }.items():
         command = commands.add_parser(name, help=purpose, description=purpose)
+        if name == "lab":
+            command.set_defaults(names=())
+            continue
         many = "+" if name.startswith("from") else "*"
         command.add_argument(
             "names", nargs=many, metavar="NAME", help='such as "03" (default: every chapter)'
@@ -382,8 +459,13 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; return the exit status."""
+    print_anything()
     options = parse(arguments)
     try:
+        if options.command == "lab":
+            for line in lend():
+                print(line)
+            return 0
         paths = chapters(options.names)
         if options.command == "check":
             found = [problem for path in paths for problem in problems(path)]

@@ -16,15 +16,11 @@ from sphinx.application import Sphinx
 from sphinx.config import Config
 from sphinx.errors import ConfigError
 
+from sto_lite.files import visible
 from tools.address import AddressError, Repository, repository
 
 HEAD = ("Notebook", "Scale", "Time", "Device", "Python", "PyTorch", "Stamp")
 FORMULA = re.compile(r'([(\[“]?)(<span class="math notranslate nohighlight">[^<]*</span>)([^\s<\w(\[“]*)')
-VERBATIM = re.compile(r"(<(?P<tag>pre|code|script|svg)\b.*?</(?P=tag)>|<[^>]*>)", re.DOTALL)
-TIED = re.compile(
-    r"(?<=\d)[ \n](?=%|×)|(?<=×)[ \n](?=\d)"
-    r"|(?:(?<=[Cc]hapter)|(?<=Figure)|(?<=Table)|(?<=Equation)|(?<=Eq\.))[ \n](?=\d)"
-)
 NOTED = ("scale", "seconds", "device", "python", "torch", "stamp")
 
 
@@ -49,7 +45,7 @@ class ExecutionTable(Directive):
         """Return the table."""
         env = self.state.document.settings.env
         body = nodes.tbody()
-        for path in sorted(Path(env.doc2path(env.docname)).parent.glob("[0-9][0-9]-*.ipynb")):
+        for path in visible(Path(env.doc2path(env.docname)).parent, "*.ipynb"):
             env.note_dependency(str(path))
             title, noted = execution(path)
             link = pending_xref(
@@ -97,27 +93,15 @@ def write_hints(found: Repository, source: list[str]) -> None:
 def mend(
     app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: nodes.document | None
 ) -> None:
-    """Mend three things in a page's HTML.
+    """Mend two things in a page's HTML.
 
-    The empty corner of a table becomes a plain cell, since a heading would be read out without a name; a
-    formula keeps the bracket or comma next to it on its line; and so does a number its per-cent sign or noun.
+    The empty corner of a table becomes a plain cell, since a heading would be read out without a name; and a
+    formula keeps the bracket or comma next to it on its line.
     """
     if "body" in context:
         body = re.sub(r'<th(?: class="head[^"]*")?>(?:<p></p>)?</th>', "<td></td>", context["body"])
-        body = FORMULA.sub(lambda m: f'<span class="unbroken">{m[0]}</span>' if m[1] or m[3] else m[0], body)
-        context["body"] = tie(body)
-
-
-def tie(body: str) -> str:
-    """Return the HTML with no-break spaces where a line must not end, as in "1.5 %" or "chapter 3".
-
-    Code, formulas and figures stay as they are.
-    """
-    parts, last = [], 0
-    for verbatim in VERBATIM.finditer(body):
-        parts += [TIED.sub("\N{NO-BREAK SPACE}", body[last : verbatim.start()]), verbatim[0]]
-        last = verbatim.end()
-    return "".join([*parts, TIED.sub("\N{NO-BREAK SPACE}", body[last:])])
+        unbroken = r'<span class="unbroken">\g<0></span>'
+        context["body"] = FORMULA.sub(lambda m: m.expand(unbroken) if m[1] or m[3] else m[0], body)
 
 
 def setup(app: Sphinx) -> dict[str, bool]:

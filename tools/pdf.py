@@ -11,10 +11,14 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlsplit
 
-import yaml
 from bs4 import BeautifulSoup, Tag
 
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))  # so that this file also runs as a script
+
+from sto_lite.errors import print_anything  # noqa: E402
+from tools.notebooks import contents  # noqa: E402
+
 HTML = ROOT / "_build" / "html"
 FOOTER = '<p style="width:100%;text-align:center;font:8pt sans-serif"><span class="pageNumber"></span></p>'
 QUIET = ["background-networking", "component-update", "gpu", "quic", "sync"]
@@ -27,8 +31,7 @@ class PdfError(Exception):
 
 def order(root: Path = ROOT) -> list[str]:
     """Return the pages in the order of the table of contents, such as "book/intro"."""
-    toc = yaml.safe_load((root / "_toc.yml").read_text(encoding="utf-8"))
-    return [toc["root"], *(chapter["file"].removesuffix(".ipynb") for chapter in toc["chapters"])]
+    return [name.removesuffix(".ipynb") for name in contents(root)]
 
 
 def place(name: str, anchor: str = "") -> str:
@@ -127,6 +130,7 @@ def print_page(page: Path, pdf: Path) -> None:
 
 def main() -> int:
     """Write ``_build/student-teacher-oneness.pdf``; return the exit status."""
+    print_anything()
     names = order()
     pdf = ROOT / "_build" / "student-teacher-oneness.pdf"
     single = HTML / Path(names[0]).parent / "whole-book.html"  # beside the pages, so that images are found

@@ -1,14 +1,16 @@
 """Look over what students have handed in, without running a line of theirs: tools/submissions.py.
 
-    python tools/submissions.py gradients ~/sto-course
+    python tools/submissions.py gradients ~/sto-course --unpack ~/zips
 
 For every student's folder in ``~/sto-course/submitted`` it says whether ``gradients/gradients.ipynb`` is there and
 holds every cell that is graded, and whether the records beside it have the form that is asked for. A student's code
 runs in one process with the checks of a notebook and can replace them; here the assignment's own source is executed,
-and its check reads what was handed in. The exit status is 1 if something has to be looked at. With ``--restore``,
-the cells that nbgrader knows are made whole first: those that were deleted are put back from what was released, as a
-missing check has no points and waits for ever to be graded by hand; and of those that were split or copied, the last
-alone keeps its mark, as nbgrader grades no notebook in which a mark occurs twice, nor any student after it.
+and its check reads what was handed in. The exit status is 1 if something has to be looked at.
+
+``--unpack`` first unpacks every ``STUDENT.zip`` of a folder to where nbgrader looks for it. ``--restore`` first makes
+the cells that nbgrader knows whole: one that was deleted is put back from what was released, as a missing check has
+no points and its submission stays ungraded; and of one that was split or copied, the last alone
+keeps its mark, as nbgrader grades no notebook in which a mark occurs twice, nor any student after it.
 """
 
 import argparse
@@ -18,8 +20,10 @@ import json
 import re
 import stat
 import sys
+import zipfile
+import zlib
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import nbformat
@@ -27,20 +31,21 @@ import nbformat
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # so that this file also runs as a script
 
-from sto_lite.errors import shown  # noqa: E402
-from sto_lite.files import write_atomically  # noqa: E402
+from sto_lite.errors import print_anything, shown  # noqa: E402
+from sto_lite.files import expand, visible, write_atomically  # noqa: E402
 from sto_lite.resnet import NETWORKS  # noqa: E402
 from tools import homework  # noqa: E402
 from tools.homework import HomeworkError, Notebook, role  # noqa: E402
 
 PROTOCOL = "EPOCHS, FACES, PIXELS = "  # the line of a source that students fit to their budget
 LARGEST = 50 << 20  # bytes of a file; a notebook with all its figures has a few million
-LINES = 20  # told of one student
+MEMBERS = 500  # files of a zip
+LINES = 20  # printed of one student
 MOST = {"epochs": 100_000, "faces": 10_000, "pixels": 64}  # larger numbers are no protocol, but a full memory
 
 
-def told(source: Notebook, folder: Path, name: str, marked: bool = True) -> list[str]:
-    """What has to be looked at in one student's submission of an assignment; nothing when all is well.
+def look_over(source: Notebook, folder: Path, name: str, marked: bool = True) -> list[str]:
+    """Say what has to be looked at in one student's submission of an assignment; nothing when all is well.
 
     Args:
         source: of the assignment (homework.read).
@@ -69,7 +74,7 @@ def strange(folder: Path) -> list[str]:
 
 
 def mark(cell: Notebook) -> str:
-    """The name by which nbgrader knows a cell, if it knows it."""
+    """Return the name by which nbgrader knows a cell, or an empty string."""
     found = cell.metadata.get("nbgrader")
     name = found.get("grade_id") if isinstance(found, dict) else None
     return name if isinstance(name, str) else ""
@@ -78,7 +83,7 @@ def mark(cell: Notebook) -> str:
 def about_notebook(source: Notebook, path: Path, marked: bool = True) -> list[str]:
     """Say why a notebook would not be graded, or not in all its parts."""
     if not path.is_file():
-        others = sorted(str(other.relative_to(path.parent)) for other in path.parent.rglob("*.ipynb"))
+        others = [str(other.relative_to(path.parent)) for other in visible(path.parent, "**/*.ipynb")]
         beside = f"; {', '.join(others)} is passed over: rename it, or move it here" if others else ""
         return [f"there is no {path.name}{beside}"]
     try:
@@ -138,10 +143,51 @@ def restore(released: Path, path: Path) -> list[str]:
     return done
 
 
+def unpack(file: Path, folder: Path, notebook: str) -> None:
+    """Unpack what a student has uploaded, whole or not at all.
+
+    What systems add is left out (``__MACOSX``, names with a dot before them), paths of Windows are understood, and
+    where the notebook lies in a folder of the zip, that folder becomes ``folder``.
+
+    Args:
+        file: the zip.
+        folder: of the submission; if it holds something, it stays as it is.
+        notebook: the notebook's name.
+
+    Raises:
+        HomeworkError: it is no zip, damaged, locked, or too large; a path leads out of it; or `folder` is not empty.
+    """
+    if folder.exists() and any(folder.iterdir()):
+        raise HomeworkError(f"{folder} holds something already and stays; take it away to unpack anew")
+    contents: dict[PurePosixPath, bytes] = {}
+    try:
+        with zipfile.ZipFile(file) as archive:
+            for member in archive.infolist():
+                place = PurePosixPath(member.filename.replace("\\", "/"))
+                hidden = any(re.match(r"\.(?!\.$)|__MACOSX$", part) for part in place.parts)
+                if member.is_dir() or member.filename.endswith("\\") or hidden:
+                    continue
+                if place.is_absolute() or ".." in place.parts or ":" in place.parts[0]:
+                    raise HomeworkError(f"{member.filename} leads out of the zip: not unpacked")
+                if member.file_size > LARGEST or len(contents) == MEMBERS:
+                    raise HomeworkError(f"more than {LARGEST >> 20} MB or {MEMBERS} files: not unpacked")
+                contents[place] = archive.read(member)
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, NotImplementedError) as error:
+        raise HomeworkError(f"cannot be unpacked ({error}): ask for it again") from None
+    tops = {place.parent for place in contents if place.name == notebook}
+    top = tops.pop() if len(tops) == 1 else PurePosixPath()
+    for place, content in contents.items():
+        write_atomically(folder / (place.relative_to(top) if place.is_relative_to(top) else place), content)
+
+
 def about_records(source: Notebook, folder: Path) -> list[str]:
     """Say what the assignment's own check finds wrong in the records of a submission."""
     if not (folder / "records").is_dir():
-        flat = any(folder.glob("*.json"))
+        if visible(folder, "records\\*.json"):
+            return [
+                r"records\ is a part of the files' names: the zip is from Windows, --unpack reads it rightly"
+            ]
+        flat = visible(folder, "*.json")
         return ["there is no folder records" + ("; put the .json files into one" if flat else "")]
     given = protocol(folder / "records")
     namespace: dict[str, Any] = {"__name__": "__main__"}
@@ -156,7 +202,7 @@ def about_records(source: Notebook, folder: Path) -> list[str]:
 
 
 def program(source: Notebook) -> Iterator[str]:
-    """The cells of a source that its check of the records needs, and the check; nothing is trained in them."""
+    """Yield the cells of a source that its check of the records needs, and the check; nothing is trained in them."""
     planned = False  # what a student does comes before the arms, which are locked, or is a run
     for cell in source.cells:
         kind, name, _ = role(cell)
@@ -170,8 +216,8 @@ def program(source: Notebook) -> Iterator[str]:
 
 
 def protocol(records: Path) -> dict[str, Any]:
-    """What a student has chosen: epochs of STO, faces, pixels, net and difficulty, as far as records say it."""
-    for path in sorted(records.rglob("*.json")):
+    """Find what a student has chosen: epochs of STO, faces, pixels, net and difficulty, as far as records say it."""
+    for path in visible(records, "**/*.json"):
         try:
             record = json.loads(path.read_text(encoding="utf-8"))
             if record["method"]["name"] != "sto":
@@ -187,7 +233,7 @@ def protocol(records: Path) -> dict[str, Any]:
 
 
 def adapted(code: str, given: dict[str, Any]) -> str:
-    """The cell that holds the protocol, with what a student has chosen in place of what the source says."""
+    """Return the cell that holds the protocol, with what a student has chosen in place of what the source says."""
     if not given:
         return code
     chosen = f"{given['epochs']}, {given['faces']}, {given['pixels']}"
@@ -200,13 +246,27 @@ def main(arguments: list[str] | None = None) -> int:
     """Print a table of students; return the exit status."""
     parser = argparse.ArgumentParser(description=str(__doc__).split("\n\n")[0])
     parser.add_argument("name", help="the assignment, such as gradients")
-    parser.add_argument("course", type=Path, nargs="?", default=Path(), help="its folder (default: this one)")
+    parser.add_argument(
+        "course", type=expand, nargs="?", default=Path(), help="its folder (default: this one)"
+    )
+    parser.add_argument("--unpack", type=expand, metavar="FOLDER", help="first unpack its STUDENT.zip")
     parser.add_argument("--restore", action="store_true", help="first make marked cells whole")
+    print_anything()
     options = parser.parse_args(arguments)
     try:
         (path,) = homework.assignments([options.name])
         source = homework.read(path)
-        students = sorted(p for p in (options.course / "submitted").glob("*") if p.is_dir())
+        submitted = options.course / "submitted"
+        if options.unpack:
+            zips = visible(options.unpack, "*.zip")
+            if not zips:
+                raise HomeworkError(f"{options.unpack} holds no STUDENT.zip")
+            for upload in zips:
+                try:
+                    unpack(upload, submitted / upload.stem / path.stem, f"{path.stem}.ipynb")
+                except HomeworkError as error:
+                    print(shown(f"{upload.name}: {error}"))
+        students = [student for student in visible(submitted, "*") if student.is_dir()]
         if not students:
             raise HomeworkError(f"{options.course / 'submitted'} holds no student's folder")
         for student in students if options.restore else ():
@@ -229,7 +289,7 @@ def main(arguments: list[str] | None = None) -> int:
         handed_in = student / path.stem
         try:
             there = handed_in.is_dir() and any(handed_in.iterdir())
-            lines = told(source, handed_in, path.stem, marked) if there else ["nothing was handed in"]
+            lines = look_over(source, handed_in, path.stem, marked) if there else ["nothing was handed in"]
         except Exception as error:  # a student's files end no look at the others'
             lines = [f"cannot be looked over ({type(error).__name__}: {error})"]
         odd += bool(lines)

@@ -69,7 +69,7 @@ def summary(times: Sequence[float], base: Sequence[float]) -> dict[str, Any]:
 
 
 def bandwidth(device: torch.device) -> float:
-    """Bytes a second that a copy of a large tensor reads and writes: the median of nine."""
+    """Bytes per second that a copy of a large tensor reads and writes: the median of nine."""
     source = torch.ones((2**29 if device.type == "cuda" else 2**25), dtype=torch.float32, device=device)
     target = torch.empty_like(source)
     times = [timed(lambda _: target.copy_(source), 0, device) for _ in range(10)][1:]
@@ -77,7 +77,7 @@ def bandwidth(device: torch.device) -> float:
 
 
 def launch(device: torch.device) -> float:
-    """Seconds of one operation on one number, in a row of many: what cannot be less, however small the tensor."""
+    """Return the seconds of one operation on one number, in a row of many: no operation takes less."""
     number = torch.zeros((), device=device)
 
     def many(_: int) -> None:
@@ -94,7 +94,8 @@ def bench(config: BenchConfig, device: torch.device) -> Record:
     runs: dict[str, Callable[[int], object]] = dict(steps)
     for name, feed in sources.items():
         runs[name] = lambda _, feed=feed: next(feed)  # type: ignore[misc]
-    fed = {"baseline + batches": ("batches", NHWC), "baseline, NCHW + PIL loader": ("PIL loader", NCHW)}
+    feeding = {"baseline + batches": ("batches", NHWC), "baseline, NCHW + PIL loader": ("PIL loader", NCHW)}
+    fed = {name: parts for name, parts in feeding.items() if parts[0] in sources}
     for name, (source, layout) in fed.items():
         runs[name] = Contender(Baseline(), config, device, layout, feed=sources[source])
     seeds = fair_seeds(resnet.build(config.net, 7).num_blocks)
@@ -114,7 +115,6 @@ def bench(config: BenchConfig, device: torch.device) -> Record:
             "operations": 1e3 * results[name]["operations"] * floors["operation_seconds"],
         }
     del steps, runs  # their memory, before larger ones are made
-    usual = (config.net, config.size, config.batch_size) == ("resnet32", 32, 128)
     record = {
         "format": 1,
         "kind": "bench",
@@ -124,47 +124,18 @@ def bench(config: BenchConfig, device: torch.device) -> Record:
         "finished": time.strftime("%Y-%m-%d"),
         "floors": floors,
         "results": results,
-        "marks": marks(results, device) if usual else [],
         "scaling": scaling(config, device) if config.scaling else [],
     }
     return rounded(record)
 
 
 def rounded(value: Any) -> Any:
-    """The same with five digits for every number that is not whole."""
+    """Return the same with five digits for every number that is not whole."""
     if isinstance(value, dict):
         return {key: rounded(part) for key, part in value.items()}
     if isinstance(value, list):
         return [rounded(part) for part in value]
     return float(f"{value:.5g}") if isinstance(value, float) else value
-
-
-def marks(results: dict[str, Any], device: torch.device) -> list[dict[str, Any]]:
-    """What the book set out to reach with ResNet-32 and 128 images of 32 pixels, and what was measured."""
-    if device.type == "cuda":
-        found = [
-            ("baseline, ms a step, at most", results.get("baseline, compiled", {}).get("ms"), 0.5),
-            ("STO over baseline, both compiled, at most", None, 1.3),
-        ]
-        if found[0][1]:
-            found[1] = (*found[1][:1], results["STO, compiled"]["ms"] / found[0][1], 1.3)
-    else:
-        speed = {name: result.get("images_a_second", 0.0) for name, result in results.items()}
-        gain = speed["baseline + batches"] / speed["baseline, NCHW + PIL loader"]
-        found = [
-            ("STO over baseline, at most", results["STO"]["ratio"], 1.72),
-            ("images a second over NCHW with a PIL loader, at least", gain, 1.4),
-            ("batches over a step, at most", results["batches"]["ratio"], 0.03),
-        ]
-    return [
-        {
-            "mark": name,
-            "measured": value,
-            "limit": limit,
-            "reached": None if value is None else bool(value >= limit if "least" in name else value <= limit),
-        }
-        for name, value, limit in found
-    ]
 
 
 def scaling(config: BenchConfig, device: torch.device) -> list[dict[str, Any]]:
@@ -200,8 +171,4 @@ def table(record: Record) -> str:
     for case in record["scaling"]:
         lines.append(f"{case['net']}, batches of {case['batch_size']}")
         lines += [row(f"  {name}", result) for name, result in case["results"].items()]
-    for mark in record["marks"]:
-        verdict = {True: "reached", False: "not reached", None: "not measured"}[mark["reached"]]
-        measured = "–" if mark["measured"] is None else f"{mark['measured']:.3f}"
-        lines.append(f"{mark['mark']} {mark['limit']}: {measured}, {verdict}")
     return "\n".join(line.rstrip() for line in lines)

@@ -1,15 +1,13 @@
 """What a bench times (chapter 7): methods in their forms and layouts, and where their images come from."""
 
 import copy
-import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -27,7 +25,7 @@ NCHW, NHWC = torch.contiguous_format, torch.channels_last
 
 @dataclass(frozen=True)
 class BenchConfig:
-    """What is measured: the network, its images' size in pixels, images a step, and the arithmetic.
+    """What is measured: the network, its images' size in pixels, images per step, and the arithmetic.
 
     seconds: for which to measure, after warming up; at least three rounds are timed whatever it says. scaling: also
     other batch sizes and depths, for as long again as half of it.
@@ -101,15 +99,14 @@ class Contender:
         return self.method.step(self.model, images, labels, generator)
 
     def costs(self, seeds: Sequence[int]) -> dict[str, Any]:
-        """Multiply-adds an image (mean over the seeds), and operations, bytes, kept bytes and profile of one step."""
+        """Count multiply-adds per image (mean over the seeds); operations, bytes, kept bytes, profile of a step."""
         meta = torch.device("meta")  # shapes without numbers: counting takes no time
         shapes = copy.copy(self)
         shapes.model, shapes.device = copy.deepcopy(self.model).to(meta), meta
         counted = 0
         for seed in seeds:
-            with counters.multiply_adds(shapes.model) as counts:
-                shapes.loss(seed, *(part.to(meta) for part in self.batch))
-            counted += sum(counts)
+            images, labels = (part.to(meta) for part in self.batch)
+            counted += counters.multiply_adds(lambda: shapes.loss(seed, images, labels).loss.backward())  # noqa: B023
         with counters.Traffic() as traffic:
             self.arithmetic.update(lambda: self.loss(seeds[0], *self.batch))
         found: dict[str, Any] = {"profile": counters.shares(traffic.seconds)}
@@ -128,42 +125,22 @@ class Contender:
 
 
 class PilFaces(Dataset):
-    """Images as the competitors' code feeds them: PIL crop and flip, one image at a time, in NCHW.
-
-    The transforms are torchvision's, as theirs are; where it is not installed, the same by hand, which is faster.
-    """
+    """Images as the competitors' code feeds them: PIL crop and flip by torchvision, one image at a time, in NCHW."""
 
     def __init__(self, split: Split, mean: Tensor, std: Tensor, pad: int = 4):
-        self.pictures = [Image.fromarray(image.numpy()).convert("RGB") for image in split.images[:, 0]]
-        self.labels, self.mean, self.std, self.pad = (
-            split.labels,
-            mean[:, None, None],
-            std[:, None, None],
-            pad,
-        )
-        self.transform: Callable[[Image.Image], Tensor] = self.by_hand
-        if find_spec("torchvision"):
-            from torchvision import transforms as t
+        from torchvision import transforms as t
 
-            crop = t.RandomCrop(split.images.shape[-1], padding=pad)
-            normalise = t.Normalize(mean.expand(3).tolist(), std.expand(3).tolist())
-            self.transform = t.Compose([crop, t.RandomHorizontalFlip(), t.ToTensor(), normalise])
+        self.pictures = [Image.fromarray(image.numpy()).convert("RGB") for image in split.images[:, 0]]
+        self.labels = split.labels
+        crop = t.RandomCrop(split.images.shape[-1], padding=pad)
+        normalise = t.Normalize(mean.expand(3).tolist(), std.expand(3).tolist())
+        self.transform = t.Compose([crop, t.RandomHorizontalFlip(), t.ToTensor(), normalise])
 
     def __len__(self) -> int:
         return len(self.pictures)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         return self.transform(self.pictures[index]), self.labels[index]
-
-    def by_hand(self, picture: Image.Image) -> Tensor:
-        """A random crop of the padded picture, perhaps flipped: (3, H, W) float32."""
-        left, top = random.randrange(2 * self.pad + 1), random.randrange(2 * self.pad + 1)
-        width, height = picture.size
-        picture = ImageOps.expand(picture, self.pad).crop((left, top, left + width, top + height))
-        if random.random() < 0.5:
-            picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-        pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1).contiguous()
-        return (pixels.float().div(255) - self.mean) / self.std
 
 
 def endless(
@@ -175,16 +152,19 @@ def endless(
 
 
 def feeds(config: BenchConfig, device: torch.device) -> dict[str, Iterator[tuple[Tensor, Tensor]]]:
-    """Batches of the same synthetic faces: the book's, made on the device, and PIL's through a DataLoader."""
+    """Batches of the same synthetic faces: the book's, made on the device, and PIL's through a DataLoader.
+
+    Without torchvision the second is left out.
+    """
     split = Split(*faces.generate(max(1024, 4 * config.batch_size), config.size, seed=1))
     mean, std = ImageSet("faces", faces.EXPRESSIONS, {"train": split}).mean_std
     order = torch.Generator().manual_seed(0)
     ours = Batches(split, mean, std, batch_size=config.batch_size, device=device)
-    theirs = DataLoader(PilFaces(split, mean, std), config.batch_size, shuffle=True, generator=order)
-    return {
-        "batches": endless(lambda: ours.epoch(order), config.batch_size),
-        "PIL loader": endless(lambda: iter(theirs), config.batch_size),
-    }
+    found = {"batches": endless(lambda: ours.epoch(order), config.batch_size)}
+    if find_spec("torchvision"):
+        theirs = DataLoader(PilFaces(split, mean, std), config.batch_size, shuffle=True, generator=order)
+        found["PIL loader"] = endless(lambda: iter(theirs), config.batch_size)
+    return found
 
 
 def fair_seeds(num_blocks: int, count: int = 10) -> list[int]:

@@ -1,40 +1,26 @@
 """What a training step costs, counted and not timed (chapter 7): multiply-adds, operations, bytes, memory."""
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode
 
 from sto_lite.methods import Step
 
 
-@contextmanager
-def multiply_adds(model: nn.Module) -> Iterator[list[int]]:
-    """Multiply-adds of forward and backward passes of what runs inside; one entry a call of a layer.
+def multiply_adds(run: Callable[[], object]) -> int:
+    """Multiply-adds of all convolutions and products of matrices that run, backward passes included.
 
-    A convolution or linear layer costs as much again for the gradient of its weights, and as much again for that of
-    its input, where these are wanted. All else is not counted.
+    A convolution costs as much again for the gradient of its weights, and as much again for that of its input.
     """
-    counts: list[int] = []
-
-    def count(layer: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
-        weight: Tensor = layer.weight  # type: ignore[assignment]
-        forward = weight.numel() * output.numel() // weight.shape[0]
-        gradients = (weight.requires_grad + inputs[0].requires_grad) if torch.is_grad_enabled() else 0
-        counts.append(forward * (1 + gradients))
-
-    layers = [layer for layer in model.modules() if isinstance(layer, nn.Conv2d | nn.Linear)]
-    handles = [layer.register_forward_hook(count) for layer in layers]
-    try:
-        yield counts
-    finally:
-        for handle in handles:
-            handle.remove()
+    with FlopCounterMode(display=False) as counter:
+        run()
+    return counter.get_total_flops() // 2
 
 
 class Traffic(TorchDispatchMode):

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
+from sto_lite.errors import print_anything
 from tools import notebooks
 from tools.proofs import alone, hub, lab, versions
 from tools.proofs.places import MissingError, ProofError, Published, clean, publish
@@ -41,6 +42,7 @@ def proofs(part: str, names: list[str], published: Published, folder: Path) -> I
 
 def main() -> int:
     """Run what was asked for; return the exit status, 1 if anything failed."""
+    print_anything()
     parser = argparse.ArgumentParser(
         prog="python -m tools.proofs", description="Prove that the notebooks run."
     )

@@ -16,7 +16,7 @@ WHERE = "import sto_lite; print(sto_lite.__file__)"
 
 
 def present(python: Path, folder: Path) -> str:
-    """Where this Python finds ``sto_lite``; empty where it does not."""
+    """Say where this Python finds ``sto_lite``; empty where it does not."""
     asked = call([python, "-c", WHERE], cwd=folder, env=environ(python, {}))
     return asked.stdout.strip()
 
@@ -40,13 +40,7 @@ def execute(path: Path, python: Path, extra: Mapping[str, str]) -> None:
 
 
 def run(published: Published, name: str, python: Path, folder: Path) -> float:
-    """Execute one notebook in an environment without ``sto_lite``; return the seconds that it took.
-
-    Args:
-        published: the repository.
-        name: file name of the notebook.
-        python: of an environment that has what Colab has.
-        folder: a new folder, which gets this notebook and nothing else.
+    """Execute one notebook, alone in a new folder, in an environment without ``sto_lite``; return its seconds.
 
     Raises:
         ProofError: ``sto_lite`` was there before, a cell failed, or the module came from elsewhere.
@@ -67,7 +61,7 @@ def run(published: Published, name: str, python: Path, folder: Path) -> float:
 
 
 def without_address(name: str, source: str, python: Path, folder: Path) -> str:
-    """What the set-up cell of a notebook says where no address is set.
+    """Return what the set-up cell of a notebook says where no address is set.
 
     Raises:
         ProofError: it ended well, or otherwise than by its message.

@@ -18,6 +18,7 @@ FLAGS = [
     "--disable-gpu",
     "--disable-background-networking",
 ]
+LONG = 300_000  # ms: the machine may be busy
 # JupyterLab numbers a cell when it is done; a cell that waits shows a star. Out of sight, only textContent is there.
 DONE = r"""() => {
     const prompts = [...document.querySelectorAll(".jp-Notebook .jp-CodeCell .jp-InputPrompt")];
@@ -30,7 +31,7 @@ EXPLORATION = ".jp-OutputArea-output .widget-vbox:has(figure.sto)"
 
 @contextlib.contextmanager
 def tab() -> Iterator["Page"]:
-    """An empty tab of Chromium.
+    """Give an empty tab of Chromium.
 
     Raises:
         MissingError: there is no Chromium.
@@ -43,8 +44,8 @@ def tab() -> Iterator["Page"]:
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
         page = browser.new_context(viewport={"width": 1280, "height": 900}).new_page()
-        page.set_default_timeout(300_000)  # this machine may be busy
-        page.set_default_navigation_timeout(300_000)
+        page.set_default_timeout(LONG)
+        page.set_default_navigation_timeout(LONG)
         yield page
         browser.close()
 
@@ -52,20 +53,13 @@ def tab() -> Iterator["Page"]:
 def run_all(page: "Page", expected: int, minutes: float = 10) -> int:
     """Run the chapter that is open in JupyterLab, and move its sliders and menus; return how many figures moved.
 
-    Args:
-        page: the tab.
-        expected: how many figures have controls.
-        minutes: how long the chapter may run.
-
     Raises:
-        ProofError: a cell failed, or a figure is missing or did not change when its control was moved.
+        ProofError: a cell failed, not as many figures as expected have controls, or one did not answer.
     """
-    page.locator(".jp-Notebook .jp-CodeCell").first.wait_for(timeout=300_000)
-    page.get_by_text("| Idle").wait_for(
-        timeout=300_000
-    )  # before its kernel is there, JupyterLab runs nothing
-    page.get_by_role("menuitem", name="Run", exact=True).click()
-    page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
+    page.locator(".jp-Notebook .jp-CodeCell").first.wait_for(timeout=LONG)
+    page.get_by_text("| Idle").wait_for(timeout=LONG)  # before its kernel is there, JupyterLab runs nothing
+    for entry in ("Run", "Run All Cells"):
+        page.get_by_role("menuitem", name=entry, exact=True).click()
     page.wait_for_function(f'() => ({DONE})() || document.querySelector("{FAULT}")', timeout=minutes * 60_000)
     if page.locator(FAULT).count():
         raise ProofError(f"a cell fails in JupyterLab:\n{page.locator(FAULT).first.inner_text()}")

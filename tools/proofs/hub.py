@@ -36,31 +36,21 @@ c.JupyterHub.spawner_class = "simple"
 c.Authenticator.allow_all = True
 c.SimpleLocalProcessSpawner.home_dir_template = {folder!r} + "/home/{{username}}"
 c.Spawner.args = ["--allow-root"]
-c.Spawner.start_timeout = 300
-c.Spawner.http_timeout = 300
+c.Spawner.start_timeout = c.Spawner.http_timeout = 300
 c.Spawner.environment.update({variables!r})
 """
 
 
 def block(name: str) -> str:
-    """A block of the page for hub operators, by its name."""
-    found = re.search(
-        rf"^```{{code-block}} \w+\n:name: {name}\n\n(.*?)^```$", PAGE.read_text(), re.DOTALL | re.MULTILINE
-    )
+    """Return a block of the page for hub operators, by its name."""
+    found = re.search(rf"^```{{code-block}} \w+\n:name: {name}\n\n(.*?)^```$", PAGE.read_text(), re.S | re.M)
     if found is None:
         raise ProofError(f"{PAGE} has no block {name}")
     return found[1]
 
 
 def link(hub: str, url: str, chapter: str, branch: str = "main") -> str:
-    """The link of a chapter's launch button.
-
-    Args:
-        hub: address of the hub.
-        url: address of the repository.
-        chapter: file name of the notebook.
-        branch: of the repository.
-    """
+    """Return the link of a chapter's launch button: on a hub, for a repository's address and a notebook's name."""
     query = {"repo": url, "urlpath": f"lab/tree/{url.rpartition('/')[2]}/book/{chapter}", "branch": branch}
     return f"{hub}/hub/user-redirect/git-pull?{urlencode(query, safe='/')}"
 
@@ -76,32 +66,15 @@ def programs(folder: Path) -> tuple[Path, Path]:
         raise MissingError("there is no npm, with which the hub's proxy is installed")
     python = clean(folder / "environment", packages=PACKAGES)
     lend(python)
-    command = [
-        npm,
-        "install",
-        "--silent",
-        "--no-fund",
-        "--no-audit",
-        "--prefix",
-        folder,
-        "configurable-http-proxy",
-    ]
-    done = call(command)
+    quiet = ("--silent", "--no-fund", "--no-audit")
+    done = call([npm, "install", *quiet, "--prefix", folder, "configurable-http-proxy"])
     if done.returncode:
         raise MissingError(f"npm cannot install configurable-http-proxy: {done.stderr.strip()[-500:]}")
     return python, folder / "node_modules" / ".bin" / "configurable-http-proxy"
 
 
 def run(published: Published, name: str, folder: Path) -> int:
-    """Log in by a chapter's link, let the hub fetch the book, run the chapter, and move what moves.
-
-    Args:
-        published: the repository; git finds it when the hub asks for its address.
-        name: file name of the notebook.
-        folder: a new folder for the hub, its user's home included.
-
-    Returns:
-        How many figures answered to their sliders and menus.
+    """Log in by a chapter's link, let the hub fetch the book, run the chapter; return how many figures answered.
 
     Raises:
         ProofError: a cell failed, or a figure did not answer.
@@ -112,14 +85,9 @@ def run(published: Published, name: str, folder: Path) -> int:
     base = f"http://127.0.0.1:{free_port()}"
     extra = {**own_folders(folder / "user"), **published.env}
     variables = environ(python, extra)
-    local = LOCAL.format(
-        base=base,
-        hub_port=free_port(),
-        proxy_port=free_port(),
-        proxy=str(proxy),
-        folder=str(folder),
-        variables={key: variables[key] for key in (*extra, "PATH", "STO_SCALE", "OMP_NUM_THREADS")},
-    )
+    given = {key: variables[key] for key in (*extra, "PATH", "STO_SCALE", "OMP_NUM_THREADS")}
+    ports = {"hub_port": free_port(), "proxy_port": free_port()}
+    local = LOCAL.format(base=base, proxy=str(proxy), folder=str(folder), variables=given, **ports)
     config = folder / "jupyterhub_config.py"
     config.write_text(block("hub-config") + local)
     command = [python, "-m", "jupyterhub", "--config", config]

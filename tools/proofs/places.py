@@ -77,12 +77,8 @@ def git(*arguments: str | Path) -> str:
 
 
 def publish(folder: Path) -> Published:
-    """Copy the repository's files, write the address into the notebooks as publishing does, and commit all.
-
-    Args:
-        folder: a new folder for the copy and the bare repository.
-    """
-    tree, bare = folder / "tree", folder / "published.git"
+    """Copy the repository's files into a new folder, write the address into its notebooks, and publish all by git."""
+    tree, bare, config = folder / "tree", folder / "published.git", folder / "gitconfig"
     listed = git("-C", ROOT, "ls-files", "-z", "--cached", "--others", "--exclude-standard")
     for name in filter(None, listed.split("\0")):
         if (ROOT / name).is_file():
@@ -98,21 +94,14 @@ def publish(folder: Path) -> Published:
     git("-C", tree, *who, "commit", "-q", "-m", "The book")
     git("clone", "-q", "--bare", tree, bare)
     git("--git-dir", bare, "config", "uploadpack.allowFilter", "true")
-    config = folder / "gitconfig"
     # file:// and not a path, so that git makes the shallow and partial clones that it makes from a server.
-    config.write_text(
-        f'[url "file://{bare}"]\n\tinsteadOf = {URL}\n[protocol "file"]\n\tallow = always\n'
-        '[safe]\n\tdirectory = "*"\n'
-    )
+    address = f'[url "file://{bare}"]\n\tinsteadOf = {URL}\n'
+    config.write_text(f'{address}[protocol "file"]\n\tallow = always\n[safe]\n\tdirectory = "*"\n')
     return Published(bare, config, tree)
 
 
 def borrowed(folder: Path) -> Path:
-    """Make an environment in a second that has this one's packages, but not ``sto_lite``; return its Python.
-
-    A ``.pth`` file names this environment's packages; those in it, such as the one that leads to a checkout, are
-    not followed.
-    """
+    """Make, in a second, an environment that has this one's packages, but not ``sto_lite``; return its Python."""
     venv.create(folder, with_pip=True, symlinks=True)
     python = folder / "bin" / "python"
     lend(python)
@@ -120,7 +109,10 @@ def borrowed(folder: Path) -> Path:
 
 
 def lend(python: Path) -> None:
-    """Let another environment of the same Python import the packages of this one."""
+    """Let another environment of the same Python import the packages of this one.
+
+    Its ``.pth`` file names this one's packages; those among them, such as a checkout's, are not followed.
+    """
     asked = [python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]
     site = Path(call(asked, check=True).stdout.strip())
     (site / "borrowed.pth").write_text(f"{sysconfig.get_path('purelib')}\n")
@@ -136,11 +128,8 @@ def clean(folder: Path, python: str = sys.executable, packages: Sequence[str] = 
     if uv is None:
         raise MissingError("uv is not installed")
     made = folder / "bin" / "python"
-    for command in (
-        [uv, "venv", "--quiet", "--python", python, folder],
-        [uv, "pip", "install", "--quiet", "--python", made, *packages],
-    ):
-        done = call(command)
+    for what in (("venv", "--python", python, folder), ("pip", "install", "--python", made, *packages)):
+        done = call([uv, "--quiet", *what])
         if done.returncode:
             raise MissingError(
                 f"no environment of {python} with {', '.join(packages)}: {done.stderr.strip()}"
@@ -149,12 +138,9 @@ def clean(folder: Path, python: str = sys.executable, packages: Sequence[str] = 
 
 
 def environ(python: Path, extra: Mapping[str, str]) -> dict[str, str]:
-    """The variables of a process in an environment: smoke scale, one thread, nothing of this process's own."""
-    kept = {
-        k: v
-        for k, v in os.environ.items()
-        if not k.startswith(("PYTHON", "JUPYTER", "STO_", "VIRTUAL_ENV", "CI", "PYTEST"))
-    }
+    """Return the variables of a process in an environment: smoke scale, one thread, nothing of this process's own."""
+    ours = ("PYTHON", "JUPYTER", "STO_", "VIRTUAL_ENV", "CI", "PYTEST")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
     path = f"{python.parent}{os.pathsep}{kept['PATH']}"
     return {**kept, "PATH": path, "STO_SCALE": "smoke", "OMP_NUM_THREADS": "1", "MPLBACKEND": "", **extra}
 
@@ -166,16 +152,10 @@ def serving(command: Sequence[Any], url: str, env: Mapping[str, str], folder: Pa
     Raises:
         ProofError: it ended, or did not answer in five minutes; the message holds the end of its log.
     """
-    log = folder / "server.log"
+    log, words = folder / "server.log", [*map(str, command)]
     with log.open("w") as file:
-        server = subprocess.Popen(
-            [*map(str, command)],
-            cwd=folder,
-            env=dict(env),
-            stdout=file,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
+        to = {"stdout": file, "stderr": subprocess.STDOUT}
+        server = subprocess.Popen(words, cwd=folder, env=dict(env), start_new_session=True, **to)  # type: ignore[call-overload]
     try:
         until = time.monotonic() + 300
         while not answers(url):
@@ -201,7 +181,7 @@ def answers(url: str) -> bool:
 
 
 def free_port() -> int:
-    """A port of this machine that nobody uses."""
+    """Find a port of this machine that nobody uses."""
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         return int(found.getsockname()[1])
