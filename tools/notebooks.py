@@ -60,7 +60,7 @@ class NotebookError(Exception):
 def chapters(names: Iterable[str] = (), book: Path = BOOK) -> list[Path]:
     """Return the ``.ipynb`` paths of the chapters named ("03", "03-stochastic-depth"); all by default."""
     known = sorted(
-        {p.with_suffix(".ipynb") for p in book.glob("[0-9][0-9]-*") if p.suffix in {".md", ".ipynb"}}
+        {p.with_suffix(".ipynb") for p in book.glob("[0-9][0-9]*-*") if p.suffix in {".md", ".ipynb"}}
     )
     if not names:
         return known

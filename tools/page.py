@@ -49,7 +49,7 @@ class ExecutionTable(Directive):
         """Return the table."""
         env = self.state.document.settings.env
         body = nodes.tbody()
-        for path in sorted(Path(env.doc2path(env.docname)).parent.glob("[0-9][0-9]-*.ipynb")):
+        for path in sorted(Path(env.doc2path(env.docname)).parent.glob("[0-9][0-9]*-*.ipynb")):
             env.note_dependency(str(path))
             title, noted = execution(path)
             link = pending_xref(

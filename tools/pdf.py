@@ -28,7 +28,8 @@ class PdfError(Exception):
 def order(root: Path = ROOT) -> list[str]:
     """Return the pages in the order of the table of contents, such as "book/intro"."""
     toc = yaml.safe_load((root / "_toc.yml").read_text(encoding="utf-8"))
-    return [toc["root"], *(chapter["file"].removesuffix(".ipynb") for chapter in toc["chapters"])]
+    listed = [chapter["file"] for part in toc["parts"] for chapter in part["chapters"]]
+    return [toc["root"], *(file.removesuffix(".ipynb") for file in listed)]
 
 
 def place(name: str, anchor: str = "") -> str:
