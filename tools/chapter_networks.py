@@ -1,0 +1,212 @@
+"""Train the small networks behind figures of chapters 2 and 3b, and write their records into data/runs/chapters-….
+
+    python tools/chapter_networks.py plain --seed 0       a plain network with one block deleted, each in turn
+    python tools/chapter_networks.py residual --seed 0    the same of a residual network (or stochastic-depth)
+    python tools/chapter_networks.py ensemble --seed 0    the 64 students of a ResNet-14, and how near the teacher is
+
+Planned before the first run: seeds 0 to 2 for deletions (so far seed 0 is there), 0 to 4 for ensemble. The data are
+synthetic faces; a run takes about half a minute on one CPU core. A record that exists is not made again.
+"""
+
+import argparse
+import base64
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))  # so that this file also runs as a script
+
+from sto_lite import resnet  # noqa: E402
+from sto_lite.config import plain  # noqa: E402
+from sto_lite.data import Batches, ImageSet, Split  # noqa: E402
+from sto_lite.faces import EXPRESSIONS, generate  # noqa: E402
+from sto_lite.methods import Baseline, StochasticDepth, fixed_running_stats  # noqa: E402
+from sto_lite.records import Record, encode, environment  # noqa: E402
+from sto_lite.train import Config, evaluate, fit  # noqa: E402
+
+RUNS = ROOT / "data" / "runs"
+LENGTHS = (3, 9, 27)  # epochs, each with a schedule of its own
+SIZES = (1, 2, 4, 8, 16, 32, 64)  # sampled students
+REPEATS = 400
+
+
+class PlainBlock(nn.Module):
+    """A block's layers without its shortcut. Deleted, it passes on its input, padded to the new size."""
+
+    def __init__(self, block: nn.Module):
+        super().__init__()
+        self.residual = cast(nn.Module, block.residual)
+        self.shortcut = cast(nn.Module, block.shortcut)
+
+    def forward(self, h: Tensor, gate: float = 1.0) -> Tensor:
+        """ReLU(f(h)) with gate 1; with gate 0 the input, at the size that f would give."""
+        return F.relu(self.residual(h) if gate else self.shortcut(h))
+
+
+@dataclass(frozen=True)
+class Plain(Baseline):
+    """The baseline without shortcuts."""
+
+    def build(self, net: str, num_classes: int, generator: torch.Generator | None = None) -> resnet.ResNet:
+        """The layers of `net`, one after another."""
+        model = resnet.build(net, num_classes, shortcut="A", generator=generator)
+        model.blocks = nn.ModuleList(map(PlainBlock, model.blocks))
+        return model
+
+
+class Without(nn.Module):
+    """A network with one block deleted (None: intact)."""
+
+    def __init__(self, net: resnet.ResNet, deleted: int | None):
+        super().__init__()
+        self.net = net
+        self.gates = [float(i != deleted) for i in range(net.num_blocks)]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits of what is left."""
+        return self.net(x, self.gates)
+
+
+def faces(size: int) -> ImageSet:
+    """600 training and 700 test faces, neither clean nor hard."""
+    splits = {
+        "train": Split(*generate(600, size, seed=1, difficulty=0.3)),
+        "test": Split(*generate(700, size, seed=2, difficulty=0.3)),
+    }
+    return ImageSet("faces", EXPRESSIONS, splits)
+
+
+def described(config: Config, data: ImageSet, **more: object) -> Record:
+    """What every record of this file begins with."""
+    return {
+        "kind": "curves",
+        "config": plain(config),
+        "data": {"name": data.name, "difficulty": 0.3, "fingerprint": data.fingerprint},
+        "environment": environment(torch.device("cpu")),
+        **more,
+    }
+
+
+METHODS = {"plain": Plain(), "residual": Baseline(), "stochastic-depth": StochasticDepth()}
+
+
+def deletion(network: str, seed: int) -> Record:
+    """Test errors (%) of a network, intact and with each block deleted, after each of LENGTHS epochs."""
+    data, errors, losses = faces(16), {}, {}
+    for epochs in LENGTHS:
+        config = Config("resnet20", epochs, 30, augment=False, seed=seed, evaluate_every=epochs)
+        run = fit(METHODS[network], data, config, device="cpu", progress=False)
+        net = cast(resnet.ResNet, run.network)
+        shortened = [Without(net, case) for case in (None, *range(net.num_blocks))]
+        found = [evaluate(each, data.splits["test"], data.mean_std).error for each in shortened]
+        errors[str(epochs)] = [round(error, 2) for error in found]
+        losses[str(epochs)] = run.record["history"]["train_loss"][-1]
+    return described(config, data, figure="deletion", network=network, errors=errors, train_loss=losses)
+
+
+def every_student(num_blocks: int) -> Tensor:
+    """All gates, (2^L, L); the last block's gate changes fastest."""
+    return torch.cartesian_prod(*[torch.tensor([0.0, 1.0], dtype=torch.float64)] * num_blocks)
+
+
+def all_students(net: resnet.ResNet, h: Tensor, block: int = 0) -> Tensor:
+    """Logits (2^L, N, classes) in the order of `every_student`; h: the stem's output."""
+    if block == net.num_blocks:
+        return net.classifier(h.mean(dim=(2, 3)))[None]
+    return torch.cat([all_students(net, net.blocks[block](h, gate), block + 1) for gate in (0.0, 1.0)])
+
+
+def distance(q: Tensor, r: Tensor) -> Tensor:
+    """Total variation, averaged over images."""
+    return (q - r).abs().sum(-1).mul(0.5).mean(-1)
+
+
+def sampled(values: Tensor, weights: Tensor, size: int, draws: torch.Generator) -> Iterator[Tensor]:
+    """Averages (N, C) of `size` students drawn by their probabilities, REPEATS times."""
+    drawn = torch.multinomial(weights, REPEATS * size, replacement=True, generator=draws)
+    for share in F.one_hot(drawn.view(REPEATS, size), len(weights)).double().mean(dim=1):
+        yield torch.einsum("m,mnc->nc", share, values)
+
+
+def distances(
+    net: resnet.ResNet, images: Tensor, p: Tensor, weights: Tensor, draws: torch.Generator
+) -> Record:
+    """How far the teacher, and averages of sampled students, are from the two exact averages."""
+    with torch.no_grad():
+        z = all_students(net, net.stem(images)).double()
+        teacher = net(images, p).double().softmax(-1)
+    students = z.softmax(-1)
+    found: Record = {}
+    for name, values in (("probabilities", students), ("logits", z)):
+        exact = torch.einsum("m,mnc->nc", weights, values)
+        exact = exact.softmax(-1) if name == "logits" else exact
+        curve = []
+        for size in SIZES:
+            means = sampled(values, weights, size, draws)
+            each = [distance(mean.softmax(-1) if name == "logits" else mean, exact) for mean in means]
+            curve.append(torch.stack(each).mean().item())
+        own = distance(teacher, exact).item()
+        fitted = [value * size**0.5 for value, size in zip(curve[2:], SIZES[2:], strict=True)]
+        found[name] = {"teacher": own, "curve": curve, "as_good_as": (sum(fitted) / len(fitted) / own) ** 2}
+    return found
+
+
+def ensemble(seed: int) -> Record:
+    """All 64 students of a ResNet-14 trained by stochastic depth; with seed 0 its weights."""
+    data, method = faces(24), StochasticDepth()
+    config = Config("resnet14", 20, 30, augment=False, seed=seed, evaluate_every=20)
+    run = fit(method, data, config, device="cpu", progress=False)
+    net = cast(resnet.ResNet, run.network)
+    p = method.survival(net)
+    with torch.no_grad():  # the run hands over the folded teacher; this undoes the folding
+        for block, p_l in zip(net.blocks, p, strict=True):
+            for parameter in cast(resnet.Block, block).residual[-1].parameters():
+                parameter.div_(float(p_l))
+    for tensor in net.state_dict().values():  # the weights that the page has, at half precision
+        if tensor.is_floating_point():
+            tensor.copy_(tensor.half().float())
+    test = Batches(data.splits["test"], *data.mean_std, batch_size=700, augment=False)
+    images, _ = next(test.in_order())
+    gates = every_student(net.num_blocks)
+    weights = torch.where(gates == 1, p, 1 - p).prod(dim=-1)
+    found = {"shared": distances(net, images, p, weights, torch.Generator().manual_seed(5))}
+    net.train()
+    with fixed_running_stats(net):
+        found["own"] = distances(net, images, p, weights, torch.Generator().manual_seed(5))
+    net.eval()
+    extra: Record = {"train_loss": run.record["history"]["train_loss"]}
+    if seed == 0:
+        floats = [tensor for tensor in net.state_dict().values() if tensor.is_floating_point()]
+        content = torch.cat([tensor.flatten() for tensor in floats]).half().numpy().tobytes()
+        extra["weights"] = base64.b64encode(content).decode()
+    return described(config, data, figure="ensemble", distances=found, **extra)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Make one record; return the exit status."""
+    parser = argparse.ArgumentParser(description="Train the networks behind figures of chapters 2 and 3b.")
+    parser.add_argument("what", choices=(*METHODS, "ensemble"))
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args(arguments)
+    name = "ensemble" if options.what == "ensemble" else f"deletion-{options.what}"
+    path = RUNS / f"chapters-{name.partition('-')[0]}" / f"{name}-s{options.seed}.json"
+    if path.exists():
+        print(f"{path.name} is there")
+        return 0
+    ensembles = options.what == "ensemble"
+    record = ensemble(options.seed) if ensembles else deletion(options.what, options.seed)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(encode(record))
+    print(f"wrote {path.name}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
