@@ -206,7 +206,7 @@ def peers(seeds: int) -> None:
     test = data.Split(images.splits["test"].images[:500], images.splits["test"].labels[:500])
     images = data.ImageSet("faces", images.classes, {"train": images.splits["train"], "test": test})
     x, labels = pixels_of(images, "test"), test.labels
-    config = Config("resnet8", epochs, batch_size=32, lr=0.05, augment=False, evaluate_every=epochs)
+    config = Config("resnet8", epochs, batch_size=32, lr=0.05, augment=False)
     ramp, curves, told = round(80 / 300 * epochs), [], {}
     for seed in range(seeds):
         for method in (Alone(), DML(), ONE(ramp=ramp), OKDDip(ramp=ramp), STO()):
