@@ -319,7 +319,8 @@ class Batches:
         if not self.augment:
             return self.padded[i]
         height, width = self.split.images.shape[-2:]
-        y, x = torch.arange(height, device=i.device), torch.arange(width, device=i.device)
+        y = torch.arange(height, device=i.device)
+        x = torch.arange(width, device=i.device)
         rows = corner[:, 0, None] + y
         columns = corner[:, 1, None] + torch.where(flip[:, None], width - 1 - x, x)
         crops = self.padded[i[:, None, None], :, rows[:, :, None], columns[:, None, :]]
