@@ -22,6 +22,7 @@ class FaceStrip(Directive):
 
     def run(self) -> list[nodes.Node]:
         """Return the picture."""
+        plots.style()
         units = [faces.PROTOTYPES[name] for name in faces.EXPRESSIONS]
         seven = [faces.draw(unit, size=64, identity=who) for who, unit in enumerate(units, 3)]
         sheet = plots.image_grid(torch.cat(seven), range(7), 7, faces.EXPRESSIONS)
