@@ -41,7 +41,24 @@ def log_softmax(z, there):
 
 
 @triton.jit
-def leave(d, x, wt, lane, n, okn, cl, okc, c, dx, dw, db, N, C: tl.constexpr, CLASSES: tl.constexpr):
+def leave(
+    d,
+    x,
+    wt,
+    lane,
+    n,
+    okn,
+    cl,
+    okc,
+    c,
+    dx,
+    dw,
+    db,
+    N,
+    C: tl.constexpr,
+    CLASSES: tl.constexpr,
+    DB: tl.constexpr,
+):
     """From a lane's gradient d (BM, CL) of logits: of features, and partial ones of weights and biases."""
     tl.store(
         dx + (lane * N + n)[:, None] * C + c[None, :],
@@ -51,17 +68,17 @@ def leave(d, x, wt, lane, n, okn, cl, okc, c, dx, dw, db, N, C: tl.constexpr, CL
     o = lane * tl.num_programs(0) + tl.program_id(0)
     at = o * CLASSES * C + cl[:, None] * C + c[None, :]
     tl.store(dw + at, tl.dot(tl.trans(d), x, input_precision="ieee"), mask=okc[:, None])
-    tl.store(db + o * CLASSES + cl, tl.sum(d, 0), mask=okc)
+    tl.store(db + o * DB + cl, tl.sum(d, 0), mask=okc)
 
 
 @triton.jit
 def head(features, w, bias, labels, draws, clock, first, rules, gates, dx, dw, db, losses, N, WS, COUNT, NMAX,
-         C: tl.constexpr, CLASSES: tl.constexpr, CL: tl.constexpr, BM: tl.constexpr,
+         C: tl.constexpr, CLASSES: tl.constexpr, DB: tl.constexpr, CL: tl.constexpr, BM: tl.constexpr,
          STUDENTS: tl.constexpr):  # fmt: skip
     """The classifier and the loss of Eq. 9, forward and backward, for a run's lanes: students, then the teacher.
 
     A run of one lane has a teacher alone, and its cross-entropy. rules (K, 3): T, λ, and 1 where the teacher is a
-    constant target. losses (steps, K, tiles, 4) = Σ over images of CE(student), CE(teacher), λT²·KL, and wrong ones;
+    constant target. db has rows of DB numbers. losses (steps, K, tiles, 4) = Σ over images of CE(student), CE(teacher), λT²·KL, and wrong ones;
     those of several students are averaged. Programs are (tile of BM images, run).
     """
     run = tl.program_id(1)
@@ -100,10 +117,10 @@ def head(features, w, bias, labels, draws, clock, first, rules, gates, dx, dw, d
                 kl += lam * t * t * tl.sum(tl.sum(apart, 1), 0) / students
                 share = 1.0 / (N * students)
                 d = tl.where(there, tl.exp(log_s) - hot + lam * t * (tl.exp(soft_s) - p_t), 0.0) * share
-                leave(d, xs, wt, lane + s, n, okn, cl, okc, c, dx, dw, db, NMAX, C, CLASSES)
+                leave(d, xs, wt, lane + s, n, okn, cl, okc, c, dx, dw, db, NMAX, C, CLASSES, DB)
                 if detach == 0:
                     d_t += lam * t * (apart - p_t * tl.sum(apart, 1)[:, None]) * share
-        leave(d_t, x, wt, last, n, okn, cl, okc, c, dx, dw, db, NMAX, C, CLASSES)
+        leave(d_t, x, wt, last, n, okn, cl, okc, c, dx, dw, db, NMAX, C, CLASSES, DB)
         o = (
             losses
             + ((tl.load(clock + 1) * tl.num_programs(1) + run) * tl.num_programs(0) + tl.program_id(0)) * 4
@@ -159,6 +176,7 @@ def update(table, grads, master, momentum, low, first, gates, hyper, LANES, WS, 
     t, run = table + tl.program_id(0) * 7, tl.program_id(1)
     at, size, begins = tl.load(t), tl.load(t + 1), tl.load(t + 2)
     parts, stride, row, scaled = tl.load(t + 3), tl.load(t + 4), tl.load(t + 5), tl.load(t + 6)
+    at, begins, stride = tl.multiple_of(at, 16), tl.multiple_of(begins, 16), tl.multiple_of(stride, 16)
     e, j = tl.arange(0, B), tl.arange(0, 8)
     ok = e < size
     lane, end = tl.load(first + run), tl.load(first + run + 1)

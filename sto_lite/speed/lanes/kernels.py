@@ -142,7 +142,8 @@ def activate(z, part, gamma, beta, stat, h, part2, gamma2, beta2, stat2, gates, 
              BM: tl.constexpr, ITERS: tl.constexpr, RES: tl.constexpr):  # fmt: skip
     """Batch norm, residual sum and ReLU.
 
-    out = ReLU(norm(z)) if RES = 0, ReLU(g·norm(z) + h) if 1, ReLU(g·norm(z) + norm2(h)) if 2. Where the gate is 0, RES = 0 returns at once and the others leave z out; where `on` is 0, the run rests.
+    out = ReLU(norm(z)) if RES = 0, ReLU(g·norm(z) + h) if 1, ReLU(g·norm(z) + norm2(h)) if 2. Where the gate is 0,
+    RES = 0 returns at once and the others leave z out; where `on` is 0, the run rests.
     """
     lane = tl.program_id(1)
     gate = tl.load(gates + lane)

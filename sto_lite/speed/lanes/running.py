@@ -10,9 +10,10 @@ from torch import Tensor
 from sto_lite.config import Config
 from sto_lite.data import Batches, ImageSet
 from sto_lite.fused import FusedSTO
-from sto_lite.methods import Baseline, Method, StochasticDepth
+from sto_lite.methods import Method, StochasticDepth
 from sto_lite.resnet import ResNet
-from sto_lite.speed.lanes.plan import Plan, Roles
+from sto_lite.speed.lanes.layout import Roles
+from sto_lite.speed.lanes.plan import Plan
 from sto_lite.speed.lanes.tiles import Tile
 from sto_lite.speed.precision import PRECISIONS
 
@@ -31,7 +32,7 @@ class Member(Protocol):
 
 
 def roles(method: Method) -> Roles:
-    """The lanes of a method that lanes.obstacle has nothing against."""
+    """The lanes of a method: baseline, stochastic depth, or STO with any of its switches."""
     if isinstance(method, FusedSTO):
         return Roles(
             [method.running_stats == "both"] * method.students + [True],
@@ -108,7 +109,8 @@ class Lanes:
         """One epoch of every active run (default: all); their epochs count up, the others rest.
 
         Returns:
-            For each run the trainer's row of history, means over the epoch's images; nothing for those that rest.
+            For each run the trainer's row of history, means over the epoch's images, `seconds` its share of
+            the launch's; nothing for those that rest.
             `train_loss` may be infinite or NaN, and the weights too: the caller looks.
         """
         started = time.perf_counter()
@@ -118,13 +120,13 @@ class Lanes:
         self.run(size, count // size)
         if count % size:
             self.run(count % size, 1)
-        sums = self.plan.losses.double().sum(dim=2).cpu()  # waits for the epoch
+        self.sums = self.plan.losses.double().sum(dim=2).cpu()  # waits for the epoch
         rows = []
         for run, (member, is_active) in enumerate(zip(self.members, active, strict=True)):
-            rows.append(self.row(run, sums[:, run]) if is_active else {})
+            rows.append(self.row(run) if is_active else {})
             member.epoch += is_active
         for row in filter(None, rows):
-            row["seconds"] = time.perf_counter() - started
+            row["seconds"] = (time.perf_counter() - started) / sum(active)
         return rows
 
     def begin(self, active: Sequence[bool]) -> None:
@@ -180,10 +182,12 @@ class Lanes:
             self.recorded[key] = graph.replay
         self.recorded[key]()
 
-    def row(self, run: int, sums: Tensor) -> dict[str, float]:
-        """The history of a run's epoch from (steps, 4) sums of its losses and wrong predictions."""
+    def row(self, run: int) -> dict[str, float]:
+        """The history of a run's last epoch."""
         member = self.members[run]
-        student, teacher, distillation, wrong = (sums.sum(dim=0) / len(self.batches.split)).tolist()
+        student, teacher, distillation, wrong = (
+            self.sums[:, run].sum(dim=0) / len(self.batches.split)
+        ).tolist()
         if isinstance(member.method, FusedSTO):
             parts = {"student": student, "teacher": teacher, "distillation": distillation}
         else:
@@ -191,11 +195,11 @@ class Lanes:
         row = {"train_loss": sum(parts.values()), **{f"train_loss_{name}": v for name, v in parts.items()}}
         return row | {"train_error": 100 * wrong, "lr": member.config.learning_rate(member.epoch)}
 
+    def trail(self, run: int) -> list[Tensor]:
+        """The run's losses summed up to each step of its last epoch, a tensor of one number each."""
+        return list(self.sums[:, run, :3].sum(dim=1, keepdim=True).cumsum(dim=0))
 
-def obstacle(method: Method, config: Config, device: torch.device) -> str | None:
-    """Why a run cannot be a lane; None where it can."""
-    if type(method) not in (Baseline, StochasticDepth) and not isinstance(method, FusedSTO):
-        return f"method {method.name} has losses of its own"
-    if config.precision == "fp16":
-        return "the scaling of fp16 reads a number back in every step"
-    return None
+    def finite(self, run: int) -> bool:
+        """Whether a run's weights and statistics are all finite."""
+        rows = self.plan.rows
+        return bool(rows.master[run].isfinite().all() & rows.running[run].isfinite().all())

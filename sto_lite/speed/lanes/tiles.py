@@ -38,9 +38,9 @@ class Shape:
         """A tile whose registers and shared memory suffice on every card (tests/test_lanes_compiled.py)."""
         widest = max(self.ci, self.co)
         if self.kernel in ("weights", "stem_weights"):
-            return Tile(64 if widest <= 64 else 32, 64 if widest <= 32 else 16)
+            return Tile(64 if widest <= 64 else 32, {16: 64, 32: 32}.get(widest, 16))
         if self.kernel in ("activate", "sums"):
-            return Tile(4096 // self.co, 64)
+            return Tile((4096 if self.kernel == "activate" else 2048) // self.co, 64)
         return Tile(128 if widest <= 32 else 64, 128 if widest <= 32 else 64)
 
 
