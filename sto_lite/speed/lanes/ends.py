@@ -78,8 +78,8 @@ def head(features, w, bias, labels, draws, clock, first, rules, gates, dx, dw, d
     """The classifier and the loss of Eq. 9, forward and backward, for a run's lanes: students, then the teacher.
 
     A run of one lane has a teacher alone, and its cross-entropy. rules (K, 3): T, λ, and 1 where the teacher is a
-    constant target. db has rows of DB numbers. losses (steps, K, tiles, 4) = Σ over images of CE(student), CE(teacher), λT²·KL, and wrong ones;
-    those of several students are averaged. Programs are (tile of BM images, run).
+    constant target. db has rows of DB numbers. losses (steps, K, tiles, 4): Σ over images of CE(student),
+    CE(teacher), λT²·KL, and wrong ones; those of several students are averaged. Programs are (tile of BM images, run).
     """
     run = tl.program_id(1)
     lane = tl.load(first + run)
@@ -176,7 +176,8 @@ def update(table, grads, master, momentum, low, first, gates, hyper, LANES, WS, 
     t, run = table + tl.program_id(0) * 7, tl.program_id(1)
     at, size, begins = tl.load(t), tl.load(t + 1), tl.load(t + 2)
     parts, stride, row, scaled = tl.load(t + 3), tl.load(t + 4), tl.load(t + 5), tl.load(t + 6)
-    at, begins, stride = tl.multiple_of(at, 16), tl.multiple_of(begins, 16), tl.multiple_of(stride, 16)
+    at, size = tl.multiple_of(at, 16), tl.multiple_of(size, 16)
+    begins, stride = tl.multiple_of(begins, 16), tl.multiple_of(stride, 16)
     e, j = tl.arange(0, B), tl.arange(0, 8)
     ok = e < size
     lane, end = tl.load(first + run), tl.load(first + run + 1)

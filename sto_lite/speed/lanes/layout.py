@@ -131,9 +131,9 @@ class Layout:
     def _layers(self) -> None:
         """Walk the model once."""
 
-        def chain(stack: nn.Module, name: str, size: int, row: int, scaled: bool) -> list[Layer]:
+        def chain(stack: nn.Sequential, name: str, size: int, row: int, scaled: bool) -> list[Layer]:
             found = []
-            convs = {i: m for i, m in enumerate(stack.children()) if isinstance(m, nn.Conv2d)}
+            convs = {i: m for i, m in enumerate(stack) if isinstance(m, nn.Conv2d)}
             for i, conv in convs.items():
                 taps, last = conv.kernel_size[0] ** 2, scaled and i == max(convs)
                 ours = (conv.in_channels, conv.out_channels, taps, conv.stride[0])
@@ -224,9 +224,10 @@ class Layout:
 
         def entry(name: str, part: Tensor, offset: int, stride: int, row: int, scaled: bool) -> None:
             place = self.rows.places[name]
-            for at in range(0, place.size, UPDATED):
+            length = -(-place.size // ALIGNED) * ALIGNED  # what is beyond the tensor is zero, and stays so
+            for at in range(0, length, UPDATED):
                 begins = int(part.storage_offset()) + offset + at
-                size = min(UPDATED, place.size - at)
+                size = min(UPDATED, length - at)
                 weights.append((place.at + at, size, begins, part.shape[1], stride, row, int(scaled)))
 
         for layer in self.layers:

@@ -125,7 +125,8 @@ class Plan(Layout):
             self.features, self.weight(master, "classifier.weight"), self.weight(master, "classifier.bias"),
             self.batches.split.labels, self.draws, self.clock, self.first, self.rules, self.gate(self.always),
             self.feature_grad, self.head_weight, self.head_bias, self.losses, n, master.shape[1],
-            len(self.batches.split), self.batch, C=self.features.shape[-1], CLASSES=self.classes, DB=self.head_bias.shape[2],
+            len(self.batches.split), self.batch, C=self.features.shape[-1],
+            CLASSES=self.classes, DB=self.head_bias.shape[2],
             CL=max(16, power(self.classes)), BM=HEAD, STUDENTS=self.most - 1,
         )  # fmt: skip
 
