@@ -79,7 +79,7 @@ def head(features, w, bias, labels, draws, clock, first, rules, gates, dx, dw, d
 
     A run of one lane has a teacher alone, and its cross-entropy. rules (K, 3): T, λ, and 1 where the teacher is a
     constant target. db has rows of DB numbers. losses (steps, K, tiles, 4): Σ over images of CE(student),
-    CE(teacher), λT²·KL, and wrong ones; those of several students are averaged. Programs are (tile of BM images, run).
+    CE(teacher), λT²·KL, and wrong ones; several students are averaged. Programs are (tile of BM images, run).
     """
     run = tl.program_id(1)
     lane = tl.load(first + run)

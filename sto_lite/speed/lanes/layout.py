@@ -13,7 +13,8 @@ from sto_lite.resnet import Block, ResNet
 from sto_lite.speed.lanes.state import ALIGNED, Rows
 from sto_lite.speed.lanes.tiles import Shape, Tile, tuned
 
-UPDATED = 512  # weights of a program of the update
+UPDATED = {"cuda": 512, "cpu": 8192}  # weights of a program of the update
+INTERPRETED = Tile(256, 2)  # the interpreter takes its time for each program, whatever its size
 HEAD = 16  # images of a program of the classifier
 
 
@@ -119,6 +120,7 @@ class Layout:
         self.now = torch.zeros(2, model.num_blocks + 1, self.lanes, device=device)
         self.gates = torch.zeros(len(batches), *self.now.shape, device=device)
         self.draws = torch.zeros(len(roles), len(batches.split), 4, dtype=torch.int32, device=device)
+        self.updated = UPDATED["cpu" if device.type == "cpu" else "cuda"]
         self.head_tiles = -(-self.batch // HEAD)
         self.losses = torch.zeros(len(batches), len(roles), self.head_tiles, 4, device=device)
         self._shared: dict[tuple, Tensor] = {}
@@ -225,9 +227,9 @@ class Layout:
         def entry(name: str, part: Tensor, offset: int, stride: int, row: int, scaled: bool) -> None:
             place = self.rows.places[name]
             length = -(-place.size // ALIGNED) * ALIGNED  # what is beyond the tensor is zero, and stays so
-            for at in range(0, length, UPDATED):
+            for at in range(0, length, self.updated):
                 begins = int(part.storage_offset()) + offset + at
-                size = min(UPDATED, length - at)
+                size = min(self.updated, length - at)
                 weights.append((place.at + at, size, begins, part.shape[1], stride, row, int(scaled)))
 
         for layer in self.layers:
@@ -248,7 +250,7 @@ class Layout:
 
     def _grid(self, shape: Shape, size: int) -> tuple[Tile, int, int]:
         """The tile, programs for each lane, and tiles for each program, where the pixels are size × size."""
-        tile = self.tiles.get(shape.key, shape.default)
+        tile = self.tiles.get(shape.key, shape.default if self.device.type != "cpu" else INTERPRETED)
         tiles = -(-self.batch * size * size // tile.pixels)
         programs = min(tile.programs, tiles)
         return tile, programs, -(-tiles // programs)

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from sto_lite.speed.lanes import ends, kernels
-from sto_lite.speed.lanes.layout import HEAD, UPDATED, Layer, Layout, power
+from sto_lite.speed.lanes.layout import HEAD, Layer, Layout, power
 from sto_lite.speed.lanes.tiles import Shape
 
 
@@ -211,7 +211,7 @@ class Plan(Layout):
         rows, runs = self.rows, len(self.roles)
         ends.update[(len(self.table), runs)](
             self.table, self.grads, rows.master, rows.momentum, rows.low, self.first, self.now[1], self.hyper,
-            self.lanes, rows.master.shape[1], B=UPDATED, SMAX=self.most,
+            self.lanes, rows.master.shape[1], B=self.updated, SMAX=self.most,
         )  # fmt: skip
         widest = max(self.rows.norms.values())
         ends.settle[(len(self.norm_table), runs)](
