@@ -75,8 +75,7 @@ METHODS = [
     FusedSTO(p_last=0.3),
     StochasticDepth(p_last=0.2),
     FusedSTO(students=2, detach=False, running_stats="both", temperature=2.0, schedule="uniform"),
-    FusedSTO(teacher_backward=False, lam=0.0, p_last=0.2),
-    FusedSTO(p_last=0.0, lam=0.5),
+    FusedSTO(teacher_backward=False, lam=0.0, p_last=0.0),
 ]
 
 
@@ -105,11 +104,10 @@ def test_three_steps_are_the_trainers(launched, number):
 
 
 def test_some_blocks_were_dropped(launched):
-    """Or the tests above would say nothing of them: momentum that stayed zero, batch norms that saw nothing."""
-    stochastic, ablation, shut = (launched[0][n] for n in (2, 4, 5))
-    for found in (stochastic, ablation):
-        passed = [v.item() for name, v in found.items() if "residual.1.num_batches" in name]
-        assert min(passed) < 3 or found is ablation
+    """Or the tests above would say nothing of them: batch norms that saw less, momentum that stayed zero."""
+    stochastic, shut = launched[0][2], launched[0][4]
+    passed = [v.item() for name, v in stochastic.items() if "residual.1.num_batches" in name]
+    assert min(passed) < 3
     assert (shut["momentum blocks.2.residual.0.weight"] == 0).all()
     assert shut["model blocks.2.residual.1.num_batches_tracked"] == 0
 

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import astuple, replace
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,12 @@ def images(steps: int = STEPS) -> ImageSet:
     pixels = torch.randint(0, 256, (steps * BATCH, 1, SIZE, SIZE), generator=dice, dtype=torch.uint8)
     split = Split(pixels, torch.randint(0, 7, (len(pixels),), generator=dice))
     return ImageSet("noise", tuple("abcdefg"), {"train": split})
+
+
+def batches_of(data: ImageSet) -> Batches:
+    """Its training images on the GPU."""
+    mean, std = data.mean_std
+    return Batches(data.splits["train"], mean, std, BATCH, device="cuda")
 
 
 def trainings(method: Method, net: str, count: int, precision: str, **options: bool) -> list[Any]:
@@ -84,8 +91,7 @@ def steps(seconds: float, tiles: dict[str, Tile], net: str = "resnet32") -> Iter
     contenders: dict[str, tuple[Callable[[], object], int]] = {}
     for name, method in (("baseline", Baseline()), ("sto", FusedSTO())):
         (run,) = trainings(method, net, 1, "bf16", graphs=True, compiled=True)
-        batches = Batches(run.images.splits["train"], *run.images.mean_std, BATCH, device=device)
-        contenders[f"{name} today"] = (lambda run=run, batches=batches: today(run, batches), 1)  # type: ignore[misc]
+        contenders[f"{name} today"] = (partial(today, run, batches_of(run.images)), 1)
         for count in RUNS:
             members = trainings(method, net, count, "bf16")
             contenders[f"{name} lanes {count}"] = (
@@ -129,10 +135,11 @@ def shortlist(shape: Shape) -> list[Tile]:
 
 def operations(plan: Any) -> dict[Shape, Callable[[], object]]:
     """One call for every shape in a plan."""
-    n, found = plan.batch, {}
+    n = plan.batch
+    found: dict[Shape, Callable[[], object]] = {}
     outputs = [plan.entry, *(unit.out for unit in plan.units)]
-    found[Shape("stem_forward", 3, 16)] = lambda: plan.convolve(plan.stem, None, n)
-    found[Shape("stem_weights", 3, 16)] = lambda: plan.weights(plan.stem, plan.entry, None, n)
+    found[Shape("stem_forward", 3, 16)] = partial(plan.convolve, plan.stem, None, n)
+    found[Shape("stem_weights", 3, 16)] = partial(plan.weights, plan.stem, plan.entry, None, n)
     for unit, h in zip(plan.units, outputs, strict=False):
         sources = [h, *unit.inner]
         for x, source in [
@@ -140,16 +147,13 @@ def operations(plan: Any) -> dict[Shape, Callable[[], object]]:
             *([(unit.projection, h)] if unit.projection else []),
         ]:
             shape = (x.ci, x.co, x.taps, x.stride)
-            found[Shape("forward", *shape)] = lambda x=x, s=source: plan.convolve(x, s, n)  # type: ignore[misc]
-            found[Shape("weights", *shape)] = lambda x=x, s=source: plan.weights(x, x.z, s, n)  # type: ignore[misc]
-            found[Shape("inputs", *shape)] = (  # type: ignore[misc]
-                lambda x=x, s=source: plan.inputs(
-                    x, plan._scratch("dz", x.z), plan._scratch("inner", s), n, None
-                )
-            )
+            found[Shape("forward", *shape)] = partial(plan.convolve, x, source, n)
+            found[Shape("weights", *shape)] = partial(plan.weights, x, x.z, source, n)
+            dz, out = plan._scratch("dz", x.z), plan._scratch("inner", source)
+            found[Shape("inputs", *shape)] = partial(plan.inputs, x, dz, out, n, None)
         last = unit.layers[-1]
-        found[Shape("activate", 0, last.co)] = lambda x=last, o=unit.out: plan.activate(x, o, n, o)  # type: ignore[misc]
-        found[Shape("sums", 0, last.co)] = lambda x=last: plan.sums(x, x.z, n)  # type: ignore[misc]
+        found[Shape("activate", 0, last.co)] = partial(plan.activate, last, unit.out, n, unit.out)
+        found[Shape("sums", 0, last.co)] = partial(plan.sums, last, last.z, n)
     return found
 
 
@@ -161,8 +165,7 @@ def small_plan(net: str, tiles: dict[str, Tile]) -> Any:
 
     device, data = torch.device("cuda"), images(1)
     model = ResNet(num_classes=7, **{**NETWORKS[net], "blocks_a_stage": 2}).to(device)
-    batches = Batches(data.splits["train"], *data.mean_std, BATCH, device=device)
-    plan = Plan(model, [roles(Baseline())] * 3, batches, device, torch.bfloat16, tiles)
+    plan = Plan(model, [roles(Baseline())] * 3, batches_of(data), device, torch.bfloat16, tiles)
     plan.now.fill_(1.0)
     return plan
 
@@ -183,7 +186,8 @@ def compile_ahead(net: str, tiles: dict[str, Tile]) -> None:
 
 def tile_search(seconds: float) -> Iterator[dict[str, Any]]:
     """Microseconds of every shape by tile; the best is kept. Programs for each lane stay as they are by default."""
-    started, found = time.perf_counter(), {}
+    started = time.perf_counter()
+    found: dict[str, dict[str, float | str]] = {}
     best: dict[str, Tile] = {}
     rounds: list[tuple[str, dict[str, Tile]]] = []
     for net in NETS:
@@ -255,23 +259,15 @@ def convolutions() -> Iterator[dict[str, Any]]:
                 w = torch.randn(co, ci, 3, 3, device="cuda", dtype=dtype).to(
                     memory_format=torch.channels_last
                 )
-                y = torch.nn.functional.conv2d(x, w, stride=stride, padding=1)
-
-                def gradient(
-                    wanted: list[bool], x: Any = x, w: Any = w, y: Any = y, stride: int = stride
-                ) -> object:
-                    return torch.ops.aten.convolution_backward(
-                        y, x, w, None, [stride] * 2, [1, 1], [1, 1], False, [0, 0], 1, wanted
-                    )
-
+                forward = partial(torch.nn.functional.conv2d, x, w, stride=stride, padding=1)
+                gradient = partial(
+                    torch.ops.aten.convolution_backward,
+                    *(forward(), x, w, None, [stride] * 2, [1, 1], [1, 1], False, [0, 0], 1),
+                )
                 found[f"{name} {ci} {co} {stride} {size} {'search' if search else 'no search'}"] = {
-                    "forward": microseconds(
-                        lambda x=x, w=w, stride=stride: torch.nn.functional.conv2d(
-                            x, w, stride=stride, padding=1
-                        )  # type: ignore[misc]
-                    ),
-                    "inputs": microseconds(lambda g=gradient: g([True, False, False])),  # type: ignore[misc]
-                    "weights": microseconds(lambda g=gradient: g([False, True, False])),  # type: ignore[misc]
+                    "forward": microseconds(forward),
+                    "inputs": microseconds(partial(gradient, [True, False, False])),
+                    "weights": microseconds(partial(gradient, [False, True, False])),
                 }
             yield found
 

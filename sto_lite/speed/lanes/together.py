@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 
 from sto_lite import registry
-from sto_lite.errors import RunError
+from sto_lite.errors import RunError, StoError
 from sto_lite.evaluation import Evaluation
 from sto_lite.files import locked
 from sto_lite.fused import FusedSTO
@@ -23,6 +23,12 @@ if TYPE_CHECKING:
     from sto_lite.train import Run, _Training
 
 T = TypeVar("T")
+
+
+class Untested(RunError):
+    """There are no lanes, as their self-test failed; today's path trains."""
+
+
 SAVED = 60.0  # seconds from one checkpoint of a run to the next
 JOINED = 9  # runs of a launch, at most
 
@@ -58,6 +64,42 @@ def groups(jobs: Sequence["Job"], most: int = JOINED) -> tuple[list[list["Job"]]
     return [same[i : i + most] for same in found.values() for i in range(0, len(same), most)], rest
 
 
+def told(reason: str) -> None:
+    """Say in one line that runs go on by today's path."""
+    print(f"no lanes, the runs are trained one by one: {reason}", file=sys.stderr)
+
+
+def along(
+    jobs: Sequence["Job"], make: Callable[["Job"], "_Training"], device: torch.device, most: int = JOINED
+) -> Iterator[tuple["Job", "Run | StoError"]]:
+    """Train as lanes whatever can be; gives each job when it ends. One that is not given is left to do otherwise.
+
+    Where there are no lanes, or they do not pass their self-test, a line on standard error says so.
+
+    Args:
+        jobs: none of them finished.
+        make: a job's run, not begun (train._Training).
+        device: where.
+        most: runs of a launch.
+    """
+    if reason := obstacle(device):
+        told(reason)
+        return
+    for group in groups(jobs, most)[0]:
+        runs, begun = [], []
+        for job in group:
+            try:
+                runs.append(make(job))
+                begun.append(job)
+            except (StoError, ValueError) as trouble:
+                yield job, trouble if isinstance(trouble, StoError) else RunError(str(trouble))
+        try:
+            for number, outcome in train(runs):
+                yield begun[number], outcome
+        except Untested as trouble:
+            told(str(trouble))
+
+
 def train(runs: Sequence["_Training"], saved: float = SAVED) -> Iterator[tuple[int, "Run | RunError"]]:
     """Train runs of a group (`groups`) to their ends, side by side; gives each, by its number, when it ends.
 
@@ -69,12 +111,15 @@ def train(runs: Sequence["_Training"], saved: float = SAVED) -> Iterator[tuple[i
         saved: seconds from one checkpoint of a run to the next.
 
     Raises:
-        RunError: lanes do not pass their self-test here; nothing was trained.
+        Untested: lanes do not pass their self-test here; nothing was trained.
+        RunError: memory is used up; the checkpoints are kept.
     """
     from sto_lite.speed.lanes.running import Lanes
     from sto_lite.speed.lanes.selftest import proved
+    from sto_lite.train import memory_told
 
     with ExitStack() as held:
+        held.enter_context(memory_told(None))
         going: dict[int, _Training] = {}
         for number, run in enumerate(runs):
             try:
@@ -97,7 +142,7 @@ def train(runs: Sequence["_Training"], saved: float = SAVED) -> Iterator[tuple[i
             c.net, c.precision, size, min(c.batch_size, len(first.images.splits["train"])), first.device
         )
         if tiles is None:
-            raise RunError("lanes did not pass their self-test on this device")
+            raise Untested("lanes did not pass their self-test on this device")
         members = list(going)
         trained: list[Any] = [going[n] for n in members]  # each a running.Member
         lanes = Lanes(trained, first.images, first.device, tiles)
@@ -166,8 +211,3 @@ def finish(
     if run.folder:
         run.folder.finish(run.config.net, network, record)
     return Run(network, record)
-
-
-def told(reason: str) -> None:
-    """Say in one line that runs go on by today's path."""
-    print(f"no lanes, the runs are trained one by one: {reason}", file=sys.stderr)
