@@ -4,23 +4,29 @@ import argparse
 import dataclasses
 import os
 import shlex
+import signal
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from sto_lite.errors import RunError, StoError
 from sto_lite.files import write_atomically
 from sto_lite.options import parser
+from sto_lite.timebox import TIME_UP, TimeUp
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; a user's mistake is one message on standard error and status 2."""
+    started = time.monotonic()
     options = parser().parse_args(arguments)
+    options.started = started
     try:
         return int(COMMANDS[options.verb](options) or 0)
     except (StoError, ValueError) as error:
         print(f"sto_lite {options.verb}: {error}", file=sys.stderr)
-        return 2
+        return TIME_UP if isinstance(error, TimeUp) else 2
     except BrokenPipeError:  # what is printed is no longer read, as by "| head"
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
@@ -62,10 +68,11 @@ def train(options: argparse.Namespace) -> None:
         options.limit,
         difficulty=options.difficulty,
         label_noise=options.label_noise,
+        subset=options.subset,
     )
-    record = fit(
-        method, images, config, options.out, options.device, graphs=options.graphs, compiled=options.compile
-    ).record
+    box, engine = time_box(options), make_engine(options)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ended from outside, it keeps the last epoch
+    record = fit(method, images, config, options.out, options.device, engine=engine, box=box).record
     for split, result in record["result"].items():
         print(
             f"{options.method} {options.net} {options.data} seed {options.seed}: {split} error "
@@ -74,6 +81,22 @@ def train(options: argparse.Namespace) -> None:
         )
     if options.out:
         print(f"record: {Path(options.out) / 'record.json'}")
+
+
+def time_box(options: argparse.Namespace) -> Any:
+    """The time box that --for asks for, or None; it began with the command."""
+    from sto_lite.timebox import TimeBox, read_duration
+
+    return TimeBox(read_duration(options.time), options.started) if options.time else None
+
+
+def make_engine(options: argparse.Namespace) -> Any:
+    """What records the steps, if --graphs asks for it."""
+    from sto_lite.speed import graphs
+
+    if options.compile and options.out:  # compiled code is kept where the runs are
+        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(Path(options.out).resolve() / "compiled"))
+    return graphs.engine(options.compile) if options.graphs else None
 
 
 def check_device(device: str | None) -> None:
@@ -88,9 +111,10 @@ def check_device(device: str | None) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Run an experiment's jobs; status 1 if any of them failed."""
+    """Run an experiment's jobs; status 1 if any of them failed, TIME_UP if there is more to do."""
+    from sto_lite.experiments import forecast, paper, runner
     from sto_lite.experiments import jobs as planned
-    from sto_lite.experiments import paper, runner
+    from sto_lite.experiments.turns import take_turns
     from sto_lite.scale import SCALES, chosen
 
     check_engine(options)
@@ -99,6 +123,7 @@ def run(options: argparse.Namespace) -> int:
         raise ValueError(f"scale is one of {', '.join(SCALES)}, not {scale!r}")
     if options.engine == "slurm" and not asked:
         raise ValueError("this machine's hardware is not the nodes': say --scale smoke, colab or paper")
+    box, count = time_box(options), options.jobs or 1
     slurm = dict(read_pair(text) for text in options.slurm)
     experiment, out = paper.find(options.experiment), Path(options.out)
     overrides = {key: value for key, value in vars(options).items() if key in planned.OVERRIDES}
@@ -126,19 +151,20 @@ def run(options: argparse.Namespace) -> int:
         more += [f"--threads={options.threads}"] if options.threads else []
         more += [f"--{name}" for name in ("graphs", "compile") if getattr(options, name)]
         outcomes = on_cluster(jobs, out, report, slurm, options.minutes or 60, more)
-    elif options.graphs:
+    elif options.graphs or count == 1:
         set_threads(options.threads)
-        outcomes = runner.on_one_gpu(jobs, out, report, options.jobs or 1, options.device, options.compile)
-    elif (options.jobs or 1) > 1:
-        outcomes = runner.side_by_side(jobs, out, report, options.jobs, options.device, options.threads)
+        outcomes = take_turns(jobs, out, report, count, options.device, make_engine(options), box)
     else:
-        set_threads(options.threads)
-        outcomes = runner.one_by_one(jobs, out, report, options.device)
+        look = forecast.Outlook(jobs, out, box, count)
+        outcomes = runner.side_by_side(jobs, out, report, count, options.device, options.threads, box, look)
     failed = [outcome for outcome in outcomes if outcome.status == "failed"]
     for outcome in failed:
         print(f"failed: {outcome.job.name}: {outcome.message}", file=sys.stderr)
     if failed:
         print(f"{len(failed)} of {len(jobs)} runs failed; the same command tries them again", file=sys.stderr)
+    elif any(outcome.status in ("begun", "left") for outcome in outcomes):
+        print(forecast.closing_line(jobs, out, count))
+        return TIME_UP
     else:
         print(
             f"all {len(jobs)} runs are finished: python -m sto_lite table {experiment.name} --records {out}"
@@ -151,6 +177,8 @@ def check_engine(options: argparse.Namespace) -> None:
     if options.engine == "slurm":
         if options.jobs is not None:
             raise ValueError("--jobs is for one machine; Slurm decides how many run at a time")
+        if options.time:
+            raise ValueError("--for is for one machine; on a cluster --minutes is the time of each job")
         return
     if options.slurm or options.minutes is not None:
         raise ValueError("--slurm and --minutes are for --engine slurm")

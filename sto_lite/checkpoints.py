@@ -64,11 +64,11 @@ class Folder:
     """The folder of one run.
 
     path: where. identity: what makes it this run and no other, as JSON has it: {"config": {…}, "method": {…},
-    "data": {…}}.
+    "data": {…}}. older: the fingerprint that the data had in format 1.
     """
 
-    def __init__(self, path: Path, identity: Mapping[str, Mapping[str, Any]]):
-        self.path, self.identity = path, identity
+    def __init__(self, path: Path, identity: Mapping[str, Mapping[str, Any]], older: str = ""):
+        self.path, self.identity, self.older = path, identity, older
 
     @property
     def has_record(self) -> bool:
@@ -137,6 +137,7 @@ class Folder:
             for theirs in [{**YOUNGER, **other.get(part, {})} if part == "config" else other.get(part, {})]
             for key in {**theirs, **ours}
             if theirs.get(key) != ours.get(key)
+            and not (key == "fingerprint" and part == "data" and theirs.get(key) == self.older)
         ]
         if differences:
             raise RunError(

@@ -46,7 +46,9 @@ class Config:
 
     def learning_rate(self, epoch: int) -> float:
         """The learning rate of an epoch, counted from 0."""
-        return self.lr * self.drop_by ** sum(epoch >= fraction * self.epochs for fraction in self.drop_at)
+        # Rounded, since 0.55 × 100 is a little more than 55 in floating point, and the drop would come an epoch late.
+        drops = sum(epoch >= round(fraction * self.epochs, 6) for fraction in self.drop_at)
+        return self.lr * self.drop_by**drops
 
 
 def plain(config: Any) -> dict[str, Any]:

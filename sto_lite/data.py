@@ -41,12 +41,14 @@ class ImageSet:
 
     splits: "train" first, then the test splits; the last one gives the headline error.
     settings: what it was made with, for the record; empty for photographs.
+    source: fingerprint of the pixels before they were resized; `load` sets it, and a changed copy has none.
     """
 
     name: str
     classes: tuple[str, ...]
     splits: Mapping[str, Split]
     settings: Mapping[str, float] = field(default_factory=dict)
+    source: str = field(default="", init=False)
 
     @property
     def test_splits(self) -> dict[str, Split]:
@@ -64,18 +66,28 @@ class ImageSet:
         variance = (counts * (values - mean[:, None]) ** 2).sum(1) / (pixels - 1)
         return mean.float(), variance.sqrt().float()
 
-    @cached_property
+    @property
     def fingerprint(self) -> str:
         """16 hexadecimal digits that change with any pixel, label or split.
 
-        Resized photographs may differ in a last bit between kinds of processors, and the digits with them.
+        Of photographs they are made before resizing, whose last bits differ between kinds of processors.
         """
-        digest = hashlib.sha256()
-        for name, split in self.splits.items():
-            digest.update(f"{name} {tuple(split.images.shape)}".encode())
-            digest.update(split.images.cpu().numpy().tobytes())
-            digest.update(split.labels.cpu().numpy().tobytes())
-        return digest.hexdigest()[:16]
+        return self.source or self.resized_fingerprint
+
+    @cached_property
+    def resized_fingerprint(self) -> str:
+        """The same of the pixels as they are now, which records of format 1 hold."""
+        return digest(self.splits)
+
+
+def digest(splits: Mapping[str, Split]) -> str:
+    """16 hexadecimal digits that change with any pixel, label or split."""
+    sha = hashlib.sha256()
+    for name, split in splits.items():
+        sha.update(f"{name} {tuple(split.images.shape)}".encode())
+        sha.update(split.images.cpu().numpy().tobytes())
+        sha.update(split.labels.cpu().numpy().tobytes())
+    return sha.hexdigest()[:16]
 
 
 def root() -> Path:
@@ -105,6 +117,7 @@ def load(
     limit: int | None = None,
     difficulty: float = 1.0,
     label_noise: float = 0.0,
+    subset: int = 0,
 ) -> ImageSet:
     """An image set by its name, resized to size × size pixels.
 
@@ -113,6 +126,7 @@ def load(
             `python -m sto_lite prepare` has brought them to disk.
         size: pixels; the paper's value is 32. Photographs are resized by antialiased bilinear interpolation.
         limit: keep so many training images, drawn at random but always alike; None keeps all.
+        subset: which draw of them, a seed; another number keeps other images.
         difficulty: of the synthetic faces, 0 to 2.
         label_noise: share of wrong labels among the synthetic training faces; their test labels stay right.
 
@@ -121,10 +135,16 @@ def load(
 
     Raises:
         DataError: no such set; it is not prepared; its file is damaged; limit exceeds the training images;
-            difficulty or label noise is asked of photographs.
+            difficulty or label noise is asked of photographs; a subset of all images.
     """
     classes: tuple[str, ...] = EXPRESSIONS
-    settings = {"difficulty": difficulty, "label_noise": label_noise} if name == "faces" else {}
+    settings: dict[str, float] = (
+        {"difficulty": difficulty, "label_noise": label_noise} if name == "faces" else {}
+    )
+    if subset:
+        if limit is None:
+            raise DataError("subset chooses which training images limit keeps, so it goes with a limit")
+        settings["subset"] = subset
     if name != "faces" and (difficulty, label_noise) != (1.0, 0.0):
         raise DataError(f"difficulty and label_noise are settings of the synthetic faces; {name} has none")
     if name == "faces":
@@ -135,37 +155,46 @@ def load(
             "test": Split(*generate(FACES_TEST, size, seed=2, difficulty=difficulty)),
         }
     elif name in PUBLISHED:
-        splits, classes = _photographs(PUBLISHED[name], root(), size)
+        splits, classes = _photographs(PUBLISHED[name], root())
     else:
         raise DataError(f"no image set is called {name!r}; there are {', '.join(DATA_SETS)}")
     if limit is not None:
-        splits["train"] = _subset(splits["train"], limit)
-    return ImageSet(name, classes, splits, settings)
+        splits["train"] = _subset(splits["train"], limit, subset)
+    if name == "faces":
+        return ImageSet(name, classes, splits, settings)
+    source = digest(splits)
+    for split, full in list(splits.items()):  # one after the other, so that the set is never there twice
+        splits[split] = Split(resize(full.images, size), full.labels)
+    images = ImageSet(name, classes, splits, settings)
+    object.__setattr__(images, "source", source)
+    return images
 
 
 def resize(images: Tensor, size: int) -> Tensor:
     """(N, C, H, W) uint8 -> (N, C, size, size) uint8 by antialiased bilinear interpolation."""
     if images.shape[-2:] == (size, size):
-        return images
+        return images.contiguous()
     return torch.cat(
         [
-            F.interpolate(part.float(), (size, size), mode="bilinear", antialias=True).round().to(torch.uint8)
-            for part in images.split(4096)
+            F.interpolate(part.contiguous().float(), (size, size), mode="bilinear", antialias=True)
+            .round()
+            .to(torch.uint8)
+            for part in images.split(1024)
         ]
     )
 
 
-def _subset(split: Split, limit: int) -> Split:
+def _subset(split: Split, limit: int, seed: int) -> Split:
     if not 1 <= limit <= len(split):
         raise DataError(
             f"limit is {limit}, but there are {len(split)} training images; take 1 to {len(split)}"
         )
-    keep = torch.randperm(len(split), generator=torch.Generator().manual_seed(0))[:limit]
+    keep = torch.randperm(len(split), generator=torch.Generator().manual_seed(seed))[:limit]
     return Split(split.images[keep], split.labels[keep])
 
 
-def _photographs(published: Published, folder: Path, size: int) -> tuple[dict[str, Split], tuple[str, ...]]:
-    """The prepared splits of a published set, resized, and the names of its classes."""
+def _photographs(published: Published, folder: Path) -> tuple[dict[str, Split], tuple[str, ...]]:
+    """The prepared splits of a published set in their own size, and the names of its classes."""
     path = folder / f"{published.name}.npz"
     if not path.exists():
         download = " or --download" if published.url else ""
@@ -183,9 +212,7 @@ def _photographs(published: Published, folder: Path, size: int) -> tuple[dict[st
                 _check(published, split, images, labels, len(classes))
                 pixels = torch.from_numpy(images)
                 pixels = pixels.permute(0, 3, 1, 2) if pixels.dim() == 4 else pixels[:, None]
-                # In parts, so that a large set is never there twice in its own size.
-                small = torch.cat([resize(part.contiguous(), size) for part in pixels.split(1024)])
-                splits[split] = Split(small, torch.from_numpy(labels).long())
+                splits[split] = Split(pixels, torch.from_numpy(labels).long())
             return splits, classes
     except MemoryError:
         raise
@@ -254,20 +281,27 @@ class Batches:
         corner = torch.randint(0, 2 * self.pad + 1, (count, 2), generator=generator)
         flip = torch.rand(count, generator=generator) < 0.5
         order, corner, flip = order.to(device), corner.to(device), flip.to(device)
+        # A GPU waits less for few large operations, a CPU keeps a batch in its cache.
+        step = self.batch_size * (64 if device.type == "cuda" else 1)
+        for start in range(0, count, step):
+            part = slice(start, start + step)
+            images = self.normalise(self.augmented(order[part], corner[part], flip[part]))
+            yield from zip(
+                images.split(self.batch_size),
+                self.split.labels[order[part]].split(self.batch_size),
+                strict=True,
+            )
+
+    def augmented(self, i: Tensor, corner: Tensor, flip: Tensor) -> Tensor:
+        """Images i (B,) as (B, C, H, W) uint8: cropped at corner (B, 2) of the padded ones, and flipped or not."""
+        if not self.augment:
+            return self.padded[i]
         height, width = self.split.images.shape[-2:]
-        y, x = torch.arange(height, device=device), torch.arange(width, device=device)
-        for start in range(0, count, self.batch_size):
-            batch = slice(start, start + self.batch_size)
-            i = order[batch]
-            if self.augment:
-                rows = corner[batch, 0, None] + y
-                columns = corner[batch, 1, None] + torch.where(flip[batch, None], width - 1 - x, x)
-                pixels = self.padded[i[:, None, None], :, rows[:, :, None], columns[:, None, :]].permute(
-                    0, 3, 1, 2
-                )
-            else:
-                pixels = self.padded[i]
-            yield self.normalise(pixels), self.split.labels[i]
+        y, x = torch.arange(height, device=i.device), torch.arange(width, device=i.device)
+        rows = corner[:, 0, None] + y
+        columns = corner[:, 1, None] + torch.where(flip[:, None], width - 1 - x, x)
+        crops = self.padded[i[:, None, None], :, rows[:, :, None], columns[:, None, :]]
+        return crops.permute(0, 3, 1, 2)
 
     def in_order(self) -> Iterator[tuple[Tensor, Tensor]]:
         """One pass in the split's own order, without augmentation; shapes as in epoch."""

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from sto_lite.data import Batches, Split
+from sto_lite.speed.precision import PRECISIONS
 
 
 class Evaluation(NamedTuple):
@@ -17,20 +18,35 @@ class Evaluation(NamedTuple):
     confidence: Tensor
 
 
-@torch.no_grad()
 def evaluate(
-    network: nn.Module, split: Split, mean_std: tuple[Tensor, Tensor], batch_size: int | None = None
+    network: nn.Module,
+    split: Split,
+    mean_std: tuple[Tensor, Tensor],
+    batch_size: int | None = None,
+    precision: str = "float32",
 ) -> Evaluation:
     """Top-1 error of a network in eval mode, with the prediction and its probability for every image, in order."""
     device = next(network.parameters()).device
+    return examine(network, test_batches(split, mean_std, device, batch_size), precision)
+
+
+def test_batches(
+    split: Split, mean_std: tuple[Tensor, Tensor], device: torch.device, batch_size: int | None = None
+) -> Batches:
+    """The images of a test split on the device, in batches of its liking."""
     batch_size = batch_size or (4096 if device.type == "cuda" else 512)
-    batches = Batches(split, *mean_std, batch_size=batch_size, augment=False, device=device)
-    confidence, predictions = (
-        torch.cat([network(x).softmax(dim=1) for x, _ in batches.in_order()]).cpu().max(dim=1)
-    )
-    return Evaluation(
-        100 * (predictions != split.labels.cpu()).double().mean().item(), predictions, confidence
-    )
+    return Batches(split, *mean_std, batch_size=batch_size, augment=False, device=device)
+
+
+@torch.no_grad()
+def examine(network: nn.Module, batches: Batches, precision: str = "float32") -> Evaluation:
+    """`evaluate` on images that are on the device already."""
+    device, dtype = batches.split.images.device.type, PRECISIONS[precision]
+    with torch.autocast(device, dtype, enabled=dtype != torch.float32):
+        probabilities = torch.cat([network(x).softmax(dim=1) for x, _ in batches.in_order()])
+    confidence, predictions = probabilities.cpu().max(dim=1)
+    error = 100 * (predictions != batches.split.labels.cpu()).double().mean().item()
+    return Evaluation(error, predictions, confidence)
 
 
 def headline(name: str, test: Evaluation, history: Mapping[str, Sequence[float]]) -> dict[str, Any]:

@@ -54,7 +54,7 @@ def digest(*settings: object) -> str:
 def _plain(setting: object) -> Any:
     """A setting as JSON has it."""
     if isinstance(setting, ImageSet):
-        return [setting.name, setting.fingerprint]
+        return [setting.name, setting.fingerprint, setting.splits["train"].images.shape[-1]]
     if dataclasses.is_dataclass(setting) and not isinstance(setting, type):
         known = [field.name for field in dataclasses.fields(setting) if not field.metadata.get("local")]
         values = {name: getattr(setting, name) for name in known}

@@ -229,6 +229,15 @@ def protocol_options(p: argparse.ArgumentParser, default: str = "") -> None:
         given = argparse.SUPPRESS if default else value
         p.add_argument(f"--{name}", type=kind, default=given, help=f"{text} (default: {shown})")
     p.add_argument(
+        "--subset",
+        type=lambda text: text if default and text == "seed" else int(text),
+        default=argparse.SUPPRESS if default else 0,
+        metavar="N",
+        help="which draw of --limit's images"
+        + (", or the word seed: each seed its own" if default else "")
+        + f" (default: {default or 0})",
+    )
+    p.add_argument(
         "--drop-at",
         type=float,
         nargs="*",
@@ -263,6 +272,13 @@ def graph_options(p: argparse.ArgumentParser) -> None:
 
 
 def machine_options(p: argparse.ArgumentParser) -> None:
-    """Options for the machine that runs it."""
+    """Options for the machine that runs it, and the time it may take."""
+    p.add_argument(
+        "--for",
+        dest="time",
+        metavar="TIME",
+        help="stop in time, such as 9m, with what is begun kept, and exit status 75; the same command goes on "
+        "(default: no limit)",
+    )
     p.add_argument("--device", help="cpu, cuda, cuda:1 … (default: cuda where there is one)")
     p.add_argument("--threads", type=int, help="CPU threads of a run (default: torch's own choice)")

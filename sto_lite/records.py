@@ -12,6 +12,14 @@ import sto_lite
 from sto_lite.errors import RunError
 
 Record = dict[str, Any]
+FORMAT = 2
+
+# Fingerprints of format 1, made after resizing, of the image sets that records were published of: size, limit.
+OLDER_FINGERPRINTS = {
+    "ad242e87c00f4933": "329c9a2a9065a4e5",  # fer2013, 24, 1024
+    "4fbb460fd9f532c8": "a38b794d4e3acb9b",  # fer2013, 32
+    "f64f4ad663ea3353": "e15eeb7e8ac3dd97",  # cifar100, 16, 2000
+}
 
 
 def encode(record: Record) -> bytes:
@@ -23,7 +31,7 @@ def encode(record: Record) -> bytes:
 
 
 def read_record(path: Path) -> Record:
-    """Read one record: of a run, of a bench, or the curves of runs that did not end.
+    """Read one record: of a run, of a bench, or the curves of runs that did not end; older ones are upgraded.
 
     Raises:
         RunError: the file is missing or is no record.
@@ -40,6 +48,11 @@ def read_record(path: Path) -> Record:
     missing = [key for key in needed if not isinstance(record, dict) or not isinstance(record.get(key), dict)]
     if missing:
         raise RunError(f"{path} is JSON, but no record of a run: it lacks {', '.join(missing)}")
+    if record.get("format") == 1 and (
+        newer := OLDER_FINGERPRINTS.get(record.get("data", {}).get("fingerprint"))
+    ):
+        record["data"]["fingerprint"] = newer
+        record["format"] = FORMAT
     return record
 
 

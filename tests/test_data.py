@@ -1,5 +1,7 @@
 """Chapter 1 and 7: loading, and batches made in a few tensor operations."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -155,6 +157,31 @@ def test_fer2013_loads_and_is_resized(tmp_path, monkeypatch):
     assert small.splits["train"].images.shape == (12, 1, 24, 24) and len(small.splits["private"]) == 30
     again = data.load("fer2013", size=24, limit=12)
     assert small.fingerprint == again.fingerprint != data.load("fer2013", size=24, limit=13).fingerprint
+
+
+def test_photographs_are_known_by_their_own_pixels_whatever_resizing_does(tmp_path, monkeypatch):
+    """Kinds of processors differ in a resized pixel's last bit; requeued on another, a run is the same."""
+    monkeypatch.setenv("STO_DATA", str(tmp_path))
+    prepared(tmp_path)
+    here = data.load("fer2013", size=24, limit=12)
+    exact = data.resize
+    monkeypatch.setattr(data, "resize", lambda images, size: exact(images, size) ^ 1)  # another last bit
+    there = data.load("fer2013", size=24, limit=12)
+    assert here.fingerprint == there.fingerprint and here.resized_fingerprint != there.resized_fingerprint
+    assert (
+        here.fingerprint == data.load("fer2013", size=20, limit=12).fingerprint
+    )  # the size has its own place
+    touched = replace(here, splits={**here.splits, "train": there.splits["train"]})
+    assert touched.fingerprint not in (here.fingerprint, here.resized_fingerprint)
+
+
+def test_a_subset_is_another_draw_of_the_training_images():
+    first, again, other = (data.load("faces", size=8, limit=50, subset=k) for k in (0, 3, 3))
+    assert again.fingerprint == other.fingerprint != first.fingerprint
+    assert torch.equal(first.splits["test"].images, other.splits["test"].images)
+    assert "subset" not in first.settings and other.settings["subset"] == 3
+    with pytest.raises(DataError, match="goes with a limit"):
+        data.load("faces", size=8, subset=1)
 
 
 def test_resizing_is_antialiased():

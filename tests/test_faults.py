@@ -79,7 +79,7 @@ def results(folder):
     record = records.read_record(folder / "record.json")
     for key in ("environment", "earlier_environments", "finished"):
         record.pop(key, None)
-    record["history"].pop("seconds")
+    record["history"] = {k: v for k, v in record["history"].items() if "seconds" not in k}
     state = decode((folder / "network.pt").read_bytes())
     return record, state["net"], {name: value.numpy().tobytes() for name, value in state["weights"].items()}
 

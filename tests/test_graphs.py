@@ -145,15 +145,26 @@ def faces():
     ids=repr,
 )
 def test_a_recorded_run_is_an_eager_run(method, faces, recordings):
-    """Same gates, batches, a last batch that is smaller, and a recording for each learning rate."""
-    config = Config(net="resnet8", epochs=6, batch_size=8, lr=0.01, evaluate_every=6)
+    """Same gates and batches, a last batch that is smaller, a recording for each learning rate, evaluations."""
+    config = Config(net="resnet8", epochs=6, batch_size=8, lr=0.01, evaluate_every=2)
     eager = fit(method, faces, config, progress=False).record
-    training = train._Training(method, faces, config, None, "cpu")
-    training.recorded = Recorded(method, training.model, training.arithmetic)
-    recorded = training.run(False).record
-    assert len(recordings) == 3 * (2 if not training.recorded.sparing else 2 + training.model.num_blocks)
-    assert recorded["history"]["train_loss"] == pytest.approx(eager["history"]["train_loss"], rel=2e-3)
+    training = train.Training(method, faces, config, None, "cpu", engine=Recorded)
+    for _ in training.steps(progress=False):
+        pass
+    recorded, engine = training.result().record, training.engine
+    updates = 1 + (training.model.num_blocks if engine.sparing else 0)
+    assert {size: own.warm for size, own in engine.recordings.items()} == {
+        8: graphs.WARM_UP,
+        4: graphs.WARM_UP,
+    }
+    # Whole batches are recorded in epoch 2 and at both drops of the rate, the last ones of 4 images at both drops;
+    # the evaluation once, after an eager one.
+    assert len(recordings) == 5 * (1 + updates) + 1 and engine.exam.replay is not None
+    for name in ("train_loss", "train_error", "test_error"):
+        assert recorded["history"][name] == pytest.approx(eager["history"][name], rel=2e-3, abs=4)
+    assert recorded["history"]["test_epoch"] == [2.0, 4.0, 6.0]
     assert recorded["config"] == eager["config"]
+    assert recorded["environment"] == {**eager["environment"], "graphs": True, "compile": False}
 
 
 def test_a_recording_that_fails_goes_on_step_by_step(faces, monkeypatch, capsys):
@@ -200,7 +211,7 @@ def test_parts_that_cannot_be_compiled_run_as_they_are(faces, monkeypatch, capsy
 
 def test_graphs_without_a_gpu_are_declined_in_one_line(faces, capsys):
     config = Config(net="resnet8", epochs=1, batch_size=16, lr=0.01)
-    fit(Baseline(), faces, config, device="cpu", progress=False, graphs=True)
+    fit(Baseline(), faces, config, device="cpu", progress=False, engine=graphs.engine())
     assert capsys.readouterr().err == "no CUDA graph, the steps run one by one: there is no CUDA GPU\n"
 
 
@@ -246,7 +257,8 @@ def test_a_run_in_fp16_resumes_with_its_scale(faces, tmp_path):
     config = Config(net="resnet8", epochs=2, batch_size=16, lr=0.01, precision="fp16")
     fit(Baseline(), faces, config, tmp_path, "cpu", progress=False)
     (tmp_path / "record.json").unlink()
-    training = train._Training(Baseline(), faces, config, tmp_path, "cpu")
+    training = train.Training(Baseline(), faces, config, tmp_path, "cpu")
+    training.build()
     fresh = training.arithmetic.scaler.state_dict()
     training.folder.resume(training.restore)
     saved = torch.load(tmp_path / "checkpoint.pt", weights_only=True)["scaler"]
@@ -279,7 +291,7 @@ def test_on_a_gpu_ten_recorded_steps_are_ten_eager_ones(method, compiled):
         for seed in range(10):
             x, y = (part.cuda() for part in batch(images=5 if seed == 7 else 8, seed=seed))
             run(x, y) if recorded else arithmetic.update(lambda: method.step(net, x, y, gates))  # noqa: B023
-        assert not recorded or (run.replay is not None and run.warm >= graphs.WARM_UP)
+        assert not recorded or run.recordings[8].replay is not None
         left.append({name: value.double() for name, value in net.state_dict().items()})
     for name, value in left[1].items():
         assert (left[0][name] - value).abs().max() <= 1e-11 * max(1.0, value.abs().max().item()), name

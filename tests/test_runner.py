@@ -16,6 +16,7 @@ from sto_lite.__main__ import main
 from sto_lite.experiments import paper, runner
 from sto_lite.experiments.jobs import jobs
 from sto_lite.experiments.paper import EXPERIMENTS
+from sto_lite.experiments.turns import take_turns
 
 SMALL = ["--data", "faces", "--scale", "smoke", "--device", "cpu"]
 
@@ -217,9 +218,9 @@ def test_records_of_other_experiments_are_not_a_table(tmp_path, capsys):
 
 def test_images_are_loaded_once_for_neighbouring_jobs(tmp_path, monkeypatch):
     runner.load.cache_clear()
-    loads: list[tuple] = []
+    loads: list[dict] = []
     real = runner.data.load
-    monkeypatch.setattr(runner.data, "load", lambda *a: loads.append(a) or real(*a))
+    monkeypatch.setattr(runner.data, "load", lambda **a: loads.append(a) or real(**a))
     made = jobs(paper.find("detach"), "faces", [0], "smoke", {"net": "resnet8"})
-    outcomes = runner.one_by_one(made, tmp_path, lambda outcome: None, "cpu")
+    outcomes = take_turns(made, tmp_path, lambda outcome: None, 1, "cpu")
     assert [o.status for o in outcomes] == ["done", "done"] and len(loads) == 1

@@ -24,6 +24,7 @@ class Source:
     limit: int | None = None
     difficulty: float = 1.0
     label_noise: float = 0.0
+    subset: int = 0
 
 
 OVERRIDES = {f.name for kind in (Source, Config) for f in fields(kind)} - {"name", "seed"}
@@ -62,7 +63,10 @@ class Job:
         method = {f.name: f.default for f in known if not f.metadata.get("local")}
         for key, value in self.settings.items():  # 0 and 0.0 are the same, and so is a default that is given
             method[key] = float(value) if isinstance(method[key], float) else value
-        identity = [asdict(self.source), self.method, method, plain(self.config), teacher]
+        source = asdict(self.source)
+        if not self.source.subset:  # which is younger than some runs
+            del source["subset"]
+        identity = [source, self.method, method, plain(self.config), teacher]
         return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:8]
 
     def arguments(self, out: Path) -> list[str]:
@@ -101,7 +105,8 @@ def jobs(
         data: name for data.load.
         seeds: of weights, batches and gates; a seed pairs the methods.
         scale: a key of SCALES.
-        overrides: fields of Source and Config that win over the scale's, such as {"net": "resnet14"}.
+        overrides: fields of Source and Config that win over the scale's, such as {"net": "resnet14"}; the subset
+            "seed" gives each seed training images of its own.
 
     Raises:
         ValueError: an override that no run has; or a network for an experiment that compares networks.
@@ -120,6 +125,8 @@ def jobs(
     config = Config(**{f.name: chosen[f.name] for f in fields(Config) if f.name in chosen})
     found: dict[str, Job] = {}
     for seed in seeds:
+        if chosen.get("subset") == "seed":
+            source = replace(source, subset=seed)
         for cell in experiment.cells:
             seeded = replace(config, net=overrides.get("net", cell.net), seed=seed)
             teacher = None

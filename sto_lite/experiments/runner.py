@@ -1,17 +1,17 @@
-"""Running an experiment's jobs: one after the other, several at once, or on a cluster (chapter 8).
+"""Running an experiment's jobs, here in several processes (chapter 8); turns.py and slurm.py run them otherwise.
 
 A job that has its record is not run again, and one that was interrupted goes on from its last epoch, so the same
 command again finishes what is left. A job that fails is told at the end; the others run all the same.
 """
 
+import dataclasses
 import os
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
@@ -20,15 +20,19 @@ import torch
 
 from sto_lite import data, records, registry
 from sto_lite.data import ImageSet
-from sto_lite.errors import DataError, RunError, StoError
+from sto_lite.errors import DataError, RunError
 from sto_lite.experiments.jobs import Job, Source
-from sto_lite.train import fit
+from sto_lite.methods import Method
+from sto_lite.timebox import TIME_UP, TimeBox
 
 POLL = 0.2  # seconds between two looks at the running jobs
 
 
 class Outcome(NamedTuple):
-    """How a job ended. status: "kept" (it had its record), "done" or "failed". message: the error, or the result."""
+    """How a job ended. message: the result, or the error.
+
+    status: "kept" (it had its record), "done", "begun" (its time box is used up), "left" (not begun) or "failed".
+    """
 
     job: Job
     status: str
@@ -88,10 +92,11 @@ def of_other_data(job: Job, out: Path) -> str:
     """What speaks against the job's record being of the data at hand; "" if nothing does."""
     there = records.read_record(out / job.name / "record.json")["data"].get("fingerprint")
     try:
-        here = load(job.source).fingerprint
+        images = load(job.source)
     except DataError:
         return f"not compared with the data, as {job.source.name} cannot be loaded here"
-    if here == there:
+    here = images.fingerprint
+    if there in (here, images.resized_fingerprint):
         return ""
     return (
         f"its record is of other data: {job.source.name} had the fingerprint {there}, and has {here} now; bring back "
@@ -109,66 +114,31 @@ def waves(jobs: Sequence[Job]) -> Iterator[list[Job]]:
 @lru_cache(maxsize=1)
 def load(source: Source) -> ImageSet:
     """The images of one source; the last are kept, since neighbouring jobs share them."""
-    return data.load(source.name, source.size, source.limit, source.difficulty, source.label_noise)
+    return data.load(**dataclasses.asdict(source))
 
 
-def one_by_one(jobs: Sequence[Job], out: Path, report: Report, device: str | None = None) -> list[Outcome]:
-    """Run jobs in this process, one after the other."""
-    outcomes = []
-    for wave in waves(jobs):
-        had, left = kept(wave, out, report)
-        outcomes += had
-        for job in left:
-            outcomes.append(attempt(job, out, device))
-            report(outcomes[-1])
+def time_is_up(box: TimeBox | None, outcomes: Sequence[Outcome]) -> bool:
+    """Whether nothing more is to be begun: the box is empty, or has stopped a run, which then goes on first."""
+    return box is not None and (box.left <= 0 or any(outcome.status == "begun" for outcome in outcomes))
+
+
+def leave(jobs: Sequence[Job], report: Report) -> list[Outcome]:
+    """The outcomes of jobs for which there was no time."""
+    outcomes = [Outcome(job, "left", "not begun in this box of time") for job in jobs]
+    for outcome in outcomes:
+        report(outcome)
     return outcomes
 
 
-def attempt(job: Job, out: Path, device: str | None, graphs: bool = False, compiled: bool = False) -> Outcome:
-    """Run one job in this process."""
-    try:
-        settings = dict(job.settings)
-        if job.teacher:
-            settings["teacher"] = str(out / job.teacher.name)
-        method = registry.make(job.method, **settings)
-        fit(
-            method,
-            load(job.source),
-            job.config,
-            out / job.name,
-            device,
-            progress=False if graphs else None,
-            graphs=graphs,
-            compiled=compiled,
-        )
-        return outcome_of(job, out, "done")
-    except (StoError, ValueError, RuntimeError, MemoryError, OSError) as error:
-        return Outcome(job, "failed", first_line(str(error) or type(error).__name__))
+def method_of(job: Job, out: Path) -> Method:
+    """The job's method, with its teacher's run if it has one."""
+    teacher = {"teacher": str(out / job.teacher.name)} if job.teacher else {}
+    return registry.make(job.method, **job.settings, **teacher)
 
 
-def on_one_gpu(
-    jobs: Sequence[Job], out: Path, report: Report, count: int, device: str | None, compiled: bool
-) -> list[Outcome]:
-    """Run jobs as CUDA graphs (chapter 7), `count` at a time, each in a thread and on a stream of its own.
-
-    A replayed step asks next to nothing of the host, so threads of one process do; and unlike the kernels of several
-    processes, those of several streams run beside each other.
-    """
-
-    def lane(job: Job) -> Outcome:
-        own = torch.cuda.stream(torch.cuda.Stream(device)) if torch.cuda.is_available() else nullcontext()
-        with own:
-            return attempt(job, out, device, True, compiled)
-
-    outcomes: list[Outcome] = []
-    for wave in waves(jobs):
-        had, left = kept(wave, out, report)
-        outcomes += had
-        with ThreadPoolExecutor(count) as pool:
-            for done in as_completed([pool.submit(lane, job) for job in left]):
-                outcomes.append(done.result())
-                report(outcomes[-1])
-    return outcomes
+def failure(job: Job, error: BaseException) -> Outcome:
+    """The outcome of a job that ended with an error."""
+    return Outcome(job, "failed", first_line(str(error) or type(error).__name__))
 
 
 def side_by_side(
@@ -178,8 +148,12 @@ def side_by_side(
     count: int,
     device: str | None = None,
     threads: int | None = None,
+    box: TimeBox | None = None,
+    look: Callable[[], object] = lambda: None,
 ) -> list[Outcome]:
     """Run jobs on this machine, `count` at a time, each in a process of its own that shares the GPU or the cores.
+
+    look: called again and again while they run.
 
     What a job prints goes to log.txt in its folder. When this process is stopped, it stops the jobs.
     """
@@ -192,10 +166,11 @@ def side_by_side(
         running: dict[subprocess.Popen, tuple[Job, int]] = {}
         with stopping(running):
             while left or running:
-                while left and len(running) < count:
+                while left and len(running) < count and not time_is_up(box, outcomes):
                     job = left.pop(0)
                     try:
-                        process, begun = start(job, out, more)
+                        boxed = [f"--for={box.left:.1f}s"] if box else []
+                        process, begun = start(job, out, [*more, *boxed])
                         running[process] = (job, begun)
                     except OSError as error:
                         outcomes.append(Outcome(job, "failed", str(error)))
@@ -203,6 +178,10 @@ def side_by_side(
                 for process in [p for p in running if p.poll() is not None]:
                     outcomes.append(ended(*running.pop(process), process.returncode, out))
                     report(outcomes[-1])
+                if not running and time_is_up(box, outcomes):
+                    outcomes += leave(left, report)
+                    break
+                look()
                 time.sleep(POLL)
     return outcomes
 
@@ -220,6 +199,8 @@ def ended(job: Job, begun: int, status: int, out: Path) -> Outcome:
     """The outcome of a job whose process has ended with this status."""
     if status == 0 and finished(job, out):
         return outcome_of(job, out, "done")
+    if status == TIME_UP:
+        return Outcome(job, "begun", last_line(out / job.name / "log.txt", begun))
     if status < 0:
         known = [s.name for s in signal.Signals if s == -status]
         name = known[0] if known else f"signal {-status}"

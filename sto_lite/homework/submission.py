@@ -21,7 +21,8 @@ from sto_lite.errors import RunError
 from sto_lite.files import write_atomically
 from sto_lite.methods import Method
 from sto_lite.records import Record, encode, read_record
-from sto_lite.train import fit, progress_bar
+from sto_lite.timebox import progress_bar
+from sto_lite.train import fit
 
 Arms = Mapping[str, Method]  # label -> method; the labels are those of the summary
 Summary = dict[str, Any]

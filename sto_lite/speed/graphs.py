@@ -5,23 +5,25 @@ number; the step's form that does not depend on it is in streams.py.
 """
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
-from threading import Lock
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from sto_lite import survival
+from sto_lite.data import Batches
 from sto_lite.fused import FusedSTO
 from sto_lite.methods import Baseline, Method, Step, StochasticDepth
 from sto_lite.resnet import Block, ResNet
 from sto_lite.speed import streams
 from sto_lite.speed.precision import Arithmetic
+from sto_lite.train import MakeEngine, row_of
 
 WARM_UP = 3  # eager steps before a recording: libraries start, compilers compile
-RECORDING = Lock()  # where threads train side by side, one at a time compiles, records or steps eagerly
+T = TypeVar("T")
 
 
 def obstacle(method: Method, precision: str = "float32") -> str | None:
@@ -102,7 +104,7 @@ def capture(body: Callable[[], None], stream: torch.cuda.Stream | None) -> Calla
     return graph.replay
 
 
-def beside(run: Callable[[], Step], stream: torch.cuda.Stream | None) -> Step:
+def beside(run: Callable[[], T], stream: torch.cuda.Stream | None) -> T:
     """Run on a side stream of the GPU, as what is to be recorded later must have been; on a CPU, just run."""
     if stream is None:
         return run()
@@ -114,36 +116,56 @@ def beside(run: Callable[[], Step], stream: torch.cuda.Stream | None) -> Step:
     return result
 
 
+@dataclass
+class Recording:
+    """A step on batches of one size.
+
+    buffers: what it reads. warm: eager steps so far. replay: plays it again, and leaves its result, its row for the
+    history and its gradients where it made them; updates: by these gradients, of the parts that Recorded.due names.
+    """
+
+    buffers: list[Tensor]
+    pieces: streams.Pieces
+    warm: int = 0
+    replay: Callable[[], None] | None = None
+    updates: dict[int | None, Callable[[], None]] = field(default_factory=dict)
+    gradients: list[Tensor | None] = field(default_factory=list)
+    result: Step | None = None
+    row: Tensor | None = None
+
+
 class Recorded:
-    """A training step as CUDA graphs: the same call as an eager step, and the same numbers up to rounding.
+    """A training step and an evaluation as CUDA graphs: the numbers of eager ones, up to rounding.
 
     One graph holds the forward and backward pass; the update is another. A block through which no gradient came in
     this step keeps its weights and momentum, as in an eager step, where it has no gradient: so where that can happen,
     every block has an update of its own, and the host, which drew the gates, replays those that are due.
 
-    The first steps run eagerly; then the step is recorded, and again when an epoch starts with another learning rate,
-    which is part of the recording. Batches of another size run eagerly. Where recording fails, all steps do; where
+    The first steps run eagerly; then the step is recorded, for each size of batch, and again when an epoch starts
+    with another learning rate, which is part of the recording. Where recording fails, all steps run eagerly; where
     compiling fails, the parts run as they are.
 
     Args:
         method: without obstacle.
         model: on the GPU.
         arithmetic: precision and optimiser (SGD).
-        compiled: let torch.compile join the operations of each block; this takes half a minute at the start.
+        compiled: let torch.compile join the operations of each block; this takes half a minute at the start. Smaller
+            batches at the end of an epoch run as they are.
     """
 
     def __init__(self, method: Method, model: ResNet, arithmetic: Arithmetic, compiled: bool = False):
         self.method, self.model, self.arithmetic = method, model, arithmetic
         self.pieces = streams.compiled() if compiled else streams.EAGER
+        self.switches = {"graphs": True, "compile": compiled}
+        self.row: Tensor
         _, drops, learning = streams_of(method)
         self.sparing = all(d for d, learns in zip(drops, learning, strict=True) if learns)
         self.learning = learning
         if len(learning) > 1 and not compiled:  # only in plain memory can the library see streams as channels
             model.to(memory_format=torch.contiguous_format)
-        self.rate, self.warm, self.stream = 0.0, 0, side_stream()
-        self.buffers: list[Tensor] = []
-        self.replay: Callable[[], None] | None = None
-        self.replays: dict[int | None, Callable[[], None]] = {}
+        self.rate, self.stream, self.broken = 0.0, side_stream(), False
+        self.recordings: dict[int, Recording] = {}
+        self.exam: Exam | None = None
 
     def begin(self, steps: int, generator: torch.Generator, rate: float) -> None:
         """Start an epoch: all its gates are drawn and sent to the device at once."""
@@ -152,34 +174,35 @@ class Recorded:
         self.gates = iter(draws.to(parameter.device, parameter.dtype))
         self.alive = iter((draws[:, self.learning] != 0).any(dim=1).tolist())
         if rate != self.rate:
-            self.rate, self.replay = rate, None
+            self.rate = rate
+            for recording in self.recordings.values():
+                recording.replay = None
 
     def __call__(self, images: Tensor, labels: Tensor) -> Step:
-        """One step: images (N, C, H, W), labels (N,). The Step's tensors hold until the next call."""
+        """One step: images (N, C, H, W), labels (N,). The Step's tensors, and `row`, hold until the next call."""
         batch = (images, labels, next(self.gates))
         due = self.due(next(self.alive))
-        if not self.buffers:
-            self.buffers = [part.clone() for part in batch]
-        whole = len(images) == len(self.buffers[0])
-        if not whole or self.warm < WARM_UP:
-            self.warm += whole
-            with RECORDING:
-                return beside(lambda: self.one(batch, due, whole), self.stream)
-        for buffer, part in zip(self.buffers, batch, strict=True):
+        own = self.recordings.get(len(images))
+        if own is None:
+            pieces = self.pieces if not self.recordings else streams.EAGER  # compiled for whole batches alone
+            own = self.recordings[len(images)] = Recording([part.clone() for part in batch], pieces)
+        if self.broken or own.warm < WARM_UP:
+            own.warm += 1
+            return beside(lambda: self.eager(batch, due, own), self.stream)
+        for buffer, part in zip(own.buffers, batch, strict=True):
             buffer.copy_(part)
-        if self.replay is None:
+        if own.replay is None:
             try:
-                with RECORDING:
-                    self.record()
+                self.record(own)
             except RuntimeError as error:
-                reason = str(error).splitlines()[0]
-                print(f"no CUDA graph, the steps run one by one: {reason}", file=sys.stderr)
-                self.warm = -sys.maxsize
-                return self.eager(batch, due, self.pieces)
-        self.replay()  # type: ignore[misc]
+                print(f"no CUDA graph, the steps run one by one: {first_line(error)}", file=sys.stderr)
+                self.broken = True
+                return self.eager(batch, due, own)
+        own.replay()  # type: ignore[misc]
         for part in due:
-            self.replays[part]()
-        return self.result
+            own.updates[part]()
+        self.row = own.row  # type: ignore[assignment]
+        return own.result  # type: ignore[return-value]
 
     def due(self, alive: Sequence[bool]) -> list[int | None]:
         """What is updated: None for all that every step updates, and the blocks that this step does."""
@@ -192,39 +215,42 @@ class Recorded:
         own = set(self.model.parameters()).difference(*residuals)
         return set().union(*(own if number is None else residuals[number] for number in due))
 
-    def one(self, batch: Sequence[Tensor], due: Sequence[int | None], whole: bool) -> Step:
-        """One step without a recording, with the compiled parts if there are any and the batch is a whole one."""
+    def eager(self, batch: Sequence[Tensor], due: Sequence[int | None], own: Recording) -> Step:
+        """One step without a recording; if the compiled parts fail at the first one, as they are."""
         try:
-            return self.eager(batch, due, self.pieces if whole else streams.EAGER)
+            result = self.gradients(batch, own)
         except RuntimeError as error:
-            if self.warm > 1 or self.pieces is streams.EAGER:
+            if own.warm > 1 or own.pieces is streams.EAGER:
                 raise
-            reason = str(error).strip().splitlines()[0]
-            print(f"no compiled blocks, they run as they are: {reason}", file=sys.stderr)
-            self.pieces = streams.EAGER
-            return self.eager(batch, due, self.pieces)
-
-    def eager(self, batch: Sequence[Tensor], due: Sequence[int | None], pieces: streams.Pieces) -> Step:
-        """One step without a recording."""
-        result = self.arithmetic.gradients(lambda: device_step(self.method, self.model, batch, pieces))
+            print(f"no compiled blocks, they run as they are: {first_line(error)}", file=sys.stderr)
+            own.pieces = self.pieces = streams.EAGER
+            self.switches["compile"] = False
+            result = self.gradients(batch, own)
         self.apply(due)
+        self.row = row_of(result, batch[1])
         return result
 
-    def record(self) -> None:
+    def gradients(self, batch: Sequence[Tensor], own: Recording) -> Step:
+        """Forward and backward pass."""
+        return self.arithmetic.gradients(lambda: device_step(self.method, self.model, batch, own.pieces))
+
+    def record(self, own: Recording) -> None:
         """Record a step on the buffers, and its updates."""
         for parameter in self.model.parameters():  # what SGD would do at the first gradient
             self.arithmetic.optimizer.state[parameter].setdefault(
                 "momentum_buffer", torch.zeros_like(parameter)
             )
-        self.replay = capture(self.body, self.stream)
-        for part in self.due([True] * self.model.num_blocks):
-            self.replays[part] = capture(partial(self.apply, [part]), self.stream)
 
-    def body(self) -> None:
-        """What is recorded: forward and backward pass on the buffers."""
-        self.result = self.arithmetic.gradients(
-            lambda: device_step(self.method, self.model, self.buffers, self.pieces)
-        )
+        def body() -> None:
+            own.result = self.gradients(own.buffers, own)
+            own.row = row_of(own.result, own.buffers[1])
+
+        own.replay = capture(body, self.stream)
+        own.gradients = [parameter.grad for parameter in self.model.parameters()]  # keeps their memory
+        own.updates = {
+            part: capture(partial(self.apply, [part]), self.stream)
+            for part in self.due([True] * self.model.num_blocks)
+        }
 
     def apply(self, due: Sequence[int | None]) -> None:
         """Update these parts, and leave the others as if they had no gradient."""
@@ -235,3 +261,71 @@ class Recorded:
         self.arithmetic.apply()
         for parameter, gradient in hidden.items():
             parameter.grad = gradient
+
+    def errors(self, tests: Mapping[str, Batches]) -> dict[str, float]:
+        """Top-1 errors (%) of the network as it would be deployed now, from a recorded evaluation."""
+        if self.exam is None:
+            self.exam = Exam(self, tests)
+        return self.exam()
+
+
+class Exam:
+    """The evaluation of a run as one CUDA graph: weights go into the deployed network, are folded, and are tested."""
+
+    def __init__(self, run: Recorded, tests: Mapping[str, Batches]):
+        self.run, self.tests = run, tests
+        self.plain: ResNet = run.method.deploy(run.model)  # type: ignore[assignment]
+        drops = isinstance(run.method, StochasticDepth)
+        self.p: list[float] = run.method.survival(run.model).tolist() if drops else []  # type: ignore[attr-defined]
+        self.wrong = torch.zeros(len(tests), dtype=torch.long, device=next(run.model.parameters()).device)
+        self.replay: Callable[[], None] | None = None
+        self.calls = 0
+
+    def __call__(self) -> dict[str, float]:
+        """Top-1 errors (%) by split; the first call runs eagerly, the second one records."""
+        self.calls += 1
+        if self.calls == 2 and not self.run.broken:
+            try:
+                self.replay = capture(self.body, self.run.stream)
+            except RuntimeError as error:
+                print(f"no CUDA graph, evaluations run one by one: {first_line(error)}", file=sys.stderr)
+        if self.replay:
+            self.replay()
+        else:
+            beside(self.body, self.run.stream)
+        sizes = [len(batches.split) for batches in self.tests.values()]
+        found = zip(self.tests, self.wrong.tolist(), sizes, strict=True)
+        return {name: 100 * wrong / size for name, wrong, size in found}
+
+    @torch.no_grad()
+    def body(self) -> None:
+        """What is recorded: the fold of Eq. 5, and a pass over every test image in the run's precision."""
+        states = (net.state_dict().values() for net in (self.plain, self.run.model))
+        pairs = [pair for pair in zip(*states, strict=True) if pair[0].is_floating_point()]
+        torch._foreach_copy_([pair[0] for pair in pairs], [pair[1] for pair in pairs])
+        for block, p in zip(self.plain.blocks, self.p, strict=False):  # no p: every gate is one
+            torch._foreach_mul_(list(block.residual[-1].parameters()), p)  # type: ignore[index, union-attr]
+        with self.run.arithmetic.cast():
+            for number, batches in enumerate(self.tests.values()):
+                answers = [(self.plain(x).softmax(dim=1).argmax(dim=1), y) for x, y in batches.in_order()]
+                wrong = [(predictions != labels).sum() for predictions, labels in answers]
+                self.wrong[number].copy_(torch.stack(wrong).sum())
+
+
+def first_line(error: Exception) -> str:
+    """What an error says first."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def engine(compiled: bool = False) -> MakeEngine:
+    """What `fit` takes to record a run's steps; where that cannot be, a line on standard error says why."""
+
+    def make(method: Method, model: nn.Module, arithmetic: Arithmetic) -> Recorded | None:
+        cuda = arithmetic.device.type == "cuda"
+        reason = obstacle(method, arithmetic.precision) if cuda else "there is no CUDA GPU"
+        if reason:
+            print(f"no CUDA graph, the steps run one by one: {reason}", file=sys.stderr)
+            return None
+        return Recorded(method, model, arithmetic, compiled)  # type: ignore[arg-type]
+
+    return make

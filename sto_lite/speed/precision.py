@@ -45,13 +45,17 @@ class Arithmetic:
 
     def gradients(self, step: Callable[[], Step]) -> Step:
         """Forward and backward; gives the Step back without its history."""
-        dtype = PRECISIONS[self.precision]
-        # Without the cache, as what it keeps from one step must not be part of a recording of the next.
-        with torch.autocast(self.device.type, dtype, enabled=dtype != torch.float32, cache_enabled=False):
+        with self.cast():
             result = step()
         self.optimizer.zero_grad(set_to_none=True)
         self.scaler.scale(result.loss).backward()
         return Step(result.loss.detach(), result.logits.detach(), result.parts)
+
+    def cast(self) -> torch.autocast:
+        """The context in which a network computes in this precision."""
+        # Without the cache, as what it keeps from one step must not be part of a recording of the next.
+        dtype = PRECISIONS[self.precision]
+        return torch.autocast(self.device.type, dtype, enabled=dtype != torch.float32, cache_enabled=False)
 
     def apply(self) -> None:
         """The optimiser's step, by the gradients there are."""
