@@ -32,8 +32,10 @@ from sto_lite.data import Batches, ImageSet, Split  # noqa: E402
 from sto_lite.files import write_atomically  # noqa: E402
 from sto_lite.fused import FusedSTO  # noqa: E402
 from sto_lite.methods import Baseline, Method  # noqa: E402
+from sto_lite.speed import graphs  # noqa: E402
 from sto_lite.speed.lanes.tiles import TUNED, Shape, Tile, tuned  # noqa: E402
-from sto_lite.train import _Training, progress_bar  # noqa: E402
+from sto_lite.timebox import progress_bar  # noqa: E402
+from sto_lite.train import MakeEngine, Training  # noqa: E402
 
 FOLDER = ROOT / "data" / "gpu"
 NETS = ("resnet32", "wrn20-2", "resnet110")  # together they hold every shape of Table 1
@@ -56,11 +58,15 @@ def batches_of(data: ImageSet) -> Batches:
     return Batches(data.splits["train"], mean, std, BATCH, device="cuda")
 
 
-def trainings(method: Method, net: str, count: int, precision: str, **options: bool) -> list[Any]:
+def trainings(
+    method: Method, net: str, count: int, precision: str, engine: MakeEngine | None = None
+) -> list[Any]:
     """Runs that differ in their seed."""
-    config = Config(net=net, batch_size=BATCH, precision=precision)
-    data = images()
-    return [_Training(method, data, replace(config, seed=s), None, "cuda", **options) for s in range(count)]
+    config, data = Config(net=net, batch_size=BATCH, precision=precision), images()
+    runs = [Training(method, data, replace(config, seed=s), None, "cuda", engine) for s in range(count)]
+    for run in runs:
+        run.build()
+    return runs
 
 
 def spread(values: Sequence[float]) -> dict[str, Any]:
@@ -90,7 +96,7 @@ def steps(seconds: float, tiles: dict[str, Tile], net: str = "resnet32") -> Iter
     device = torch.device("cuda")
     contenders: dict[str, tuple[Callable[[], object], int]] = {}
     for name, method in (("baseline", Baseline()), ("sto", FusedSTO())):
-        (run,) = trainings(method, net, 1, "bf16", graphs=True, compiled=True)
+        (run,) = trainings(method, net, 1, "bf16", graphs.engine(compiled=True))
         contenders[f"{name} today"] = (partial(today, run, batches_of(run.images)), 1)
         for count in RUNS:
             members = trainings(method, net, count, "bf16")
@@ -116,10 +122,10 @@ def steps(seconds: float, tiles: dict[str, Tile], net: str = "resnet32") -> Iter
             yield {name: spread(values) for name, values in times.items()}
 
 
-def today(run: Any, batches: Batches) -> None:
+def today(run: Training, batches: Batches) -> None:
     """An epoch by the recorded and compiled path."""
-    with progress_bar(len(batches), 0, False) as bar:
-        run.train_epoch(batches, bar)
+    for _ in run.train_epoch(batches, progress_bar(1, 0, False)):
+        pass
 
 
 def shortlist(shape: Shape) -> list[Tile]:

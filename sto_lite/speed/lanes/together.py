@@ -1,10 +1,12 @@
 """Whole runs as lanes: when that can be, which join in a launch, and how they are trained (chapter 7)."""
 
+import math
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import partial
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -12,15 +14,18 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 
 from sto_lite import registry
-from sto_lite.errors import RunError, StoError
-from sto_lite.evaluation import Evaluation
+from sto_lite.data import Batches
+from sto_lite.errors import RunError, StoError, memory_told
+from sto_lite.evaluation import Evaluation, test_batches
 from sto_lite.files import locked
 from sto_lite.fused import FusedSTO
 from sto_lite.methods import Baseline, StochasticDepth
+from sto_lite.timebox import Costs, TimeBox
+from sto_lite.train import SAVE_EVERY, Run, Training
 
 if TYPE_CHECKING:
     from sto_lite.experiments.jobs import Job
-    from sto_lite.train import Run, _Training
+    from sto_lite.speed.lanes.running import Lanes
 
 T = TypeVar("T")
 
@@ -29,7 +34,6 @@ class Untested(RunError):
     """There are no lanes, as their self-test failed; today's path trains."""
 
 
-SAVED = 60.0  # seconds from one checkpoint of a run to the next
 JOINED = 9  # runs of a launch, at most
 
 
@@ -70,17 +74,22 @@ def told(reason: str) -> None:
 
 
 def along(
-    jobs: Sequence["Job"], make: Callable[["Job"], "_Training"], device: torch.device, most: int = JOINED
-) -> Iterator[tuple["Job", "Run | StoError"]]:
+    jobs: Sequence["Job"],
+    make: Callable[["Job"], Training],
+    device: torch.device,
+    most: int = JOINED,
+    box: TimeBox | None = None,
+) -> Iterator[tuple["Job", Run | StoError]]:
     """Train as lanes whatever can be; gives each job when it ends. One that is not given is left to do otherwise.
 
     Where there are no lanes, or they do not pass their self-test, a line on standard error says so.
 
     Args:
         jobs: none of them finished.
-        make: a job's run, not begun (train._Training).
+        make: a job's run, not begun.
         device: where.
         most: runs of a launch.
+        box: the time there is; a run that it stops gives its TimeUp.
     """
     if reason := obstacle(device):
         told(reason)
@@ -94,21 +103,18 @@ def along(
             except (StoError, ValueError) as trouble:
                 yield job, trouble if isinstance(trouble, StoError) else RunError(str(trouble))
         try:
-            for number, outcome in train(runs):
+            for number, outcome in train(runs, box):
                 yield begun[number], outcome
         except Untested as trouble:
             told(str(trouble))
 
 
-def train(runs: Sequence["_Training"], saved: float = SAVED) -> Iterator[tuple[int, "Run | RunError"]]:
+def train(runs: Sequence[Training], box: TimeBox | None = None) -> Iterator[tuple[int, Run | StoError]]:
     """Train runs of a group (`groups`) to their ends, side by side; gives each, by its number, when it ends.
 
     A run goes on from its checkpoint, if it has one. One that fails, because its loss is not finite or its folder
-    cannot be written, gives its error and leaves the others alone. Its record says in how large a launch it was.
-
-    Args:
-        runs: as train.fit makes them, on one device and one image set.
-        saved: seconds from one checkpoint of a run to the next.
+    cannot be written, gives its error and leaves the others alone. No epoch is begun that the box would not hold, but
+    for the first.
 
     Raises:
         Untested: lanes do not pass their self-test here; nothing was trained.
@@ -116,98 +122,116 @@ def train(runs: Sequence["_Training"], saved: float = SAVED) -> Iterator[tuple[i
     """
     from sto_lite.speed.lanes.running import Lanes
     from sto_lite.speed.lanes.selftest import proved
-    from sto_lite.train import memory_told
 
     with ExitStack() as held:
         held.enter_context(memory_told(None))
-        going: dict[int, _Training] = {}
+        going: dict[int, Training] = {}
         for number, run in enumerate(runs):
-            try:
-                if run.folder:
-                    held.enter_context(locked(run.folder.path))
-                    if not run.folder.has_record:
-                        run.folder.resume(run.restore)
+            if (outcome := attempt(partial(begin, run, held))) is None:
                 going[number] = run
-            except RunError as trouble:
-                yield number, trouble
-        over = {n: run for n, run in going.items() if run.epoch >= run.config.epochs or has_record(run)}
-        for number, run in over.items():
-            del going[number]
-            yield number, attempt(partial(finish, run))
+            else:
+                yield number, outcome
         if not going:
             return
         first = next(iter(going.values()))
-        c, size = first.config, first.images.splits["train"].images.shape[-1]
+        c, split = first.config, first.images.splits["train"]
         tiles = proved(
-            c.net, c.precision, size, min(c.batch_size, len(first.images.splits["train"])), first.device
+            c.net, c.precision, split.images.shape[-1], min(c.batch_size, len(split)), first.device
         )
         if tiles is None:
             raise Untested("lanes did not pass their self-test on this device")
         members = list(going)
         trained: list[Any] = [going[n] for n in members]  # each a running.Member
         lanes = Lanes(trained, first.images, first.device, tiles)
-        for run in going.values():
-            run.environments[-1] = {**run.environments[-1], "lanes": len(going)}
-        kept = dict.fromkeys(members, time.monotonic())
-        while going:
+        mean_std = first.images.mean_std
+        tests = {n: test_batches(s, mean_std, first.device) for n, s in first.images.test_splits.items()}
+        saved = dict.fromkeys(members, -math.inf)
+        while going and (box is None or box.holds(sum(next_cost(run) for run in going.values()))):
             rows = lanes.epoch([n in going for n in members])
             for place, number in enumerate(members):
-                if number not in going:
-                    continue
-                run = going[number]
-                due = time.monotonic() - kept[number] >= saved
-                ended = run.epoch == run.config.epochs
-                if due or ended or run.epoch % run.config.evaluate_every == 0 or not lanes.finite(place):
-                    lanes.store(place)
-                outcome = attempt(partial(after, run, rows[place], lanes.trail(place), due))
-                if due:
-                    kept[number] = time.monotonic()
-                if outcome is not None:
-                    del going[number]
-                    yield number, outcome
+                if number in going:
+                    due = time.perf_counter() - saved[number] > SAVE_EVERY
+                    outcome = attempt(partial(after, going[number], lanes, place, rows[place], tests, due))
+                    if due:
+                        saved[number] = time.perf_counter()
+                    if outcome is not None:
+                        del going[number]
+                        yield number, outcome
+        for number, run in going.items():  # the box is used up
+            yield number, attempt(partial(leave, run, lanes, members.index(number)))
 
 
-def has_record(run: "_Training") -> bool:
-    """Whether the run was finished before."""
-    return run.folder is not None and run.folder.has_record
+def begin(run: Training, held: ExitStack) -> Run | None:
+    """Build a run, and take its checkpoint up; gives a run that has done its epochs before."""
+    if run.folder and run.folder.has_record:
+        for _ in run.steps():
+            pass
+        return run.result()
+    if run.out:
+        held.enter_context(locked(run.out))
+    run.build()
+    run.environments[0] |= {"lanes": True}
+    if run.folder:
+        run.folder.resume(run.restore)
+    if run.epoch < run.config.epochs:
+        return None
+    for _ in run.train(None, False):  # only the record is missing
+        pass
+    return run.result()
 
 
-def attempt(end: Callable[[], T]) -> "T | RunError":
+def next_cost(run: Training) -> float:
+    """Seconds that a run's next epoch takes of the launch's, as it was measured."""
+    return run.costs.of(1, is_due(run, run.epoch + 1))
+
+
+def is_due(run: Training, epoch: int) -> bool:
+    """Whether the run is evaluated after so many epochs."""
+    return epoch == run.config.epochs or epoch % run.config.evaluate_every == 0
+
+
+def attempt(end: Callable[[], T]) -> T | StoError:
     """What it gives, or its error."""
     try:
         return end()
-    except RunError as trouble:
+    except StoError as trouble:
         return trouble
 
 
-def after(run: "_Training", row: dict[str, float], trail: Sequence[torch.Tensor], due: bool) -> "Run | None":
+def after(
+    run: Training, lanes: "Lanes", place: int, row: dict[str, float], tests: Mapping[str, Batches], save: bool
+) -> Run | None:
     """What the trainer does after an epoch: look for what is not finite, evaluate, keep; gives a run that ended."""
-    run.check_finite(trail)
-    ended = run.epoch == run.config.epochs
-    tests: dict[str, Evaluation] = {}
+    last = run.epoch == run.config.epochs
+    if save or is_due(run, run.epoch) or not lanes.finite(place):
+        lanes.store(place)
+    run.check_finite(lanes.trail(place))
+    measured: dict[str, Evaluation] = {}
     network = None
-    if ended or run.epoch % run.config.evaluate_every == 0:
-        network, tests = run.test()
-        row |= {f"{name}_error": test.error for name, test in tests.items()} | {"test_epoch": run.epoch}
+    if is_due(run, run.epoch):
+        before = time.perf_counter()
+        network, measured = run.test(tests)
+        row |= {f"{name}_error": test.error for name, test in measured.items()}
+        row |= {"test_epoch": run.epoch, "test_seconds": time.perf_counter() - before}
     for name, value in row.items():
         run.history.setdefault(name, []).append(float(f"{value:.6g}"))
-    if run.folder and (due or ended):
-        run.folder.save(run.state())
-    return finish(run, network, tests) if ended else None
-
-
-def finish(
-    run: "_Training", network: torch.nn.Module | None = None, tests: dict[str, Evaluation] | None = None
-) -> "Run":
-    """The record of a run that has done its epochs; one that was finished before is read."""
-    from sto_lite.train import Run
-
-    if run.folder and run.folder.has_record:
-        network = run.method.deploy(run.model)
-        return Run(network, run.folder.read(network, run.device))
-    if network is None or not tests:
-        network, tests = run.test()
-    record = run.record(tests)
+    run.costs = replace(Costs.of_history(run.history, run.measured_since), save=run.costs.save)
+    if run.folder and (save or last):
+        run.unsaved = run.state()
+        run.save()
+    if network is None or not last:
+        return None
+    record = run.record(measured)
     if run.folder:
         run.folder.finish(run.config.net, network, record)
-    return Run(network, record)
+    run.run = Run(network, record)
+    return run.run
+
+
+def leave(run: Training, lanes: "Lanes", place: int) -> Run:
+    """Keep a run that its time box stops; raises its TimeUp."""
+    lanes.store(place)
+    if run.folder:
+        run.unsaved = run.state()
+        run.save()
+    return run.result()
