@@ -208,12 +208,12 @@ def test_a_row_of_table_1_through_lanes(tmp_path):
         return Training(method, data, job.config, tmp_path / job.name, DEVICE)
 
     box = TimeBox(1, clock=iter([0.0, 0.0, *[2.0] * 99]).__next__)
-    stopped = dict(zip(row, [ended for _, ended in sorted(stop(row, make, box))], strict=True))
-    assert [isinstance(stopped[job], TimeUp) for job in row] == [True, True, False]
-    assert "after epoch 1 of 2" in str(stopped[row[0]])
-    done = dict(zip(row, [ended for _, ended in sorted(stop(row, make, None))], strict=True))
-    for job in row:
-        ours = done[job].record
+    stopped = ends(row, make, box)
+    assert [isinstance(ended, TimeUp) for ended in stopped] == [True, True, False]
+    assert "after epoch 1 of 2" in str(stopped[0])
+    done = ends(row, make)
+    for job, run in zip(row, done, strict=True):
+        ours = run.record
         theirs = fit(registry.make(job.method, **job.settings), data, job.config, device=DEVICE).record
         assert ours.keys() == theirs.keys() and ours["environment"]["lanes"] is True
         assert ours["history"].keys() == theirs["history"].keys()
@@ -224,13 +224,14 @@ def test_a_row_of_table_1_through_lanes(tmp_path):
         assert json.loads((tmp_path / job.name / "record.json").read_text()) == json.loads(json.dumps(ours))
     # Killed between the last checkpoint and the record: the record alone is made.
     (tmp_path / row[0].name / "record.json").unlink()
-    again = dict(stop(row, make, None))
-    assert again[0].record["history"] == done[row[0]].record["history"]
+    assert ends(row, make)[0].record["history"] == done[0].record["history"]
 
 
-def stop(row, make, box):
-    """Pairs of number and end of the jobs, by along."""
-    return [(row.index(job), ended) for job, ended in together.along(row, make, DEVICE, box=box)]
+def ends(row, make, box=None):
+    """How each job ends as a lane."""
+    ended = [(row.index(job), end) for job, end in together.along(row, make, DEVICE, box=box)]
+    assert [number for number, _ in sorted(ended)] == list(range(len(row)))
+    return [end for _, end in sorted(ended)]
 
 
 def faces(source):
@@ -281,9 +282,9 @@ def test_other_tiles_give_the_same_run():
     """What a card's table changes is the order of sums alone."""
     data = images(4)
     tiles = {
-        Shape("forward", 16, 16).key: Tile(32, 3),
-        Shape("weights", 16, 16).key: Tile(16, 5),
-        Shape("inputs", 16, 16).key: Tile(64, 2),
+        Shape("forward", 32, 32).key: Tile(16, 3),
+        Shape("weights", 32, 32).key: Tile(32, 2),
+        Shape("inputs", 64, 64).key: Tile(16, 1),
         Shape("sums", 0, 64).key: Tile(16, 1),
     }
     states = []

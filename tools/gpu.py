@@ -7,7 +7,9 @@ data/gpu/compiled.json, what the compiler makes of every kernel.
 """
 
 import argparse
+import itertools
 import json
+import os
 import random
 import statistics
 import sys
@@ -80,6 +82,11 @@ def self_tests() -> Iterator[dict[str, Any]]:
     from sto_lite.speed.lanes.selftest import proved
 
     found: dict[str, Any] = {}
+    with ProcessPoolExecutor(os.cpu_count(), get_context("spawn")) as pool:
+        for net in NETS:
+            for precision in ("bf16", "float32"):
+                for part in range(4):
+                    pool.submit(compile_step, net, precision, part, 4)
     for net in NETS:
         for precision in ("bf16", "float32"):
             began = time.perf_counter()
@@ -176,18 +183,36 @@ def small_plan(net: str, tiles: dict[str, Tile]) -> Any:
     return plan
 
 
-def compile_ahead(net: str, tiles: dict[str, Tile]) -> None:
-    """In a process of its own: compile the kernels of a plan into Triton's cache, without a launch."""
+def compile_only(part: int = 0, parts: int = 1) -> Any:
+    """A context in which kernels go into Triton's cache and are not launched: of all, each parts-th."""
     import triton
 
-    launch = triton.runtime.JITFunction.run
+    launch, numbers = triton.runtime.JITFunction.run, itertools.count()
 
-    def compile_only(kernel: Any, *args: Any, **options: Any) -> Any:
-        return launch(kernel, *args, **{**options, "warmup": True})
+    def ahead(kernel: Any, *args: Any, **options: Any) -> Any:
+        if next(numbers) % parts == part:
+            launch(kernel, *args, **{**options, "warmup": True})
 
-    with patch.object(triton.runtime.JITFunction, "run", compile_only):
+    return patch.object(triton.runtime.JITFunction, "run", ahead)
+
+
+def compile_tiles(net: str, tiles: dict[str, Tile]) -> None:
+    """In a process of its own: compile every operation with these tiles."""
+    with compile_only():
         for call in operations(small_plan(net, tiles)).values():
             call()
+
+
+def compile_step(net: str, precision: str, part: int, parts: int) -> None:
+    """In a process of its own: compile a share of what the self-test launches."""
+    from sto_lite.speed.lanes.running import Lanes
+    from sto_lite.speed.lanes.selftest import trial
+
+    device = torch.device("cuda")
+    run: Any = trial(net, Config(net=net, precision=precision, batch_size=BATCH), device)
+    lanes = Lanes([run], images(1), device, tuned(torch.cuda.get_device_name()))
+    with compile_only(part, parts):
+        lanes.plan.step(BATCH)
 
 
 def tile_search(seconds: float) -> Iterator[dict[str, Any]]:
@@ -202,8 +227,8 @@ def tile_search(seconds: float) -> Iterator[dict[str, Any]]:
         # Round i gives every shape its i-th tile, so that one plan compiles and times them all.
         for i in range(longest):
             rounds.append((net, {s.key: shortlist(s)[i] for s in shapes if i < len(shortlist(s))}))
-    with ProcessPoolExecutor(8, get_context("spawn")) as pool:
-        ahead = [pool.submit(compile_ahead, *chosen) for chosen in rounds]
+    with ProcessPoolExecutor(os.cpu_count(), get_context("spawn")) as pool:
+        ahead = [pool.submit(compile_tiles, *chosen) for chosen in rounds]
         for future, (net, tiles) in zip(ahead, rounds, strict=True):
             if time.perf_counter() - started > seconds:
                 for rest in ahead:
