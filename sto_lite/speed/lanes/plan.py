@@ -12,6 +12,8 @@ from sto_lite.speed.lanes import ends, kernels
 from sto_lite.speed.lanes.layout import HEAD, Layer, Layout, power
 from sto_lite.speed.lanes.tiles import Shape
 
+WIDE = {9: 64, 1: 128}  # channels that a program makes at once, by taps; more would spill
+
 
 class Plan(Layout):
     """The launches of a step."""
@@ -64,7 +66,7 @@ class Plan(Layout):
                 **self._stem_geometry(), **more,
             )  # fmt: skip
             return
-        block = min(x.co, 128)
+        block = min(x.co, WIDE[x.taps])
         kernels.forward[(programs, self.lanes, x.co // block)](
             source, w, x.z, x.part, gates, self.runs, p, source[0].numel(), x.z[0].numel(), ws,
             **self._geometry(x), BK=min(x.ci, 64), BN=block, **more,
@@ -128,6 +130,7 @@ class Plan(Layout):
             len(self.batches.split), self.batch, C=self.features.shape[-1],
             CLASSES=self.classes, DB=self.head_bias.shape[2],
             CL=max(16, power(self.classes)), BM=HEAD, STUDENTS=self.most - 1,
+            num_warps=16 if self.features.shape[-1] > 128 else 4,
         )  # fmt: skip
 
     def sums(self, x: Layer, dm: Tensor, n: int, h: Tensor | None = None) -> None:
@@ -172,7 +175,7 @@ class Plan(Layout):
         """The gradient of the layer's input, for the layer `below` (None: as it is); skip, h at a block's input."""
         tile, programs, iters = self._grid(self._inputs_shape(x), x.size)
         mask = 0 if below is None else 1 if h is None else 2
-        block = min(x.ci, 128)
+        block = min(x.ci, WIDE[x.taps])
         ref, low = below or x, self.rows.low
         kernels.inputs[(programs, self.lanes, x.ci // block)](
             dz, self.weight(low, f"{x.name}.weight"), dz if skip is None else skip, ref.z if below else dz, ref.stat,

@@ -41,7 +41,9 @@ class Shape:
             return Tile(64 if widest <= 64 else 32, {16: 64, 32: 32}.get(widest, 16))
         if self.kernel in ("activate", "sums"):
             return Tile((4096 if self.kernel == "activate" else 2048) // self.co, 64)
-        return Tile(128 if widest <= 32 else 64, 128 if widest <= 32 else 64)
+        # Four warps would spill where a gradient's mask is added to nine products of 64 channels.
+        warps = 8 if self.kernel == "inputs" and self.taps == 9 and min(self.ci, self.co) >= 64 else 4
+        return Tile(128 if widest <= 32 else 64, 128 if widest <= 32 else 64, warps)
 
 
 @lru_cache
