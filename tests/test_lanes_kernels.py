@@ -298,7 +298,7 @@ def test_head(classes, images, temperature, lam, detach):
     ends.head[(tiles, 2)](
         features, rows[0], rows[0, classes * c :], labels, draws, clock, first, rules,
         torch.ones(lanes, device=DEVICE), dx, dw, db, losses, images, stride, count, 20, C=c, CLASSES=classes,
-        DB=32, CL=max(16, power(classes)), BM=16, STUDENTS=2,
+        DB=32, CB=16, CL=max(16, power(classes)), BM=16, STUDENTS=2,
     )  # fmt: skip
     for run, members in enumerate(([0, 1, 2], [3])):
         x = features[members, :images].double().requires_grad_()

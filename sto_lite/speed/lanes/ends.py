@@ -41,40 +41,37 @@ def log_softmax(z, there):
 
 
 @triton.jit
-def leave(
-    d,
-    x,
-    wt,
-    lane,
-    n,
-    okn,
-    cl,
-    okc,
-    c,
-    dx,
-    dw,
-    db,
-    N,
-    C: tl.constexpr,
-    CLASSES: tl.constexpr,
-    DB: tl.constexpr,
-):
+def logits(x, w, b, okn, cl, okc, C: tl.constexpr, CB: tl.constexpr):
+    """(BM, CL) logits from rows of features x + c and weights w + c, CB channels at a time."""
+    acc = tl.zeros((x.shape[0], cl.shape[0]), tl.float32)
+    for k in tl.static_range(C // CB):
+        c = k * CB + tl.arange(0, CB)
+        xk = tl.load(x + c[None, :], mask=okn[:, None], other=0.0)
+        wk = tl.load(w + c[None, :], mask=okc[:, None], other=0.0)
+        acc = tl.dot(xk, tl.trans(wk), acc, input_precision="ieee")
+    return acc + b[None, :]
+
+
+@triton.jit
+def leave(d, x, w, lane, n, okn, cl, okc, dx, dw, db, N, C: tl.constexpr, CLASSES: tl.constexpr, CB: tl.constexpr,
+          DB: tl.constexpr):  # fmt: skip
     """From a lane's gradient d (BM, CL) of logits: of features, and partial ones of weights and biases."""
-    tl.store(
-        dx + (lane * N + n)[:, None] * C + c[None, :],
-        tl.dot(d, wt, input_precision="ieee"),
-        mask=okn[:, None],
-    )
     o = lane * tl.num_programs(0) + tl.program_id(0)
-    at = o * CLASSES * C + cl[:, None] * C + c[None, :]
-    tl.store(dw + at, tl.dot(tl.trans(d), x, input_precision="ieee"), mask=okc[:, None])
+    for k in tl.static_range(C // CB):
+        c = k * CB + tl.arange(0, CB)
+        wk = tl.load(w + c[None, :], mask=okc[:, None], other=0.0)
+        made = tl.dot(d, wk, input_precision="ieee")
+        tl.store(dx + (lane * N + n)[:, None] * C + c[None, :], made, mask=okn[:, None])
+        xk = tl.load(x + c[None, :], mask=okn[:, None], other=0.0)
+        made = tl.dot(tl.trans(d), xk, input_precision="ieee")
+        tl.store(dw + o * CLASSES * C + cl[:, None] * C + c[None, :], made, mask=okc[:, None])
     tl.store(db + o * DB + cl, tl.sum(d, 0), mask=okc)
 
 
 @triton.jit
 def head(features, w, bias, labels, draws, clock, first, rules, gates, dx, dw, db, losses, N, WS, COUNT, NMAX,
-         C: tl.constexpr, CLASSES: tl.constexpr, DB: tl.constexpr, CL: tl.constexpr, BM: tl.constexpr,
-         STUDENTS: tl.constexpr):  # fmt: skip
+         C: tl.constexpr, CLASSES: tl.constexpr, CB: tl.constexpr, DB: tl.constexpr, CL: tl.constexpr,
+         BM: tl.constexpr, STUDENTS: tl.constexpr):  # fmt: skip
     """The classifier and the loss of Eq. 9, forward and backward, for a run's lanes: students, then the teacher.
 
     A run of one lane has a teacher alone, and its cross-entropy. rules (K, 3): T, λ, and 1 where the teacher is a
@@ -86,18 +83,18 @@ def head(features, w, bias, labels, draws, clock, first, rules, gates, dx, dw, d
     students = tl.load(first + run + 1) - lane - 1
     last = lane + students
     if tl.load(gates + last) != 0:
-        n, cl, c = tl.program_id(0) * BM + tl.arange(0, BM), tl.arange(0, CL), tl.arange(0, C)
+        n, cl = tl.program_id(0) * BM + tl.arange(0, BM), tl.arange(0, CL)
         okn, okc = n < N, cl < CLASSES
         at = run * COUNT + tl.load(clock + 2) + n
         y = tl.load(labels + tl.load(draws + at * 4, mask=okn, other=0), mask=okn, other=0)
         there = okc[None, :] & okn[:, None]
         hot = tl.where(there & (cl[None, :] == y[:, None]), 1.0, 0.0)
-        wt = tl.load(w + run * WS + cl[:, None] * C + c[None, :], mask=okc[:, None], other=0.0)
+        wt = w + run * WS + cl[:, None] * C
         b = tl.load(bias + run * WS + cl, mask=okc, other=0.0)
         t, lam, detach = tl.load(rules + run * 3), tl.load(rules + run * 3 + 1), tl.load(rules + run * 3 + 2)
 
-        x = tl.load(features + (last * NMAX + n)[:, None] * C + c[None, :], mask=okn[:, None], other=0.0)
-        zt = tl.dot(x, tl.trans(wt), input_precision="ieee") + b[None, :]
+        x = features + (last * NMAX + n)[:, None] * C
+        zt = logits(x, wt, b, okn, cl, okc, C, CB)
         log_t, soft_t = log_softmax(zt, okc[None, :]), log_softmax(zt / t, okc[None, :])
         p_t = tl.where(there, tl.exp(soft_t), 0.0)
         d_t = (tl.where(there, tl.exp(log_t), 0.0) - hot) / N
@@ -107,20 +104,18 @@ def head(features, w, bias, labels, draws, clock, first, rules, gates, dx, dw, d
         ce_s, kl = 0.0 * ce_t, 0.0 * ce_t
         for s in tl.static_range(STUDENTS):
             if s < students:
-                xs = tl.load(
-                    features + ((lane + s) * NMAX + n)[:, None] * C + c[None, :], mask=okn[:, None], other=0.0
-                )
-                zs = tl.dot(xs, tl.trans(wt), input_precision="ieee") + b[None, :]
+                xs = features + ((lane + s) * NMAX + n)[:, None] * C
+                zs = logits(xs, wt, b, okn, cl, okc, C, CB)
                 log_s, soft_s = log_softmax(zs, okc[None, :]), log_softmax(zs / t, okc[None, :])
                 apart = tl.where(there, p_t * (soft_t - soft_s), 0.0)
                 ce_s += -tl.sum(tl.sum(hot * log_s, 1), 0) / students
                 kl += lam * t * t * tl.sum(tl.sum(apart, 1), 0) / students
                 share = 1.0 / (N * students)
                 d = tl.where(there, tl.exp(log_s) - hot + lam * t * (tl.exp(soft_s) - p_t), 0.0) * share
-                leave(d, xs, wt, lane + s, n, okn, cl, okc, c, dx, dw, db, NMAX, C, CLASSES, DB)
+                leave(d, xs, wt, lane + s, n, okn, cl, okc, dx, dw, db, NMAX, C, CLASSES, CB, DB)
                 if detach == 0:
                     d_t += lam * t * (apart - p_t * tl.sum(apart, 1)[:, None]) * share
-        leave(d_t, x, wt, last, n, okn, cl, okc, c, dx, dw, db, NMAX, C, CLASSES, DB)
+        leave(d_t, x, wt, last, n, okn, cl, okc, dx, dw, db, NMAX, C, CLASSES, CB, DB)
         o = (
             losses
             + ((tl.load(clock + 1) * tl.num_programs(1) + run) * tl.num_programs(0) + tl.program_id(0)) * 4

@@ -128,9 +128,8 @@ class Plan(Layout):
             self.batches.split.labels, self.draws, self.clock, self.first, self.rules, self.gate(self.always),
             self.feature_grad, self.head_weight, self.head_bias, self.losses, n, master.shape[1],
             len(self.batches.split), self.batch, C=self.features.shape[-1],
-            CLASSES=self.classes, DB=self.head_bias.shape[2],
+            CLASSES=self.classes, CB=min(64, 8192 // self.features.shape[-1]), DB=self.head_bias.shape[2],
             CL=max(16, power(self.classes)), BM=HEAD, STUDENTS=self.most - 1,
-            num_warps=16 if self.features.shape[-1] > 128 else 4,
         )  # fmt: skip
 
     def sums(self, x: Layer, dm: Tensor, n: int, h: Tensor | None = None) -> None:
