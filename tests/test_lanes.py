@@ -107,7 +107,8 @@ def test_three_steps_are_the_trainers(launched, number):
     assert_same_run(states[number], state(twin))
     assert rows[number].keys() == theirs.keys()
     for name in theirs.keys() - {"seconds"}:
-        assert rows[number][name] == pytest.approx(theirs[name], rel=1e-5), name
+        # The divergence is a small difference of logarithms near 2, each rounded at 1e-7, times λT² = 2.25.
+        assert rows[number][name] == pytest.approx(theirs[name], rel=1e-5, abs=5e-7), name
 
 
 def test_some_blocks_were_dropped(launched):

@@ -14,7 +14,10 @@ PROGRAM = """
 import json, sys
 from sto_lite.fused import FusedSTO
 from sto_lite.speed.lanes.compiling import examine, fingerprint, launches
-found = {launch.name: launch for net in sys.argv[1].split(",") for launch in launches(net, FusedSTO())}
+found = {}  # of launches that share a name the first, as in the record
+for net in sys.argv[1].split(","):
+    for launch in launches(net, FusedSTO()):
+        found.setdefault(launch.name, launch)
 made = {}
 for name in filter(None, sys.argv[2].split(",")):
     for capability in (80, 90):

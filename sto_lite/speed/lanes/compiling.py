@@ -44,7 +44,7 @@ class Launch(NamedTuple):
 
     @property
     def name(self) -> str:
-        """The kernel with the constants that shape it."""
+        """The kernel with the constants that shape it; launches that add another number of partial sums share it."""
         shape = {
             k: v
             for k, v in self.constants
