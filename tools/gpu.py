@@ -1,0 +1,374 @@
+"""Measure and tune the lanes of chapter 7 on the GPU at hand: python tools/gpu.py, about ten minutes.
+
+Sections come in the order of their worth: self-test, whole steps, tiles, whole steps with the tiles found, cuDNN's
+convolutions. Results are written after each one, to data/gpu/CARD.json, and the tiles to
+sto_lite/speed/lanes/tuned.json, so a call that is cut off loses one section. --compile needs no GPU: it writes
+data/gpu/compiled.json, what the compiler makes of every kernel.
+"""
+
+import argparse
+import itertools
+import json
+import os
+import random
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import astuple, replace
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))  # so that this file also runs as a script
+
+import torch  # noqa: E402
+
+from sto_lite import records  # noqa: E402
+from sto_lite.config import Config  # noqa: E402
+from sto_lite.data import Batches, ImageSet, Split  # noqa: E402
+from sto_lite.files import write_atomically  # noqa: E402
+from sto_lite.fused import FusedSTO  # noqa: E402
+from sto_lite.methods import Baseline, Method  # noqa: E402
+from sto_lite.speed import graphs  # noqa: E402
+from sto_lite.speed.lanes.tiles import TUNED, Shape, Tile, tuned  # noqa: E402
+from sto_lite.timebox import progress_bar  # noqa: E402
+from sto_lite.train import MakeEngine, Training  # noqa: E402
+
+FOLDER = ROOT / "data" / "gpu"
+NETS = ("resnet32", "wrn20-2", "resnet110")  # together they hold every shape of Table 1
+STEPS = 32  # of an epoch that is timed
+SIZE, BATCH = 32, 128
+RUNS = (1, 2, 3, 6, 9)
+
+
+def images(steps: int = STEPS) -> ImageSet:
+    """Gray noise, so many batches of it."""
+    dice = torch.Generator().manual_seed(0)
+    pixels = torch.randint(0, 256, (steps * BATCH, 1, SIZE, SIZE), generator=dice, dtype=torch.uint8)
+    split = Split(pixels, torch.randint(0, 7, (len(pixels),), generator=dice))
+    return ImageSet("noise", tuple("abcdefg"), {"train": split})
+
+
+def batches_of(data: ImageSet) -> Batches:
+    """Its training images on the GPU."""
+    mean, std = data.mean_std
+    return Batches(data.splits["train"], mean, std, BATCH, device="cuda")
+
+
+def trainings(
+    method: Method, net: str, count: int, precision: str, engine: MakeEngine | None = None
+) -> list[Any]:
+    """Runs that differ in their seed."""
+    config, data = Config(net=net, batch_size=BATCH, precision=precision), images()
+    runs = [Training(method, data, replace(config, seed=s), None, "cuda", engine) for s in range(count)]
+    for run in runs:
+        run.build()
+    return runs
+
+
+def spread(values: Sequence[float]) -> dict[str, Any]:
+    """Median and quartiles."""
+    low, middle, high = statistics.quantiles(values, n=4, method="inclusive")
+    return {"median": middle, "quartiles": [low, high], "rounds": len(values)}
+
+
+def self_tests() -> Iterator[dict[str, Any]]:
+    """Whether lanes pass beside float64: the tiles that did ("tuned", "default") or none."""
+    from sto_lite.speed.lanes.selftest import proved
+
+    found: dict[str, Any] = {}
+    with ProcessPoolExecutor(os.cpu_count(), get_context("spawn")) as pool:
+        for net in NETS:
+            for precision in ("bf16", "float32"):
+                for part in range(4):
+                    pool.submit(compile_step, net, precision, part, 4)
+    for net in NETS:
+        for precision in ("bf16", "float32"):
+            began = time.perf_counter()
+            tiles = proved(net, precision, SIZE, BATCH, torch.device("cuda"))
+            passed = None if tiles is None else "tuned" if tiles else "default"
+            found[f"{net} {precision}"] = {"tiles": passed, "seconds": time.perf_counter() - began}
+            yield found
+
+
+def steps(seconds: float, tiles: dict[str, Tile], net: str = "resnet32") -> Iterator[dict[str, Any]]:
+    """Milliseconds of a step and run, whole epochs with all that the host does: today, and R runs as lanes."""
+    from sto_lite.speed.lanes.running import Lanes
+
+    device = torch.device("cuda")
+    contenders: dict[str, tuple[Callable[[], object], int]] = {}
+    for name, method in (("baseline", Baseline()), ("sto", FusedSTO())):
+        (run,) = trainings(method, net, 1, "bf16", graphs.engine(compiled=True))
+        contenders[f"{name} today"] = (partial(today, run, batches_of(run.images)), 1)
+        for count in RUNS:
+            members = trainings(method, net, count, "bf16")
+            contenders[f"{name} lanes {count}"] = (
+                Lanes(members, members[0].images, device, tiles).epoch,
+                count,
+            )
+    times: dict[str, list[float]] = {name: [] for name in contenders}
+    order, dice, started = list(contenders), random.Random(0), time.perf_counter()
+    for name in order:  # compiles, records
+        contenders[name][0]()
+        contenders[name][0]()
+    while len(times[order[0]]) < 3 or time.perf_counter() - started < seconds:
+        dice.shuffle(order)
+        for name in order:
+            epoch, count = contenders[name]
+            torch.cuda.synchronize()
+            began = time.perf_counter()
+            epoch()
+            torch.cuda.synchronize()
+            times[name].append(1e3 * (time.perf_counter() - began) / STEPS / count)
+        if len(times[order[0]]) >= 3:
+            yield {name: spread(values) for name, values in times.items()}
+
+
+def today(run: Training, batches: Batches) -> None:
+    """An epoch by the recorded and compiled path."""
+    for _ in run.train_epoch(batches, progress_bar(1, 0, False)):
+        pass
+
+
+def shortlist(shape: Shape) -> list[Tile]:
+    """Tiles worth a measurement: near the default, within what compiles without spills (--compile)."""
+    base = shape.default
+    pixels = sorted({base.pixels // 2, base.pixels, base.pixels * 2} - {8, 16})
+    pairs = [(p, w) for p in pixels for w in ((2, 4, 8) if p != base.pixels * 2 else (4, 8))]
+    if shape.kernel.endswith("weights"):
+        pairs += [(base.pixels, 1)]
+    tiles = [Tile(p, base.programs, w, base.stages) for p, w in pairs]
+    return [base, *(t for t in tiles if t != base)]
+
+
+def operations(plan: Any) -> dict[Shape, Callable[[], object]]:
+    """One call for every shape in a plan."""
+    n = plan.batch
+    found: dict[Shape, Callable[[], object]] = {}
+    outputs = [plan.entry, *(unit.out for unit in plan.units)]
+    found[Shape("stem_forward", 3, 16)] = partial(plan.convolve, plan.stem, None, n)
+    found[Shape("stem_weights", 3, 16)] = partial(plan.weights, plan.stem, plan.entry, None, n)
+    for unit, h in zip(plan.units, outputs, strict=False):
+        sources = [h, *unit.inner]
+        for x, source in [
+            *zip(unit.layers, sources, strict=True),
+            *([(unit.projection, h)] if unit.projection else []),
+        ]:
+            shape = (x.ci, x.co, x.taps, x.stride)
+            found[Shape("forward", *shape)] = partial(plan.convolve, x, source, n)
+            found[Shape("weights", *shape)] = partial(plan.weights, x, x.z, source, n)
+            dz, out = plan._scratch("dz", x.z), plan._scratch("inner", source)
+            found[Shape("inputs", *shape)] = partial(plan.inputs, x, dz, out, n, None)
+        last = unit.layers[-1]
+        found[Shape("activate", 0, last.co)] = partial(plan.activate, last, unit.out, n, unit.out)
+        found[Shape("sums", 0, last.co)] = partial(plan.sums, last, last.z, n)
+    return found
+
+
+def small_plan(net: str, tiles: dict[str, Tile]) -> Any:
+    """Three baseline lanes of a network with two blocks a stage, all shapes of the whole one."""
+    from sto_lite.resnet import NETWORKS, ResNet
+    from sto_lite.speed.lanes.plan import Plan
+    from sto_lite.speed.lanes.running import roles
+
+    device, data = torch.device("cuda"), images(1)
+    model = ResNet(num_classes=7, **{**NETWORKS[net], "blocks_a_stage": 2}).to(device)
+    plan = Plan(model, [roles(Baseline())] * 3, batches_of(data), device, torch.bfloat16, tiles)
+    plan.now.fill_(1.0)
+    return plan
+
+
+def compile_only(part: int = 0, parts: int = 1) -> Any:
+    """A context in which kernels go into Triton's cache and are not launched: of all, each parts-th."""
+    import triton
+
+    launch, numbers = triton.runtime.JITFunction.run, itertools.count()
+
+    def ahead(kernel: Any, *args: Any, **options: Any) -> Any:
+        if next(numbers) % parts == part:
+            launch(kernel, *args, **{**options, "warmup": True})
+
+    return patch.object(triton.runtime.JITFunction, "run", ahead)
+
+
+def compile_tiles(net: str, tiles: dict[str, Tile]) -> None:
+    """In a process of its own: compile every operation with these tiles."""
+    with compile_only():
+        for call in operations(small_plan(net, tiles)).values():
+            call()
+
+
+def compile_step(net: str, precision: str, part: int, parts: int) -> None:
+    """In a process of its own: compile a share of what the self-test launches."""
+    from sto_lite.speed.lanes.running import Lanes
+    from sto_lite.speed.lanes.selftest import trial
+
+    device = torch.device("cuda")
+    run: Any = trial(net, Config(net=net, precision=precision, batch_size=BATCH), device)
+    lanes = Lanes([run], images(1), device, tuned(torch.cuda.get_device_name()))
+    with compile_only(part, parts):
+        lanes.plan.step(BATCH)
+
+
+def tile_search(seconds: float) -> Iterator[dict[str, Any]]:
+    """Microseconds of every shape by tile; the best is kept. Programs for each lane stay as they are by default."""
+    started = time.perf_counter()
+    found: dict[str, dict[str, float | str]] = {}
+    best: dict[str, Tile] = {}
+    rounds: list[tuple[str, dict[str, Tile]]] = []
+    for net in NETS:
+        shapes = list(operations(small_plan(net, {})))
+        longest = max(len(shortlist(s)) for s in shapes)
+        # Round i gives every shape its i-th tile, so that one plan compiles and times them all.
+        for i in range(longest):
+            rounds.append((net, {s.key: shortlist(s)[i] for s in shapes if i < len(shortlist(s))}))
+    with ProcessPoolExecutor(os.cpu_count(), get_context("spawn")) as pool:
+        ahead = [pool.submit(compile_tiles, *chosen) for chosen in rounds]
+        for future, (net, tiles) in zip(ahead, rounds, strict=True):
+            if time.perf_counter() - started > seconds:
+                for rest in ahead:
+                    rest.cancel()
+                break
+            future.exception()  # waits; what does not compile is met, and told, below
+            for shape, call in operations(small_plan(net, tiles)).items():
+                tile = tiles.get(shape.key)
+                if tile is None:
+                    continue
+                times = found.setdefault(shape.key, {})
+                try:
+                    times[str(list(astuple(tile)))] = microseconds(call)
+                except Exception as trouble:  # the compiler's errors are of many kinds
+                    times[str(list(astuple(tile)))] = (
+                        f"{type(trouble).__name__}: {str(trouble).splitlines()[:1]}"
+                    )
+            yield found
+    for key, times in found.items():
+        measured = {tile: t for tile, t in times.items() if isinstance(t, float)}
+        if measured:
+            best[key] = Tile(*json.loads(min(measured, key=measured.__getitem__)))
+    tables = json.loads(TUNED.read_text()) if TUNED.exists() else {}
+    tables[torch.cuda.get_device_name()] = {key: list(astuple(tile)) for key, tile in sorted(best.items())}
+    write_atomically(TUNED, (json.dumps(tables, indent=1) + "\n").encode())
+    tuned.cache_clear()
+    yield found
+
+
+def microseconds(call: Callable[[], object], repeats: int = 20) -> float:
+    """The median of seven replays of a recording of so many calls, a call."""
+    call()
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        for _ in range(repeats):
+            call()
+    times = []
+    for _ in range(7):
+        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        begin.record()
+        graph.replay()
+        end.record()
+        torch.cuda.synchronize()
+        times.append(1e3 * begin.elapsed_time(end) / repeats)
+    return statistics.median(times)
+
+
+def convolutions() -> Iterator[dict[str, Any]]:
+    """Microseconds of cuDNN's convolutions, forward and the two gradients, by shape, precision and search."""
+    found: dict[str, Any] = {}
+    shapes = [(16, 16, 1, 32), (16, 32, 2, 32), (32, 32, 1, 16), (32, 64, 2, 16), (64, 64, 1, 8)]
+    for search in (False, True):
+        torch.backends.cudnn.benchmark = search
+        for dtype, name in ((torch.bfloat16, "bf16"), (torch.float16, "fp16"), (torch.float32, "tf32")):
+            for ci, co, stride, size in shapes:
+                x = torch.randn(BATCH, ci, size, size, device="cuda", dtype=dtype)
+                x = x.to(memory_format=torch.channels_last)
+                w = torch.randn(co, ci, 3, 3, device="cuda", dtype=dtype).to(
+                    memory_format=torch.channels_last
+                )
+                forward = partial(torch.nn.functional.conv2d, x, w, stride=stride, padding=1)
+                gradient = partial(
+                    torch.ops.aten.convolution_backward,
+                    *(forward(), x, w, None, [stride] * 2, [1, 1], [1, 1], False, [0, 0], 1),
+                )
+                found[f"{name} {ci} {co} {stride} {size} {'search' if search else 'no search'}"] = {
+                    "forward": microseconds(forward),
+                    "inputs": microseconds(partial(gradient, [True, False, False])),
+                    "weights": microseconds(partial(gradient, [False, True, False])),
+                }
+            yield found
+
+
+def measure(seconds: float) -> None:
+    """All sections, each written when it grows."""
+    card = torch.cuda.get_device_name()
+    path = FOLDER / f"{card.replace(' ', '-')}.json"
+    report: dict[str, Any] = {"environment": records.environment(torch.device("cuda"))}
+    share = seconds / 10
+    sections: list[tuple[str, Callable[[], Iterator[dict[str, Any]]]]] = [
+        ("self-test", self_tests),
+        ("steps, ms, default tiles", lambda: steps(share, {})),
+        ("tiles, µs", lambda: tile_search(3 * share)),
+        ("steps, ms, tuned tiles", lambda: steps(share, tuned(card))),
+        ("convolutions of cuDNN, µs", convolutions),
+    ]
+    for name, section in sections:
+        began = time.perf_counter()
+        try:
+            for found in section():
+                report[name] = found
+                write_atomically(path, (json.dumps(report, indent=1, ensure_ascii=False) + "\n").encode())
+        except Exception as trouble:  # the next section may still tell something
+            report[name] = {**report.get(name, {}), "error": f"{type(trouble).__name__}: {trouble}"[:500]}
+            write_atomically(path, (json.dumps(report, indent=1, ensure_ascii=False) + "\n").encode())
+        print(f"{name}: {time.perf_counter() - began:.0f} s, {path.relative_to(ROOT)}", flush=True)
+
+
+def compile_all(capabilities: Sequence[int]) -> None:
+    """What the compiler makes of every kernel of Table 1, for cards of these compute capabilities."""
+    from sto_lite.speed.lanes.compiling import examine, fingerprint, launches
+
+    path = FOLDER / "compiled.json"
+    report: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    if report.get("fingerprint") != fingerprint():
+        report = {"fingerprint": fingerprint(), "kernels": {}}
+    import triton
+
+    report["triton"] = triton.__version__
+    for capability in capabilities:
+        for net in NETS:
+            for launch in launches(net, FusedSTO()):
+                name = f"sm_{capability} {launch.name}"
+                if name not in report["kernels"]:
+                    report["kernels"][name] = examine(launch, capability)
+                    print(name, report["kernels"][name], flush=True)
+            lines = ",\n".join(f"  {json.dumps(k)}: {json.dumps(v)}" for k, v in report["kernels"].items())
+            head = {k: v for k, v in report.items() if k != "kernels"}
+            text = json.dumps(head)[:-1] + f',\n "kernels": {{\n{lines}\n}}}}\n'
+            write_atomically(path, text.encode())
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """The command."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--seconds", type=float, default=600, help="to take, about (default: 600)")
+    parser.add_argument(
+        "--compile", action="store_true", help="only compile, for sm_80 and sm_90; needs no GPU"
+    )
+    options = parser.parse_args(words)
+    if options.compile:
+        compile_all((90, 80))
+        return 0
+    if not torch.cuda.is_available():
+        print("tools/gpu.py: there is no CUDA GPU to measure; --compile needs none", file=sys.stderr)
+        return 1
+    measure(options.seconds)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
