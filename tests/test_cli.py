@@ -284,8 +284,8 @@ def test_a_queue_of_some_rows_with_another_teacher(tmp_path, capsys):
     assert (
         measured.count("KD, two stages") == 1 and measured.count(",,,,0,") == 3
     )  # the teacher is the baseline
-    assert main(["run", "table2", *words, "--rows", "KD"]) == 2
-    assert "table2 has no row 'KD'; it has 'baseline', 'DML'," in capsys.readouterr().err
+    assert main(["run", "table2", *words, "--rows", "KDE"]) == 2
+    assert "table2 has no row 'KDE'; it has 'baseline', 'DML'," in capsys.readouterr().err
     assert main(["run", "table3", *words]) == 2
     assert "no row of table3 that is run has a teacher trained beforehand" in capsys.readouterr().err
     words[words.index("--teacher-net") + 1] = "resnet9"

@@ -31,7 +31,7 @@ from sto_lite.methods import STO, Baseline, Step
 from sto_lite.train import fit
 from tests.packing import files_below
 from tests.processes import Command, disk, look_alike, read_only
-from tests.test_train import CONFIG, Malice, same_run, tiny
+from tests.test_train import CONFIG, same_run, tiny
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="kills, mounts and limits are those of Unix")
 TIMES = int(os.environ.get("STO_FAULTS", "1"))
@@ -51,6 +51,13 @@ RUN = [
     "cpu",
     "--out",
 ]
+
+
+class Malice:
+    """Makes a folder when it is unpickled."""
+
+    def __reduce__(self):
+        return (os.mkdir, ("pwned",))
 
 
 @pytest.fixture
