@@ -10,6 +10,8 @@ import torch.nn.functional as F
 from sto_lite import costs
 from sto_lite.config import Config
 from sto_lite.controls import EMA, AttachedONE, LabelSmoothing, MeanDML, SteppedDepth
+from sto_lite.experiments.jobs import jobs
+from sto_lite.experiments.paper import EXPERIMENTS
 from sto_lite.methods import Baseline, StochasticDepth
 from sto_lite.peers import ONE
 from sto_lite.registry import METHODS, make
@@ -41,6 +43,13 @@ def test_cost_and_parameters_are_those_of_the_method_it_is_made_from(name):
     assert costs.step_cost(ours, "resnet32") == costs.step_cost(theirs, "resnet32")
     count = count_parameters(theirs.build("resnet8", 7, rng()))
     assert count_parameters(ours.build("resnet8", 7, rng())) == count
+
+
+@pytest.mark.parametrize(("epochs", "ramp"), [(30, 8), (600, 80)])
+def test_a_short_schedule_shortens_both_ramps_of_one(epochs, ramp):
+    made = jobs(EXPERIMENTS["peers-otherwise"], "faces", overrides={"epochs": epochs, "net": "resnet8"})
+    ramps = {job.method: job.settings.get("ramp", 80) for job in made if job.method.startswith("one")}
+    assert ramps == {"one": ramp, "one-attached": ramp}
 
 
 @every_control
