@@ -66,7 +66,8 @@ class Train(Machine):
     with another one.
 
     data: image set: faces, fer2013, rafdb or cifar100.
-    method: baseline, stochastic-depth, sto, dml, one, okddip or kd.
+    method: baseline, stochastic-depth, sto, dml, one, okddip or kd; as controls label-smoothing, ema,
+        stochastic-depth-stepped, dml-mean and one-attached.
     out: folder for what is written; without it nothing is kept.
     """
 

@@ -1,7 +1,8 @@
-"""Every method by its name (chapters 5 and 6)."""
+"""Every method by its name (chapters 5 and 6, and the controls beside them)."""
 
 from dataclasses import fields
 
+from sto_lite.controls import EMA, AttachedONE, LabelSmoothing, MeanDML, SteppedDepth
 from sto_lite.errors import suggest
 from sto_lite.fused import FusedSTO
 from sto_lite.kd import KD
@@ -9,7 +10,11 @@ from sto_lite.methods import Baseline, Method, StochasticDepth
 from sto_lite.peers import DML, ONE, OKDDip
 
 METHODS: dict[str, type] = {
-    method.name: method for method in (Baseline, StochasticDepth, FusedSTO, DML, ONE, OKDDip, KD)
+    method.name: method
+    for method in (
+        *(Baseline, StochasticDepth, FusedSTO, DML, ONE, OKDDip, KD),
+        *(LabelSmoothing, EMA, SteppedDepth, MeanDML, AttachedONE),
+    )
 }
 
 

@@ -124,3 +124,50 @@ def test_answers_come_from_the_records_and_an_early_look_is_called_one():
     assert "early look" not in text and "5 seeds): better" in text
     pairs = next(e for e in ENTRIES if e.id == "sto-against-parts")
     assert "fewer than three pairs" in "\n".join(register_page.answer(pairs, Results(some)))
+
+
+def of_method(entry, seed, error, name, **settings):
+    """A run of the entry's collection by any method."""
+    one = in_collection(entry.records, "baseline", seed, error)
+    return {**one, "method": {"name": name, **settings}}
+
+
+def told(entry, runs):
+    return [line for line in register_page.answer(entry, Results(runs)) if line.startswith("- ")]
+
+
+def test_label_smoothing_is_asked_of_the_block_it_was_registered_with():
+    """STO − label smoothing is a family of one, and label smoothing's own gain stands beside."""
+    entry = next(e for e in ENTRIES if e.id == "label-smoothing")
+    runs = []
+    for s in entry.seeds:
+        runs.append(of_method(entry, s, 60 + 0.1 * s, "baseline"))
+        runs.append(of_method(entry, s, 59 + 0.1 * s, "label-smoothing", smoothing=0.1))
+        runs.append({**of_method(entry, s, 57 + 0.1 * s, "sto"), "collection": "fer2013-1024-subsets"})
+        runs.append(of_method(entry, s, 58 + 0.1 * s, "stochastic-depth", p_last=0.5, schedule="linear"))
+    first, second, *_ = told(entry, runs)
+    assert first.startswith("- STO against label smoothing: **+2.00") and first.endswith("5 seeds): better.")
+    assert second.startswith("- label smoothing against baseline: **+1.00") and "block" in second
+    assert not any("stochastic depth against" in line for line in told(entry, runs))
+    (table, *_) = register_page.answering(entry, Results(runs))
+    assert table.block is not None and len(table.block.rows) == 4, "Table 3's rows are in the block"
+
+
+@pytest.mark.parametrize(
+    ("id_", "pairs"),
+    [
+        ("dropped-blocks", [("stochastic-depth", "stochastic-depth-stepped")]),
+        ("peers-otherwise", [("dml", "dml-mean"), ("one", "one-attached")]),
+    ],
+)
+def test_paired_differences_are_told_row_by_row(id_, pairs):
+    """The first pair differs by a point in every seed, the second by −5, 2 and 3: a block would hide the first."""
+    entry = next(e for e in ENTRIES if e.id == id_)
+    runs = []
+    for number, (s, gain) in enumerate(zip(entry.seeds[:3], (-5, 2, 3), strict=True)):
+        for (one, other), by in zip(pairs, (1, gain), strict=False):
+            runs += [of_method(entry, s, 60 + number, one), of_method(entry, s, 60 + number - by, other)]
+    lines = told(entry, runs)
+    assert "**+1.00" in lines[0] and "this pair of rows alone; 3 seeds): better." in lines[0]
+    if len(pairs) > 1:
+        assert "**+0.00" in lines[1] and lines[1].endswith("undecided.")

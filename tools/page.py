@@ -6,6 +6,7 @@ A Sphinx extension, named in ``_config.yml``.
 import json
 import re
 from collections.abc import Iterable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -104,9 +105,16 @@ def mend(
         context["body"] = FORMULA.sub(lambda m: m.expand(unbroken) if m[1] or m[3] else m[0], body)
 
 
+def without_triton(app: Sphinx, config: Config) -> None:
+    """Let the reference describe the kernels where Triton is not there, as on Windows and macOS."""
+    if find_spec("triton") is None:
+        config.autodoc_mock_imports = ["triton"]
+
+
 def setup(app: Sphinx) -> dict[str, bool]:
     """Tell Sphinx what this extension adds."""
     app.add_directive("execution-table", ExecutionTable)
     app.connect("config-inited", launch, priority=100)
+    app.connect("config-inited", without_triton)
     app.connect("html-page-context", mend)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

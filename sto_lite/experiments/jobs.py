@@ -168,7 +168,8 @@ def choose(
 def cell_settings(cell: Cell, epochs: int) -> Settings:
     """The cell's settings; a schedule shorter than the paper's 300 epochs shortens the 80 epochs of a ramp too."""
     ramp = round(80 / 300 * epochs)
-    if cell.method not in ("one", "okddip") or "ramp" in cell.settings or ramp >= 80:
+    known = {field.name for field in fields(registry.METHODS[cell.method])}
+    if "ramp" not in known or "ramp" in cell.settings or ramp >= 80:
         return cell.settings
     return {**cell.settings, "ramp": max(1, ramp)}
 

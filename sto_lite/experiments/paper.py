@@ -1,7 +1,7 @@
 """The paper's tables and the book's sweeps (chapters 8 and 9): an experiment is a list of cells, its table's rows."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 Settings = Mapping[str, Any]
@@ -133,6 +133,33 @@ def compute() -> Experiment:
     return Experiment("compute", "Equal compute", ("fer2013", "rafdb", "cifar100"), cells)
 
 
+def controls() -> Experiment:
+    """A control that the paper lacks, label smoothing, among the rows of Table 3."""
+    *parts, sto = (replace(cell, net="resnet32", paper={}) for cell in table3().cells)
+    cells = (*parts, Cell("label smoothing", "label-smoothing", against="baseline"), sto)
+    return Experiment("controls", "Controls", ("fer2013", "rafdb", "cifar100"), cells)
+
+
+def dropped_blocks() -> Experiment:
+    """Dropped blocks left alone, as here, and stepped like the others, as in Huang et al.'s code (choice 23)."""
+    cells = (
+        Cell("stochastic depth", "stochastic-depth"),
+        Cell("dropped blocks stepped", "stochastic-depth-stepped", against="stochastic depth"),
+    )
+    return Experiment("dropped-blocks", "Dropped blocks", ("fer2013", "rafdb", "cifar100"), cells)
+
+
+def peers_otherwise() -> Experiment:
+    """DML and ONE as their authors have them, and as OKDDip's repository does (choice 25)."""
+    cells = (
+        Cell("DML", "dml"),
+        Cell("DML as in OKDDip's code", "dml-mean", against="DML"),
+        Cell("ONE", "one"),
+        Cell("ONE as in OKDDip's code", "one-attached", against="ONE"),
+    )
+    return Experiment("peers-otherwise", "Peers in another form", ("fer2013", "rafdb"), cells)
+
+
 EXPERIMENTS: dict[str, Experiment] = {
     experiment.name: experiment
     for experiment in (
@@ -149,6 +176,9 @@ EXPERIMENTS: dict[str, Experiment] = {
         sweep("running-stats", "running statistics from", "running_stats", ("teacher", "both"), "teacher"),
         epochs(),
         compute(),
+        controls(),
+        dropped_blocks(),
+        peers_otherwise(),
     )
 }
 

@@ -1,0 +1,296 @@
+"""The controls and switches: losses against known answers, gradients and updates against forms written out here."""
+
+import dataclasses
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from sto_lite import costs
+from sto_lite.config import Config
+from sto_lite.controls import EMA, AttachedONE, LabelSmoothing, MeanDML, SteppedDepth
+from sto_lite.experiments.jobs import jobs
+from sto_lite.experiments.paper import EXPERIMENTS
+from sto_lite.methods import Baseline, StochasticDepth
+from sto_lite.peers import ONE
+from sto_lite.registry import METHODS, make
+from sto_lite.resnet import build, count_parameters
+from sto_lite.speed.graphs import obstacle
+from sto_lite.speed.precision import Arithmetic
+from sto_lite.survival import linear_decay, sample
+from sto_lite.train import fit
+from tests.test_peers import LABELS, ONE_HOT, C, N, ce, images, kl, kl_gradients, leaf, ln, rng, soft, tiny
+
+CONTROLS = ["label-smoothing", "ema", "stochastic-depth-stepped", "dml-mean", "one-attached"]
+OF = {"stochastic-depth-stepped": "stochastic-depth", "dml-mean": "dml", "one-attached": "one"}
+every_control = pytest.mark.parametrize("name", CONTROLS)
+
+
+def test_the_controls_stand_behind_the_methods():
+    assert list(METHODS)[7:] == CONTROLS
+
+
+@every_control
+def test_none_is_recorded(name):
+    """A recorded step would be another method's: plain cross-entropy, or dropped blocks left alone."""
+    assert "has no step with gates on the device" in obstacle(make(name))
+
+
+@every_control
+def test_cost_and_parameters_are_those_of_the_method_it_is_made_from(name):
+    ours, theirs = make(name), make(OF.get(name, "baseline"))
+    assert costs.step_cost(ours, "resnet32") == costs.step_cost(theirs, "resnet32")
+    count = count_parameters(theirs.build("resnet8", 7, rng()))
+    assert count_parameters(ours.build("resnet8", 7, rng())) == count
+
+
+@pytest.mark.parametrize(("epochs", "ramp"), [(30, 8), (600, 80)])
+def test_a_short_schedule_shortens_both_ramps_of_one(epochs, ramp):
+    made = jobs(EXPERIMENTS["peers-otherwise"], "faces", overrides={"epochs": epochs, "net": "resnet8"})
+    ramps = {job.method: job.settings.get("ramp", 80) for job in made if job.method.startswith("one")}
+    assert ramps == {"one": ramp, "one-attached": ramp}
+
+
+@every_control
+def test_a_run_resumes_to_the_same_bits(name, tmp_path):
+    config = Config(net="resnet8", epochs=2, batch_size=16)
+    whole = fit(make(name), tiny(), config, device="cpu")
+    method = make(name)
+
+    class Cut(type(method)):
+        def step(self, model, images, labels, generator, epoch=0):
+            if epoch == 1:
+                raise KeyboardInterrupt
+            return super().step(model, images, labels, generator, epoch)
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(Cut(), tiny(), config, tmp_path, "cpu")
+    resumed = fit(method, tiny(), config, tmp_path, "cpu")
+    same = zip(whole.network.state_dict().values(), resumed.network.state_dict().values(), strict=True)
+    assert all(a.equal(b) for a, b in same)
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "message"),
+    [
+        ("label-smoothing", {"smoothing": 1.1}, "smoothing is a share"),
+        ("ema", {"decay": 1.0}, r"decay lies in \[0, 1\)"),
+        ("stochastic-depth-stepped", {"p_last": 2.0}, "probability"),
+        ("dml-mean", {"temperature": 0.0}, "positive"),
+        ("dml-mean", {"networks": 1}, "two networks"),
+        ("one-attached", {"branches": 1}, "two branches"),
+    ],
+)
+def test_settings_that_mean_nothing_are_refused(name, settings, message):
+    with pytest.raises(ValueError, match=message):
+        make(name, **settings)
+
+
+# -------------------------------------------------------------------------------------------- label smoothing
+
+
+def test_label_smoothing_by_hand():
+    """Two classes, prediction (3/4, 1/4), target (0.95, 0.05)."""
+    step = LabelSmoothing().step(lambda x: torch.tensor([[ln(3), 0.0]]), None, torch.tensor([0]), rng())
+    assert step.loss.item() == pytest.approx(0.95 * ln(4 / 3) + 0.05 * ln(4), rel=1e-6)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.7])
+def test_label_smoothing_against_plain_python_and_its_gradient(share):
+    z = leaf(N, C)
+    step = LabelSmoothing(smoothing=share).step(lambda x: z, None, LABELS, rng())
+    surprise = [[ln(sum(map(math.exp, row))) - value for value in row] for row in z.tolist()]
+    uniform = sum(sum(row) / C for row in surprise) / N  # chapter 4: cross-entropy is linear in its target
+    assert step.loss.item() == pytest.approx((1 - share) * ce(z) + share * uniform, rel=1e-12)
+    step.loss.backward()
+    expected = (soft(z) - (1 - share) * ONE_HOT - share / C) / N
+    assert torch.allclose(z.grad, expected, atol=1e-14)
+
+
+# -------------------------------------------------------------------------------------- dropped blocks, stepped
+
+
+def test_stepped_depth_has_the_loss_of_stochastic_depth_and_zeros_for_dropped_blocks():
+    net, twin = (build("resnet14", 7, generator=rng()).double() for _ in range(2))
+    x, y, gates = images(), torch.arange(8) % 7, sample(linear_decay(6), rng(5))
+    assert 0 < gates.sum() < 6
+    step = SteppedDepth().step(net, x, y, rng(5))
+    expected = F.cross_entropy(twin(x, gates), y)
+    assert step.loss.item() == expected.item() == step.parts["student"].item()
+    step.loss.backward()
+    expected.backward()
+    absent = 0
+    for (name, ours), theirs in zip(net.named_parameters(), twin.parameters(), strict=True):
+        if theirs.grad is None:
+            absent += 1
+            assert ours.grad is not None and not ours.grad.any(), name
+        else:
+            assert ours.grad.equal(theirs.grad), name
+    assert absent == 6 * (6 - gates.sum())  # two convolutions, and weight and bias of two norms, a block
+    for (name, ours), theirs in zip(net.named_buffers(), twin.buffers(), strict=True):
+        assert ours.equal(theirs), name
+
+
+def ten_steps(method, lr=0.05, momentum=0.9, decay=0.05):
+    """Ten updates as the trainer makes them: the network, momentum by name, and the batches with their gates."""
+    net = build("resnet8", 7, generator=rng()).double()
+    optimizer = torch.optim.SGD(net.parameters(), lr=lr, momentum=momentum, weight_decay=decay, nesterov=True)
+    arithmetic, gates = Arithmetic(net, optimizer, torch.device("cpu"), "float32"), rng(3)
+    for number in range(10):
+        x = torch.randn(8, 3, 8, 8, dtype=torch.float64, generator=rng(number))
+        arithmetic.update(lambda x=x: method.step(net, x, torch.arange(8) % 7, gates))
+    return net, {name: optimizer.state[p].get("momentum_buffer") for name, p in net.named_parameters()}
+
+
+def written_out(skip, lr=0.05, momentum=0.9, decay=0.05):
+    """The same ten updates with Nesterov's rule written out; skip: leave weights without gradient alone."""
+    net, gates = build("resnet8", 7, generator=rng()).double(), rng(3)
+    speed = {name: torch.zeros_like(p) for name, p in net.named_parameters()}
+    drawn = []
+    for number in range(10):
+        x = torch.randn(8, 3, 8, 8, dtype=torch.float64, generator=rng(number))
+        drawn.append(sample(linear_decay(3), gates))
+        loss = F.cross_entropy(net(x, drawn[-1]), torch.arange(8) % 7)
+        found = torch.autograd.grad(loss, list(net.parameters()), allow_unused=True)
+        with torch.no_grad():
+            for (name, weight), gradient in zip(net.named_parameters(), found, strict=True):
+                if gradient is None and skip:
+                    continue
+                change = decay * weight + (0 if gradient is None else gradient)
+                speed[name] = momentum * speed[name] + change
+                weight -= lr * (change + momentum * speed[name])
+    return net, speed, torch.stack(drawn)
+
+
+@pytest.mark.parametrize(("method", "skip"), [(SteppedDepth(), False), (StochasticDepth(), True)])
+def test_ten_steps_of_sgd_against_an_optimiser_written_out(method, skip):
+    """Weights and momentum, dropped blocks included; and stochastic depth as it is here, by the same loop."""
+    net, speed = ten_steps(method)
+    by_hand, by_hand_speed, drawn = written_out(skip)
+    assert (drawn[0] == 0).any() and (drawn == 0).any(dim=0).all(), (
+        "every block is dropped once, one at first"
+    )
+    for (name, ours), theirs in zip(net.named_parameters(), by_hand.parameters(), strict=True):
+        assert torch.allclose(ours, theirs, rtol=1e-10, atol=1e-12), name
+        assert torch.allclose(speed[name], by_hand_speed[name], rtol=1e-10, atol=1e-12), name
+
+
+def test_a_block_that_is_never_kept_decays_and_is_left_alone_otherwise():
+    """With p = 0 its weights see decay alone: w, v ← 0.9 v + 0.05 w, w ← w - 0.05 (0.05 w + 0.9 v), ten times."""
+    start = build("resnet8", 7, generator=rng()).double().blocks[2].residual[0].weight
+    alone, _ = ten_steps(StochasticDepth(p_last=0.0))
+    assert alone.blocks[2].residual[0].weight.equal(start)
+    factor, speed = 1.0, 0.0
+    for _ in range(10):
+        speed = 0.9 * speed + 0.05 * factor
+        factor -= 0.05 * (0.05 * factor + 0.9 * speed)
+    stepped, _ = ten_steps(SteppedDepth(p_last=0.0))
+    assert torch.allclose(stepped.blocks[2].residual[0].weight, factor * start, rtol=1e-12)
+    assert factor < 0.95
+
+
+# ------------------------------------------------------------------------------- rivals as in OKDDip's repository
+
+
+def test_mean_dml_by_hand():
+    """Two networks, two classes, T = 3: softened (1/2, 1/2) against (3/4, 1/4), each the other's target."""
+    logits = [torch.zeros(1, 2), torch.tensor([[3 * ln(3), 0.0]])]
+    step = MeanDML(networks=2).step([lambda x, z=z: z for z in logits], None, torch.tensor([0]), rng())
+    mutual = 9 * (0.75 * ln(1.5) + 0.25 * ln(0.5) + 0.5 * ln(2 / 3) + 0.5 * ln(2))
+    assert step.loss.item() == pytest.approx(ln(2) + ln(28 / 27) + mutual, rel=1e-6)
+
+
+@pytest.mark.parametrize("networks", [3, 4])
+def test_mean_dml_against_plain_python_and_its_gradient(networks):
+    z = [leaf(N, C, seed=i) for i in range(networks)]
+    step = MeanDML(networks=networks).step([lambda x, z=z_i: z for z_i in z], None, LABELS, rng())
+    means = [sum(z[j] for j in range(networks) if j != i) / (networks - 1) for i in range(networks)]
+    lessons = sum(kl(mean, own, 3.0) for mean, own in zip(means, z, strict=True))
+    assert step.loss.item() == pytest.approx(sum(map(ce, z)) + lessons, rel=1e-12)
+    assert step.logits.equal(z[0])
+    step.loss.backward()
+    pairs = [kl_gradients(mean, own) for mean, own in zip(means, z, strict=True)]
+    for i in range(networks):
+        from_others = sum(pairs[j][0] for j in range(networks) if j != i) / (networks - 1)
+        expected = (soft(z[i]) - ONE_HOT) / N + pairs[i][1] + from_others
+        assert torch.allclose(z[i].grad, expected, atol=1e-13)
+
+
+@pytest.mark.parametrize(("ramp", "epoch"), [(0, 0), (80, 40)])
+def test_attached_one_against_plain_python_and_its_gradient(ramp, epoch):
+    z, gate = leaf(N, 3, C), torch.softmax(leaf(N, 3, seed=9), 1).detach().requires_grad_()
+    teacher = torch.stack([sum(gate[n, b] * z[n, b] for b in range(3)) for n in range(N)])
+    step = AttachedONE(ramp=ramp).step(lambda x: (z, teacher), None, LABELS, rng(), epoch)
+    same = ONE(ramp=ramp).step(lambda x: (z, teacher), None, LABELS, rng(), epoch)
+    w = math.exp(-5 / 4) if ramp else 1.0
+    branches = z.unbind(1)
+    lessons = sum(kl(teacher, b, 3.0) for b in branches)
+    assert step.loss.item() == pytest.approx(sum(map(ce, branches)) + ce(teacher) + w * lessons, rel=1e-12)
+    assert step.loss.item() == same.loss.item()
+    step.loss.backward()
+    pairs = [kl_gradients(teacher, b) for b in branches]
+    at_teacher = (soft(teacher) - ONE_HOT) / N + w * sum(target for target, _ in pairs)
+    for b in range(3):
+        expected = (soft(z[:, b]) - ONE_HOT) / N + w * pairs[b][1] + gate[:, b, None].detach() * at_teacher
+        assert torch.allclose(z.grad[:, b], expected, atol=1e-13)
+    assert torch.allclose(gate.grad, torch.einsum("nc,nbc->nb", at_teacher, z.detach()), atol=1e-13)
+
+
+# ----------------------------------------------------------------------------------------- a moving average
+
+
+@pytest.mark.parametrize(
+    ("decay", "shares"),
+    [
+        (0.9, [1 / 5] * 5),  # a plain mean, as long as that gives the newest more than a tenth
+        (0.5, [1 / 16, 1 / 16, 1 / 8, 1 / 4, 1 / 2]),
+        (0.0, [0, 0, 0, 0, 1]),
+    ],
+)
+def test_the_average_of_five_states(decay, shares):
+    """The first weights and those after each of four steps of SGD, running statistics alike."""
+    method, x, y = EMA(decay=decay), images(), torch.arange(8) % 7
+    model = method.build("resnet8", 7, rng()).double()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, nesterov=True)
+    arithmetic = Arithmetic(model, optimizer, torch.device("cpu"), "float32")
+    states = [{k: v.clone() for k, v in model.net.state_dict().items()}]
+    for _ in range(4):
+        arithmetic.update(lambda: method.step(model, x, y, rng()))
+        states.append({k: v.clone() for k, v in model.net.state_dict().items()})
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    net = method.deploy(model)
+    assert not net.training and model.training
+    assert all(v.equal(before[k]) for k, v in model.state_dict().items()), "the model is not changed"
+    for name, value in net.state_dict().items():
+        if value.is_floating_point():
+            expected = sum(share * state[name] for share, state in zip(shares, states, strict=True))
+            assert torch.allclose(value, expected, rtol=1e-12, atol=1e-14), name
+            assert not states[0][name].equal(states[4][name]), "what stands still tests nothing"
+        else:
+            assert value == 4
+    again = method.deploy(model).state_dict()
+    assert all(v.equal(again[k]) for k, v in net.state_dict().items())
+
+
+def test_what_is_trained_under_an_average_is_the_baseline():
+    method = EMA()
+    config = Config(net="resnet8", epochs=2, batch_size=16)
+    ours, theirs = (fit(m, tiny(), config, device="cpu") for m in (EMA(decay=0.0), Baseline()))
+    assert ours.record["history"]["train_loss"] == theirs.record["history"]["train_loss"]
+    same = zip(ours.network.parameters(), theirs.network.parameters(), strict=True)
+    assert all(a.equal(b) for a, b in same), "decay 0 averages nothing"
+    model = method.build("resnet8", 7, rng(4))
+    step, plain = (
+        method.step(model, images().float(), torch.arange(8) % 7, rng()),
+        build("resnet8", 7, generator=rng(4)),
+    )
+    assert step.loss.item() == F.cross_entropy(plain(images().float()), torch.arange(8) % 7).item()
+    step.loss.backward()
+    assert all(p.grad is None and not p.requires_grad for p in model.average.parameters())
+    assert all(p.grad is not None for p in model.net.parameters())
+
+
+def test_every_setting_is_said_in_the_record():
+    record = fit(EMA(decay=0.5), tiny(), Config(net="resnet8", epochs=1), device="cpu").record
+    assert record["method"] == {"name": "ema", **dataclasses.asdict(EMA(decay=0.5))}
