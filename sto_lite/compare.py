@@ -136,7 +136,7 @@ def curves(runs: Sequence[Finished], split: str) -> "Figure":
         )
     ax.set(xlabel="epoch", ylabel="error (%)", ylim=(0, None))
     ax.set_title(f"error on the {split} images (dotted: in training)")
-    ax.legend()
+    fig.legend(loc="outside lower center", ncols=min(len(runs), 2))
     return fig
 
 
@@ -159,7 +159,7 @@ def class_errors(runs: Sequence[Finished], split: str) -> "Figure":
     ax.set_yticks(range(count), runs[0].classes, fontsize=11 if count <= NAMED else 6)
     ax.invert_yaxis()
     ax.set(xlabel=f"error on the {split} images (%), 95 % interval", xlim=(0, None))
-    ax.legend()
+    fig.legend(loc="outside upper center", ncols=min(len(runs), 3))
     return fig
 
 

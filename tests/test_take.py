@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import subprocess
 import sys
 
@@ -11,12 +12,13 @@ import torch
 from PIL import Image
 
 import sto_lite
-from sto_lite import about, data, take
+from sto_lite import about, card, compare, data, export, records, stats, take
 from sto_lite.__main__ import main
 from sto_lite.checkpoints import decode, encode
 from sto_lite.config import Config
 from sto_lite.errors import DataError, RunError
 from sto_lite.registry import make
+from sto_lite.sets import DATA_SETS
 from sto_lite.train import fit
 
 CONFIG = Config(net="resnet8", epochs=2, batch_size=32, augment=False)
@@ -251,3 +253,149 @@ def test_version(capsys):
     with pytest.raises(SystemExit) as end:
         main(["--version"])
     assert end.value.code == 0 and capsys.readouterr().out == f"sto_lite {sto_lite.__version__}\n"
+
+
+# ------------------------------------------------------------------------------------------------ card
+
+
+def section(text, heading):
+    """The lines of a card's section."""
+    return text.split(f"## {heading}\n\n")[1].split("\n\n#")[0]
+
+
+def test_a_card_says_what_the_record_says(run, taken, capsys, tmp_path):
+    _, images, record = run
+    assert (
+        says(capsys, "card", run[0], "--out", tmp_path / "card.md")[1]
+        == f"model card: {tmp_path / 'card.md'}\n"
+    )
+    text = (tmp_path / "card.md").read_text()
+    assert says(capsys, "card", run[0]) == (0, text, "")
+    listed = dict(re.findall(r"- \*\*(.+?)\*\*: (.+)", text))
+    assert not [name for name, value in listed.items() if not value.strip()]
+    assert listed["Network"] == f"resnet8, {record['parameters']:,} parameters in training"
+    for name, values in (("Method", record["method"]), ("Protocol", record["config"])):
+        assert listed[name].split(", ") == card.settings(values).split(", ")
+        assert len(listed[name].split(", ")) == len(values)
+    assert "batch size 32" in listed["Protocol"] and "augment no" in listed["Protocol"]
+    assert listed["Images"] == "train 256, test 2,000"
+    assert listed["Settings"] == "difficulty 0.0, label noise 0.0"
+    assert listed["Fingerprint"] == images.fingerprint and listed["Terms"] == about.TERMS["faces"]
+    assert listed["Who is in it"].startswith("Nobody: every face is drawn")
+    assert "An expression is not a feeling" in section(text, "Misuse")
+    found = section(text, "Errors on the test images")
+    assert found.startswith(f"{record['result']['test']['error']:.2f} % of 2,000 images are named wrongly")
+    wrong, labels = stats.wrong(record, "test"), np.array(record["labels"]["test"])
+    rows = [line.strip("| ").split(" | ") for line in found.splitlines() if line.startswith("|")][2:]
+    assert [row[0] for row in rows] == list(images.classes)
+    for label, row, error in zip(range(7), rows, stats.class_errors(record, "test", 7), strict=True):
+        assert [int(row[1]), int(row[2])] == [(labels == label).sum(), wrong[labels == label].sum()]
+        assert row[3] == f"{error:.1f} %"
+        low, high = about.wilson(int(row[2]), int(row[1]))
+        assert row[4] == f"{low:.1f} to {high:.1f} %" and low <= error <= high
+
+
+def test_a_card_of_a_set_that_nobody_has_described(taken):
+    """Nothing is invented, and what is said of faces is said."""
+    data = {"name": "mine", "size": 16, "counts": {"train": 2}, "fingerprint": "0"}
+    counts = [[0, 0], *taken.about["measured"]["test"]["by_class"][1:]]
+    measured = {"test": taken.about["measured"]["test"] | {"by_class": counts}}
+    text = card.card({**taken.about, "data": data, "terms": about.NOT_KNOWN, "measured": measured}, "p")
+    assert "- **Who is in it**: not known" in text and "- **Terms**: not known" in text
+    assert "- **Settings**: none" in text and "| angry | 0 | 0 | not known | not known |" in text
+    assert "An expression is not a feeling" in text
+    assert set(card.WHO) == set(about.TERMS) == set(DATA_SETS)
+    things = card.card({**taken.about, "data": data | {"name": "cifar100"}}, "p")
+    assert "feeling" not in things and "crop of one face" not in things
+
+
+# ------------------------------------------------------------------------------------------------ plot
+
+
+def test_plot_of_one_run_and_of_several(run, capsys, tmp_path):
+    pytest.importorskip("matplotlib")
+    for name, seed in (("a", 0), ("b", 1)):
+        record = run[2] | {"config": run[2]["config"] | {"seed": seed}}
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "record.json").write_bytes(records.encode(record))
+    status, out, _ = says(capsys, "plot", tmp_path / "a")
+    names = [tmp_path / "a" / "plots" / f"{name}.png" for name in ("curves", "classes", "confusion")]
+    assert status == 0 and out.splitlines() == [str(path) for path in names]
+    assert all(min(Image.open(path).size) > 400 for path in names)
+    both = [tmp_path / "a", tmp_path / "b" / "record.json"]
+    status, out, _ = says(capsys, "plot", *both, "--out", tmp_path / "c", "--format", "svg")
+    assert [line.rpartition("/")[2] for line in out.split()] == [
+        f"{name}.svg" for name in ("curves", "classes", "confusion-a", "confusion-b")
+    ]
+    text = (tmp_path / "c" / "curves.svg").read_text()
+    assert f"a: {run[2]['result']['test']['error']:.2f} %" in text and "b: " in text
+
+
+def test_figures_show_the_record(run):
+    pytest.importorskip("matplotlib")
+    record = run[2]
+    finished = compare.Finished("one", record, run[1].classes)
+    wrong = stats.wrong(record, "test")
+    matrix = finished.confusion("test")
+    assert matrix.sum() == 2000 and matrix.sum() - matrix.trace() == wrong.sum()
+    assert list(matrix.sum(1)) == list(np.bincount(record["labels"]["test"]))
+    assert list(matrix.sum(0)) == list(np.bincount(record["predictions"]["test"], minlength=7))
+    lines = compare.curves([finished], "test").axes[0].lines
+    assert (
+        list(lines[1].get_xdata()) == [1, 2] and list(lines[1].get_ydata()) == record["history"]["test_error"]
+    )
+    points = compare.class_errors([finished], "test").axes[0].lines[0].get_xdata()
+    assert list(points) == pytest.approx(stats.class_errors(record, "test", 7))
+
+
+def test_mistakes_of_plot(run, capsys, tmp_path):
+    assert "say which runs" in says(capsys, "plot")[2]
+    assert "is no readable record" in says(capsys, "plot", tmp_path)[2]
+    other = run[2] | {"data": run[2]["data"] | {"name": "fer2013"}, "result": {"private": {"error": 1.0}}}
+    (tmp_path / "other.json").write_bytes(records.encode(other))
+    status, _, err = says(capsys, "plot", run[0], tmp_path / "other.json")
+    assert status == 2 and "are of other image sets" in err
+
+
+# ---------------------------------------------------------------------------------------------- export
+
+
+def test_export_without_its_packages_says_what_to_install(run, capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr(export, "NEEDED", ("onnx_that_nobody_has",))
+    status, _, err = says(capsys, "export", run[0], "--onnx", tmp_path / "net.onnx")
+    assert status == 2 and "export needs onnx_that_nobody_has: pip install" in err
+    assert "say which file" in says(capsys, "export", run[0])[2]
+    assert not list(tmp_path.iterdir())
+
+
+def test_onnxruntime_sees_what_pytorch_sees(run, taken, capsys, tmp_path):
+    """On test images, in batches of other sizes than the one that was traced."""
+    for name in ("onnx", "onnxscript", "onnxruntime"):
+        pytest.importorskip(name)
+    import onnxruntime
+
+    path = tmp_path / "net.onnx"
+    status, out, _ = says(capsys, "export", run[0], "--onnx", path)
+    assert status == 0 and "images uint8 (N, 1, 16, 16) -> logits, probabilities (N, 7)" in out
+    assert (tmp_path / "net.md").read_text() == card.card(taken.about, taken.preprocessing)
+    session = onnxruntime.InferenceSession(path)
+    said = session.get_modelmeta().custom_metadata_map
+    assert json.loads(said["sto_lite"]) == taken.about and json.loads(said["classes"]) == list(taken.classes)
+    pixels = run[1].splits["test"].images
+    for part in (pixels[:1], pixels[:7], pixels[:500]):
+        _, probabilities = session.run(None, {"images": part.numpy()})
+        assert np.abs(probabilities - taken.probabilities(part).numpy()).max() < 1e-4
+    logits, _ = session.run(None, {"images": pixels[:500].numpy()})
+    batches = data.Batches(run[1].splits["test"], *run[1].mean_std, batch_size=500, augment=False)
+    with torch.no_grad():
+        wanted = taken.network(next(batches.in_order())[0])
+    assert np.abs(logits - wanted.numpy()).max() < 1e-4
+
+
+def test_torch_export_sees_what_pytorch_sees(run, taken, tmp_path):
+    pixels = run[1].splits["test"].images[:9]
+    batch = {"images": {0: torch.export.Dim("batch")}}
+    program = torch.export.export(export.FromPixels(taken).eval(), (pixels[:2],), dynamic_shapes=batch)
+    torch.export.save(program, tmp_path / "net.pt2")
+    _, probabilities = torch.export.load(tmp_path / "net.pt2").module()(pixels)
+    assert torch.allclose(probabilities, taken.probabilities(pixels), atol=1e-4)
