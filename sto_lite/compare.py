@@ -145,7 +145,7 @@ def class_errors(runs: Sequence[Finished], split: str) -> "Figure":
     from matplotlib.figure import Figure
 
     count = len(runs[0].classes)
-    fig = Figure(figsize=(7, max(3.0, 1 + 0.18 * count * (1 + len(runs)))))
+    fig = Figure(figsize=(7, min(20.0, max(3.0, 1 + 0.18 * count * (1 + len(runs))))))
     ax = fig.add_subplot()
     for number, run in enumerate(runs):
         matrix = run.confusion(split)
