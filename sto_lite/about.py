@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -81,16 +82,20 @@ def wilson(wrong: int, images: int, level: float = 0.95) -> tuple[float, float]:
     return 100 * max(0.0, middle - half), 100 * min(1.0, middle + half)
 
 
-def read_about(state: Mapping[str, Any], path: object) -> dict[str, Any]:
+def read_about(state: Mapping[str, Any], path: Path) -> dict[str, Any]:
     """The description that a network's file holds.
 
     Raises:
         RunError: the file is older than descriptions, or comes from a newer sto_lite.
     """
     if "about" not in state:
+        remedy = "Train it again, as record.json beside it says, with another --out"
+        if (path.parent / "checkpoint.pt").exists():
+            remedy = "Delete record.json beside it and run the command that trained it again: the checkpoint gives "
+            remedy += "both back, and nothing is trained"
         raise RunError(
             f"{path} is of format 1: it holds the network's name and weights, but not its {', '.join(FIELDS[:3])}, "
-            f"nor what it was trained on. Train it again, as record.json beside it says, with another --out"
+            f"nor what it was trained on. {remedy}"
         )
     about = json.loads(state["about"])
     if about["format"] > FORMAT:

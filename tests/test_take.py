@@ -109,6 +109,20 @@ def test_files_that_do_not_describe_themselves(run, tmp_path, change, words):
         sto_lite.load(tmp_path)
 
 
+def test_an_old_file_is_written_anew_from_its_checkpoint(run, tmp_path):
+    """What the message says, done."""
+    for name in ("checkpoint.pt", "record.json"):
+        (tmp_path / name).write_bytes((run[0] / name).read_bytes())
+    state = decode((run[0] / "network.pt").read_bytes())
+    (tmp_path / "network.pt").write_bytes(encode({key: state[key] for key in ("net", "weights")}))
+    with pytest.raises(RunError, match="is of format 1: .*Delete record.json beside it and run the command"):
+        sto_lite.load(tmp_path)
+    (tmp_path / "record.json").unlink()
+    again = fit(make("sto"), run[1], CONFIG, tmp_path, "cpu", progress=False)
+    assert again.record["history"] == run[2]["history"]
+    assert (tmp_path / "network.pt").read_bytes() == (run[0] / "network.pt").read_bytes()
+
+
 def test_a_run_that_is_not_there_or_not_finished(tmp_path):
     with pytest.raises(RunError, match="give the folder of a finished run"):
         sto_lite.load(tmp_path / "none")
