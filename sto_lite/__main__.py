@@ -1,4 +1,4 @@
-"""The command line: python -m sto_lite prepare | train | run | table | bench (chapters 1 and 6 to 8)."""
+"""The command line, `sto` or `python -m sto_lite`: what each command does (chapters 1 and 6 to 8)."""
 
 import argparse
 import os
@@ -6,12 +6,14 @@ import shlex
 import signal
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, fields
+from pathlib import Path
 from typing import Any
 
+from sto_lite import use
 from sto_lite.errors import RunError, StoError, memory_told, print_anything, suggest
-from sto_lite.options import parser
+from sto_lite.options import parser, program
 from sto_lite.timebox import TIME_UP, TimeUp
 
 
@@ -94,8 +96,26 @@ def train(options: argparse.Namespace) -> None:
             f"{options.method} {config.net} {source.name} seed {config.seed}: {split} error {result['error']:.2f} % "
             f"in the last epoch, {result['best_error']:.2f} % in the best ({result['best_epoch']})"
         )
-    if options.out:
-        print(f"record: {options.out / 'record.json'}")
+    if not options.out:
+        print("nothing was kept; with --out runs/first the network is, and can be used")
+        return
+    print(f"record: {options.out / 'record.json'}")
+    print(what_to_do_next(options.out, source.name))
+
+
+def what_to_do_next(out: Path, data: str) -> str:
+    """How a trained network is used: what to type, one command a line."""
+    place = shlex.quote(str(out))
+    pictures = "--draw 7" if data == "faces" else "PICTURE"
+    lines = {
+        f"predict {place} {pictures}": "what it sees in pictures",
+        f"plot {place}": "curves, confusion matrix and errors by class",
+        f"card {place}": "what it is for, and what it is not for",
+        f"export {place} --onnx network.onnx": "to use it without PyTorch",
+    }
+    width = max(map(len, lines))
+    told = [f"  {program()} {line:{width}}  # {what}" for line, what in lines.items()]
+    return "\n".join(["what next:", *told, "chapter 6 of the book says how it was trained"])
 
 
 def time_box(options: argparse.Namespace) -> Any:
@@ -316,7 +336,14 @@ def read_pair(text: str) -> tuple[str, str | bool]:
     return key, value
 
 
-COMMANDS = {"prepare": prepare, "train": train, "run": run, "table": table, "bench": bench}
+COMMANDS: dict[str, Callable[[argparse.Namespace], int | None]] = {
+    "prepare": prepare,
+    "train": train,
+    "run": run,
+    "table": table,
+    "bench": bench,
+    **use.COMMANDS,
+}
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -14,6 +14,8 @@ import torch
 from torch import nn
 
 from sto_lite import records
+from sto_lite.about import describe
+from sto_lite.data import ImageSet
 from sto_lite.errors import RunError, out_of_memory
 from sto_lite.files import read, save
 from sto_lite.records import YOUNGER as YOUNGER
@@ -117,13 +119,15 @@ class Folder:
             records.check_identity(self.identity, json.loads(state["identity"]), path, self.older)
             restore(state)
 
-    def finish(self, net: str, network: nn.Module, record: Record) -> None:
-        """Write the deployed network, and then the record, with which the run is finished.
+    def finish(self, network: nn.Module, record: Record, images: ImageSet) -> None:
+        """Write the deployed network with its description, and then the record, with which the run is finished.
 
         Raises:
             RunError: one cannot be written; the checkpoint is kept.
         """
-        save(self.path / "network.pt", encode({"net": net, "weights": network.state_dict()}))
+        about = describe(record, images.classes, *(values.tolist() for values in images.mean_std))
+        net, weights = record["config"]["net"], network.state_dict()
+        save(self.path / "network.pt", encode({"net": net, "weights": weights, "about": about}))
         save(self.path / "record.json", records.encode(record))
 
     def read(self, network: nn.Module, device: torch.device) -> Record:

@@ -8,15 +8,18 @@ All are read from their source: importing most of them imports torch, which take
 import argparse
 import ast
 import re
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, NoReturn
 
+from sto_lite import __version__
 from sto_lite.errors import suggest
 from sto_lite.experiments.paper import EXPERIMENTS
 from sto_lite.files import expand
+from sto_lite.use import USES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -310,15 +313,25 @@ def add(p: Any, fields: Mapping[str, Setting], shown: str = "", absent: bool = F
             elif kind.startswith("tuple"):
                 words["nargs"] = "*" if absent else "+"
         if value is ...:
-            p.add_argument(name, help=text, type=words["type"])
+            many = "*" if kind.startswith("tuple") else None
+            p.add_argument(name, help=text, type=words["type"], nargs=many)
         else:
             p.add_argument(f"--{name.strip('_').replace('_', '-')}", dest=name, **words)
 
 
+def program() -> str:
+    """What the person has typed to call us."""
+    return "sto" if Path(sys.argv[0]).stem == "sto" else "python -m sto_lite"
+
+
 def parser() -> argparse.ArgumentParser:
     """The commands and their options, each with the paper's default."""
-    top = Parser(prog="python -m sto_lite", description="Student-Teacher Oneness: the book's code.")
-    verbs = top.add_subparsers(dest="verb", required=True, metavar="prepare | train | run | table | bench")
+    top = Parser(prog=program(), description="Student-Teacher Oneness: the book's code.")
+    top.add_argument(
+        "--version", action="version", version=f"sto_lite {__version__}", help="print it and end"
+    )
+    names = " | ".join([verb.__name__.lower() for verb in (Prepare, Train, *USES, Run, Table, Bench)])
+    verbs = top.add_subparsers(dest="verb", required=True, metavar=names)
     config = settings("sto_lite.config", "Config")
     source = settings("sto_lite.config", "Source")
     del source["name"]  # it is --data
@@ -334,6 +347,7 @@ def parser() -> argparse.ArgumentParser:
     for verb, absent in (
         (Prepare, {}),
         (Train, config | source | merged()),
+        *((use, {}) for use in USES),
         (Run, seedless),
         (Table, {}),
         (Bench, measured),
@@ -341,6 +355,6 @@ def parser() -> argparse.ArgumentParser:
         summary, text, *_ = (verb.__doc__ or "").split("\n\n")
         text = " ".join(text.split()).replace("EXPERIMENTS", f"Experiments: {', '.join(EXPERIMENTS)}.")
         p = verbs.add_parser(verb.__name__.lower(), help=summary.rstrip("."), description=text)
-        add(p, settings(__name__, verb.__name__))
+        add(p, settings(verb.__module__, verb.__name__))
         add(p, absent, "what the scale says" if verb is Run else "", absent=True)
     return top

@@ -248,7 +248,7 @@ class Training:
         )  # killed after the last checkpoint and before the record
         record = self.record(measured)
         if self.folder:
-            self.folder.finish(self.config.net, network, record)
+            self.folder.finish(network, record, self.images)
         self.run = Run(network, record)
 
     def train_epoch(self, batches: Batches, bar: Any) -> Generator[None, None, dict[str, float]]:

@@ -15,7 +15,7 @@ from sto_lite.config import Config, Source
 from sto_lite.kd import KD
 from sto_lite.sets import DATA_SETS
 
-VERBS = ("prepare", "train", "run", "table", "bench")
+VERBS = ("prepare", "train", "predict", "card", "plot", "export", "run", "table", "bench")
 SMALL = ["--net", "resnet8", "--epochs", "1", "--size", "8", "--limit", "64", "--device", "cpu"]
 
 
@@ -172,8 +172,11 @@ def test_mistakes_are_one_message_and_status_2(arguments, message, tmp_path, mon
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "prepare | train | run | table | bench"),
-        (["trian"], "'trian' is none of prepare, train, run, table, bench; did you mean train?"),
+        ([], "prepare | train | predict | card | plot | export | run | table | bench"),
+        (
+            ["trian"],
+            "'trian' is none of prepare, train, predict, card, plot, export, run, table, bench; did you mean train?",
+        ),
         (["train", "--detatch", "--lamb", "1"], "there is no option --detatch; did you mean --detach?"),
         (["run", "table1", "--engine", "slrum"], "'slrum' is none of local, slurm; did you mean slurm?"),
         (["train", "--lr", "fast"], "argument --lr: invalid float value: 'fast'"),

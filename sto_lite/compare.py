@@ -1,0 +1,186 @@
+"""Figures of finished runs, as files: curves, confusion matrices, errors by class (chapters 6 and 8)."""
+
+import io
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from sto_lite.about import wilson
+from sto_lite.checkpoints import decode
+from sto_lite.errors import RunError
+from sto_lite.faces import EXPRESSIONS
+from sto_lite.files import expand, read, save
+from sto_lite.records import Record, read_record
+from sto_lite.sets import PUBLISHED
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+NAMED = 20  # classes up to which each has its name and its number in a figure
+
+
+class Finished(NamedTuple):
+    """A finished run: its name in legends and files, its record, and its classes."""
+
+    name: str
+    record: Record
+    classes: tuple[str, ...]
+
+    def confusion(self, split: str) -> np.ndarray:
+        """(classes, classes) counts of a split: a row for each label, a column for each prediction."""
+        counts = np.zeros((len(self.classes),) * 2, int)
+        np.add.at(counts, (self.record["labels"][split], self.record["predictions"][split]), 1)
+        return counts
+
+
+def read_runs(paths: Sequence[Path]) -> list[Finished]:
+    """Finished runs from their folders or record files, with names that tell them apart.
+
+    Raises:
+        RunError: one is missing, or no record of a run.
+    """
+    places = [expand(path) for path in paths]
+    files = [place / "record.json" if place.is_dir() else place for place in places]
+    wholes = [(file.parent if file.name == "record.json" else file).resolve() for file in files]
+    shared = Path(os.path.commonpath([whole.parent for whole in wholes]))
+    found: list[Finished] = []
+    for whole, file in zip(wholes, files, strict=True):
+        record = read_record(file)
+        if "kind" in record:
+            raise RunError(f"{file} is a record of another kind ({record['kind']}), which has no curves here")
+        name = "-".join(whole.relative_to(shared).parts).removesuffix(".json")
+        while name in [run.name for run in found]:
+            name += "-again"
+        found.append(Finished(name, record, classes_of(record, file.parent / "network.pt")))
+    return found
+
+
+def classes_of(record: Record, network: Path) -> tuple[str, ...]:
+    """The names of a run's classes: of its set, else from the network beside it, else numbers."""
+    name = record["data"]["name"]
+    if name == "faces":
+        return EXPRESSIONS
+    if name in PUBLISHED and PUBLISHED[name].classes:
+        return PUBLISHED[name].classes
+    if network.exists():
+        import json
+
+        try:
+            return tuple(json.loads(decode(read(network))["about"])["classes"])
+        except (KeyError, ValueError, RuntimeError):  # older, or damaged: numbers will do
+            pass
+    highest = max(max(values) for part in ("labels", "predictions") for values in record[part].values())
+    return tuple(map(str, range(highest + 1)))
+
+
+def draw(runs: Sequence[Finished], out: Path, kind: str = "png") -> list[Path]:
+    """Write the figures of runs into a folder: curves, errors by class, and a confusion matrix for each run.
+
+    Raises:
+        RunError: matplotlib is missing; the runs have other classes or test splits; a file cannot be written.
+    """
+    try:
+        import matplotlib
+    except ImportError as error:
+        raise RunError("plot needs matplotlib: pip install matplotlib") from error
+    from sto_lite import plots
+    from sto_lite.page import INK
+
+    split = list(runs[0].record["result"])[-1]
+    for run in runs:
+        if run.classes != runs[0].classes or split not in run.record["result"]:
+            raise RunError(
+                f"{run.name} and {runs[0].name} are of other image sets, so they do not go into one figure; plot "
+                f"them one by one"
+            )
+    matplotlib.use("Agg")
+    paths = []
+    with matplotlib.rc_context():
+        plots.style()
+        black = {key: "black" for key, value in matplotlib.rcParams.items() if value == INK}
+        matplotlib.rcParams.update({**black, "figure.facecolor": "white"})
+        figures = {"curves": curves(runs, split), "classes": class_errors(runs, split)}
+        for run in runs:
+            figures["confusion" if len(runs) == 1 else f"confusion-{run.name}"] = confusion(run, split)
+        for name, fig in figures.items():
+            file = io.BytesIO()
+            fig.savefig(file, format=kind, dpi=150)
+            save(out / f"{name}.{kind}", file.getvalue())
+            paths.append(out / f"{name}.{kind}")
+    return paths
+
+
+def curves(runs: Sequence[Finished], split: str) -> "Figure":
+    """Test error over epochs, a line for each run, and training error behind it."""
+    from matplotlib.figure import Figure
+
+    fig = Figure(figsize=(7, 4))
+    ax = fig.add_subplot()
+    for number, run in enumerate(runs):
+        history, colour = run.record["history"], f"C{number % 6}"
+        train = history["train_error"]
+        ax.plot(range(1, len(train) + 1), train, color=colour, linestyle=":", linewidth=1, alpha=0.8)
+        last = run.record["result"][split]["error"]
+        epochs = history["test_epoch"]
+        marker = "o" if len(epochs) < 30 else None
+        ax.plot(
+            epochs,
+            history[f"{split}_error"],
+            color=colour,
+            linestyle="-",
+            marker=marker,
+            label=f"{run.name}: {last:.2f} %",
+        )
+    ax.set(xlabel="epoch", ylabel="error (%)", ylim=(0, None))
+    ax.set_title(f"error on the {split} images (dotted: in training)")
+    fig.legend(loc="outside lower center", ncols=min(len(runs), 2))
+    return fig
+
+
+def class_errors(runs: Sequence[Finished], split: str) -> "Figure":
+    """The error of each class with its 95 % interval (Wilson 1927), the runs side by side."""
+    from matplotlib.figure import Figure
+
+    count = len(runs[0].classes)
+    fig = Figure(figsize=(7, min(20.0, max(3.0, 1 + 0.18 * count * (1 + len(runs))))))
+    ax = fig.add_subplot()
+    for number, run in enumerate(runs):
+        matrix = run.confusion(split)
+        images, wrong = matrix.sum(1), matrix.sum(1) - matrix.diagonal()
+        there = images > 0
+        error = 100 * wrong[there] / images[there]
+        bounds = np.array([wilson(int(w), int(n)) for w, n in zip(wrong[there], images[there], strict=True)])
+        y = np.arange(count)[there] + 0.6 * ((number + 0.5) / len(runs) - 0.5)
+        reach = np.abs(bounds.T - error)
+        ax.errorbar(error, y, xerr=reach, fmt="osDv^PX"[number % 7], color=f"C{number % 6}", label=run.name)
+    ax.set_yticks(range(count), runs[0].classes, fontsize=11 if count <= NAMED else 6)
+    ax.invert_yaxis()
+    ax.set(xlabel=f"error on the {split} images (%), 95 % interval", xlim=(0, None))
+    fig.legend(loc="outside upper center", ncols=min(len(runs), 3))
+    return fig
+
+
+def confusion(run: Finished, split: str) -> "Figure":
+    """Which class is taken for which, in % of the images of a class."""
+    from matplotlib.figure import Figure
+
+    matrix = run.confusion(split)
+    share = 100 * matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
+    count, side = len(run.classes), min(12.0, 3.5 + 0.4 * len(run.classes))
+    fig = Figure(figsize=(side + 0.5, side))
+    ax = fig.add_subplot()
+    ax.imshow(share, cmap="Blues", vmin=0, vmax=100)
+    ax.grid(False)
+    small = 11 if count <= NAMED else 5
+    ax.set_xticks(range(count), run.classes, rotation=90, fontsize=small)
+    ax.set_yticks(range(count), run.classes, fontsize=small)
+    for row, column in np.argwhere(share > 0) if count <= NAMED else ():
+        value = share[row, column]
+        colour = "white" if value > 50 else "black"
+        ax.text(column, row, f"{value:.0f}" if value >= 1 else "<1", ha="center", va="center", color=colour)
+    ax.set(xlabel="predicted", ylabel="label")
+    ax.set_title(f"{run.name}: % of each class's {split} images")
+    return fig

@@ -1,0 +1,185 @@
+"""The commands that use a trained network: predict, card, plot and export (chapter 6).
+
+As in options.py, a field is an option and its line in the docstring is the option's help; nothing heavy is imported
+before a command runs.
+"""
+
+import argparse
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from sto_lite.errors import DataError
+from sto_lite.files import save
+
+if TYPE_CHECKING:
+    from sto_lite.take import TakenNetwork
+
+
+@dataclass(frozen=True, kw_only=True)
+class Predict:
+    """Say what a trained network sees in pictures.
+
+    Takes crops of faces, one face a picture and about square, since no face detector is shipped. They are prepared as
+    the training images were, which is said; then come the class and its probability for each picture.
+
+    run: folder of a finished run, or its network.pt.
+    pictures: picture files, or folders of them.
+    draw: draw so many synthetic faces that it was not trained on into RUN/faces, and take them.
+    csv: file to write, with the probability of every class.
+    any_size: take pictures that are oblong or larger than a crop of a face, too.
+    device: cpu, cuda, cuda:1 …; without it the CPU.
+    """
+
+    run: Path
+    pictures: tuple[Path, ...]
+    draw: int | None = None
+    csv: Path | None = None
+    any_size: bool = False
+    device: str | None = None
+
+
+def predict(options: argparse.Namespace) -> None:
+    """Print what a network sees in pictures, or write it as CSV."""
+    from sto_lite.take import load, to_csv
+
+    taken = load(options.run, options.device or "cpu")
+    pictures = list(options.pictures)
+    if options.draw is not None:
+        pictures += draw_faces(taken, options.draw)
+    if not pictures:
+        raise ValueError("say which pictures, or --draw 7 for synthetic faces that it was not trained on")
+    print(f"network: {taken}", file=sys.stderr)
+    print(f"preprocessing, as in training: {taken.preprocessing}", file=sys.stderr)
+    if taken.about["data"]["name"] == "faces":
+        print("it was trained on drawn faces; on photographs its error is not known", file=sys.stderr)
+    if options.csv:
+        answers = taken.predict(pictures, options.any_size)
+        save(options.csv, to_csv(answers).encode())
+        print(f"{len(answers)} pictures: {options.csv}")
+        return
+    for answer in taken.answers(pictures, options.any_size):
+        ranked = sorted(answer.probabilities.items(), key=lambda item: -item[1])[1:3]
+        others = ", ".join(f"{label} {100 * probability:.1f} %" for label, probability in ranked)
+        print(f"{answer.picture}: {answer.label} {100 * answer.probability:.1f} % ({others})")
+
+
+def draw_faces(taken: "TakenNetwork", count: int) -> list[Path]:
+    """Synthetic faces of the training's kind that were not among its images, each named by its expression."""
+    import io
+
+    from PIL import Image
+
+    from sto_lite.faces import EXPRESSIONS, generate
+
+    if count < 1:
+        raise ValueError(f"--draw takes 1 face or more, not {count}")
+    data = taken.about["data"]
+    if data["name"] != "faces":
+        raise DataError(f"--draw is for networks of synthetic faces; this one was trained on {data['name']}")
+    images, labels = generate(
+        count, taken.size, seed=3, difficulty=data["difficulty"]
+    )  # 1 and 2 are the set's
+    paths = []
+    for number, (image, label) in enumerate(zip(images, labels.tolist(), strict=True)):
+        path = taken.path.parent / "faces" / f"{number:03d}-{EXPRESSIONS[label]}.png"
+        file = io.BytesIO()
+        Image.fromarray(image[0].numpy()).save(file, "PNG")
+        save(path, file.getvalue())
+        paths.append(path)
+    return paths
+
+
+@dataclass(frozen=True, kw_only=True)
+class Card:
+    """Write a trained network's model card.
+
+    Says what the network is for and not for, its data and who is in them, and its errors by class with intervals,
+    from what its file says of itself; what is not known is said to be so.
+
+    run: folder of a finished run, or its network.pt.
+    out: Markdown file to write; without it the card is printed.
+    """
+
+    run: Path
+    out: Path | None = None
+
+
+def card(options: argparse.Namespace) -> None:
+    """Print a network's model card, or write it."""
+    from sto_lite.card import card as filled
+    from sto_lite.take import load
+
+    taken = load(options.run)
+    text = filled(taken.about, taken.preprocessing)
+    if options.out:
+        save(options.out, text.encode())
+        print(f"model card: {options.out}")
+    else:
+        print(text, end="")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plot:
+    """Draw finished runs: curves, confusion matrices, errors by class.
+
+    Several runs are compared in one figure, with intervals from the choice of the test images. Prints the paths of
+    the files.
+
+    runs: folders of finished runs, or record files.
+    out: folder for the figures; without it plots in the run's folder, or here for several.
+    format: of the files.
+    """
+
+    runs: tuple[Path, ...]
+    out: Path | None = None
+    format: Literal["png", "svg", "pdf"] = "png"
+
+
+def plot(options: argparse.Namespace) -> None:
+    """Draw runs into files, and print the files' paths."""
+    from sto_lite.compare import draw, read_runs
+
+    if not options.runs:
+        raise ValueError("say which runs, such as runs/first")
+    alone = options.runs[0] if len(options.runs) == 1 and options.runs[0].is_dir() else Path()
+    for path in draw(read_runs(options.runs), options.out or alone / "plots", options.format):
+        print(path)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Export:
+    """Write a trained network for use without PyTorch.
+
+    The teacher of Eq. 5 as a plain network, with the normalisation inside and any number of pictures at a time; its
+    model card is written beside it. Pictures come as uint8, resized to the network's size. Needs onnx and onnxscript
+    (the extra "export").
+
+    run: folder of a finished run, or its network.pt.
+    onnx: ONNX file to write.
+    """
+
+    run: Path
+    onnx: Path | None = None
+
+
+def export(options: argparse.Namespace) -> None:
+    """Write a network as ONNX, and its card beside it."""
+    from sto_lite.card import card as filled
+    from sto_lite.export import to_onnx
+    from sto_lite.take import load
+
+    if options.onnx is None:
+        raise ValueError("say which file, such as --onnx network.onnx")
+    taken = load(options.run)
+    save(options.onnx, to_onnx(taken))
+    beside = options.onnx.with_suffix(".md")
+    save(beside, filled(taken.about, taken.preprocessing).encode())
+    shape = f"(N, {taken.channels}, {taken.size}, {taken.size})"
+    print(f"{options.onnx}: images uint8 {shape} -> logits, probabilities (N, {len(taken.classes)})")
+    print(f"model card: {beside}")
+
+
+USES = (Predict, Card, Plot, Export)
+COMMANDS = {"predict": predict, "card": card, "plot": plot, "export": export}
