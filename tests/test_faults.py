@@ -202,7 +202,7 @@ def test_a_disk_that_is_full(name, tmp_path):
         "record.json": pages["checkpoint.pt"] + pages["network.pt"] + pages["record.json"] - 1,
     }[name]
     with disk(tmp_path / "disk", f"size={4096 * room}") as place:
-        with pytest.raises(RunError, match=rf"{name} cannot be written: No space left.*make room and run"):
+        with pytest.raises(RunError, match=rf"{name} cannot be written: No space left.*make room, and run"):
             fit(STO(), tiny(), config, place / "run")
         checkpoint = (place / "run" / "checkpoint.pt").read_bytes()
         assert decode(checkpoint)["epoch"] == 1

@@ -223,7 +223,7 @@ def after(
         return None
     record = run.record(measured)
     if run.folder:
-        run.folder.finish(run.config.net, network, record)
+        run.folder.finish(network, record, run.images)
     run.run = Run(network, record)
     return run.run
 
