@@ -38,7 +38,7 @@ def minutes(text: str) -> int:
 
 def main(fix: bool) -> None:
     """Print the minutes of every chapter, and write them where ``fix`` says so."""
-    for path in sorted(BOOK.glob("[0-9][0-9]-*.md")):
+    for path in sorted(BOOK.glob("[0-9][0-9]*-*.md")):
         text = path.read_text(encoding="utf-8")
         print(f"{path.stem:25s} {minutes(text):3d}")
         if fix:
