@@ -28,7 +28,7 @@ class Config:
     seed: of weights, batches and gates.
     evaluate_every: epochs from one evaluation on the test splits to the next; the last is always evaluated.
     precision: float32, bf16 or fp16 (for GPUs without bf16), in which convolutions compute; weights, batch norm's
-        statistics and losses stay float32.
+    statistics and losses stay float32.
     """
 
     net: str = "resnet32"

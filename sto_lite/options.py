@@ -221,7 +221,7 @@ def settings(module: str, name: str) -> dict[str, Setting]:
 
 
 def descriptions(docstring: str, names: Iterable[str]) -> dict[str, str]:
-    """What a docstring says of each name, in lines or sentences that begin with `name: ` or `name, other: `."""
+    """What a docstring says of each name, in lines or sentences that begin with it, or with some, and a colon."""
     one = "|".join(map(re.escape, names))
     found: dict[str, str] = {}
     for paragraph in docstring.split("\n\n") if one else ():
