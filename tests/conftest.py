@@ -5,6 +5,8 @@ import os
 import pytest
 from hypothesis import settings
 
+from tests import lanes_device as lanes_device  # before anything imports Triton
+
 os.environ.setdefault("STO_SCALE", "smoke")
 
 settings.register_profile("book", deadline=None, derandomize=True)
