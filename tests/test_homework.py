@@ -546,7 +546,10 @@ def source_of(*cells):
 SOLVED = ("solution f", "def f():\n    ### BEGIN SOLUTION\n    return 1\n    ### END SOLUTION")
 CHECKED = ("check f-check 2", "assert f()\n### BEGIN HIDDEN TESTS\nassert f() == 1\n### END HIDDEN TESTS")
 WRITTEN = ("written verdict 3", "### BEGIN SOLUTION\nSo.\n### END SOLUTION")
-RUBRIC = ("instructor", "Three points.")
+RUBRIC = (
+    "instructor",
+    "| part | points | for |\n|---|---|---|\n| verdict | 1 | sense |\n|  | 2 | more |\n| other | 9 | no |",
+)
 
 
 def test_a_source_in_its_four_forms():
@@ -560,8 +563,9 @@ def test_a_source_in_its_four_forms():
     assert [c.source for c in homework.solutions(source).cells] == [
         "def f():\n    return 1",
         "assert f()\n# Hidden from students:\nassert f() == 1",
-        "**verdict, 3 points, graded by hand. A model answer:**\n\nSo.",
-        "Three points.",
+        "**verdict, 3 points, graded by hand. A model answer:**\n\nSo.\n\n"
+        "| points | for |\n|---|---|\n| 1 | sense |\n| 2 | more |",
+        RUBRIC[1],
     ]
     marks = [cell.metadata.nbgrader for cell in homework.course(source).cells]
     assert [(m.grade, m.solution, m.locked, m.get("points")) for m in marks] == [
