@@ -10,10 +10,7 @@ from sto_lite import data, sets
 from sto_lite.data import Batches, ImageSet, Split
 from sto_lite.errors import DataError
 from sto_lite.faces import EXPRESSIONS
-
-
-def rng(seed=0):
-    return torch.Generator().manual_seed(seed)
+from tests.samples import rng
 
 
 def split(count=10, channels=1, size=6, seed=0):

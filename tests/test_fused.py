@@ -12,10 +12,7 @@ from sto_lite.fused import FusedSTO, side_by_side, updates
 from sto_lite.methods import STO
 from sto_lite.registry import make
 from sto_lite.resnet import ResNet, initialise
-
-
-def rng(seed=0):
-    return torch.Generator().manual_seed(seed)
+from tests.samples import rng
 
 
 def network(blocks=2, bottleneck=False, shortcut="B", seed=0):

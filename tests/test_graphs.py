@@ -21,7 +21,8 @@ from sto_lite.speed import graphs, streams
 from sto_lite.speed.graphs import Recorded, device_step, draw, obstacle
 from sto_lite.speed.precision import Arithmetic
 from sto_lite.train import fit
-from tests.test_fused import NETS, SETTINGS, after_step, assert_same, batch, network, rng
+from tests.samples import rng
+from tests.test_fused import NETS, SETTINGS, after_step, assert_same, batch, network
 
 
 def zeros_for_none(found, theirs):

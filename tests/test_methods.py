@@ -11,10 +11,7 @@ from sto_lite.methods import STO, Baseline, StochasticDepth
 from sto_lite.registry import METHODS, make
 from sto_lite.resnet import build
 from sto_lite.survival import linear_decay, sample
-
-
-def rng(seed=0):
-    return torch.Generator().manual_seed(seed)
+from tests.samples import rng
 
 
 @pytest.fixture
@@ -180,18 +177,3 @@ def test_gates_come_from_the_generator_alone(batch):
 def test_make():
     assert make("sto", lam=0.5) == FusedSTO(lam=0.5)
     assert list(METHODS)[:7] == ["baseline", "stochastic-depth", "sto", "dml", "one", "okddip", "kd"]
-    with pytest.raises(ValueError, match="no method is called 'stoo'"):
-        make("stoo")
-    with pytest.raises(ValueError, match="baseline has no setting lam"):
-        make("baseline", lam=1)
-    for bad in (
-        {"running_stats": "student"},
-        {"students": 0},
-        {"temperature": 0.0},
-        {"schedule": "cubic"},
-        {"p_last": 2.0},
-    ):
-        with pytest.raises(
-            ValueError, match="'teacher' or 'both'|at least one|positive|schedule|probability"
-        ):
-            make("sto", **bad)

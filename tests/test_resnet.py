@@ -8,6 +8,7 @@ from torchvision.ops import stochastic_depth
 
 from sto_lite.resnet import NETWORKS, Block, build, count_parameters, fold
 from sto_lite.survival import linear_decay
+from tests.samples import rng
 
 PARAMETERS = {  # trainable parameters for 7, 10 and 100 classes
     "resnet32": (466_711, 466_906, 472_756),
@@ -16,10 +17,6 @@ PARAMETERS = {  # trainable parameters for 7, 10 and 100 classes
     "resnet110-basic": (1_730_519, 1_730_714, 1_736_564),
     "wrn20-2": (1_079_703, 1_080_090, 1_091_700),
 }
-
-
-def rng(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 def lived_in(name, shortcut="B", seed=0):
