@@ -392,11 +392,7 @@ def test_what_a_step_costs():
     total, _, top = costs.forward("resnet32")
     assert round(total / 1e6, 2) == 69.12
     sto = {net: costs.step_cost(STO(), net) for net in NETS}
-    assert {net: round(cost, 3) for net, cost in sto.items() if net != "wrn20-2"} == {
-        "resnet32": 1.736,
-        "resnet50": 1.741,
-        "resnet110": 1.750,
-    }
+    assert [sto[net] for net in NETS[:3]] == pytest.approx([1.736, 1.741, 1.750], abs=1e-3)
     assert (round(min(sto.values()), 2), round(max(sto.values()), 2)) == (1.72, 1.75)
     forward_only = [1 + (cost - 1) / 3 for cost in sto.values()]
     assert [round(f, 2) for f in (min(forward_only), max(forward_only))] == [1.24, 1.25]
