@@ -18,7 +18,8 @@ from sto_lite.resnet import count_parameters
 from tests.samples import made_up
 from tools import claims_page
 from tools.address import Repository
-from tools.claims import DERIVED, MEASURED, ROOT, ClaimError, read_claims
+from tools.claims import DERIVED, MEASURED, read_claims
+from tools.entries import ROOT, EntryError
 from tools.findings import Results, find, printed, read_all
 
 CLAIMS = read_claims()
@@ -119,7 +120,7 @@ def test_links_to_evidence(monkeypatch):
 )
 def test_claims_that_cannot_be(tmp_path, text, message):
     (tmp_path / "claims.yml").write_text(text)
-    with pytest.raises(ClaimError, match=message):
+    with pytest.raises(EntryError, match=message):
         read_claims(tmp_path / "claims.yml")
 
 

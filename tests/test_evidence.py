@@ -10,7 +10,7 @@ from sto_lite import stats
 from sto_lite.experiments import evidence
 from sto_lite.experiments.evidence import Curves, find_design
 from sto_lite.records import read_records
-from tools.claims import ROOT
+from tools.entries import ROOT
 
 RECORDS = [*read_records("first-walk"), *read_records("fer2013-1024"), *read_records("cifar100-2000")]
 REDUCED = [r for r in evidence.runs(RECORDS) if not r["data"].get("subset")]

@@ -119,7 +119,7 @@ def test_a_run_killed_at_random_moments(here):
     length = finish([*TRAIN, here / "whole"], here)
     whole = results(here / "whole")
     rng, kills, resumed, number = random.Random(0), 0, 0, 0
-    while kills < 10 * TIMES:
+    while kills < 6 * TIMES:
         out, number = here / f"run{number}", number + 1
         for _ in range(rng.randint(1, 4)):
             command = start([*TRAIN, out], here)
@@ -159,7 +159,7 @@ def test_a_queue_killed_at_random_moments(here, count, kills):
             assert_whole(out / name)
         if number % 2 or count > 1:
             for _ in range(5):
-                command = start([*RUN, out, "--jobs", count], here)
+                command = start([*RUN, out], here)  # one after another, which starts no processes
                 if command.end() == 0:
                     break
                 assert "another process is training into" in command.said.read_text()
@@ -201,10 +201,9 @@ def test_a_disk_that_is_full(name, tmp_path):
     room = {"checkpoint.pt": first * 3 // 2, "network.pt": first + second // 2}
     pages = room.get(name, first + second + third - 1)
     with disk(tmp_path / "disk", f"size={4096 * pages}") as place:
-        for _ in range(2):  # the second time there is still no room
-            with pytest.raises(
-                RunError, match=rf"{name} cannot be written: No space left.*make room, and run"
-            ):
+        for file in (name, ""):  # the second time there is still no room, perhaps for an earlier one
+            match = rf"{file} cannot be written: No space left.*make room, and run"
+            with pytest.raises(RunError, match=match):
                 fit(STO(), tiny(), config, place / "run")
             assert decode((place / "run" / "checkpoint.pt").read_bytes())["epoch"] == 1
             assert not (place / "run" / "record.json").exists() and not list(place.rglob("*.partial"))
@@ -246,7 +245,7 @@ def test_folders_that_may_not_be_written(here, capsys):
         capsys.readouterr()
         assert main([*map(str, words)]) == status
         said = capsys.readouterr()
-        assert f"{of}: Read-only file system" in said.err
+        assert f"{of}Read-only file system" in said.err
         return said
 
     (here / "fer2013.csv").write_bytes(as_csv(rows_of(arrays())))
@@ -256,15 +255,15 @@ def test_folders_that_may_not_be_written(here, capsys):
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("STO_DATA", str(place))
             assert main([*map(str, TRAIN), str(here / "out")]) == 0
-            refused(2, *TRAIN, place / "out", of=f"cannot write into {place / 'out'}")
+            refused(2, *TRAIN, place / "out", of=f"cannot write into {place / 'out'}: ")
             for count in (1, 2):
                 said = refused(1, *RUN, place / "runs", "--jobs", count, of="")
                 assert said.out.count(" failed ") == 2 and said.err.count("Read-only file system") == 2
-            of = "fer2013.npz: cannot be written"
+            of = "fer2013.npz: cannot be written: "
             refused(2, "prepare", "fer2013", "--from", here / "fer2013.csv", of=of)
             assert main([*map(str, RUN), str(here / "runs")]) == 0
             words = ("table", "detach", "--records", here / "runs", "--out", place / "table.txt")
-            refused(2, *words, of="table.txt cannot be written")
+            refused(2, *words, of="table.txt cannot be written: ")
         assert [path.name for path in place.iterdir()] == ["fer2013.npz"]
 
 

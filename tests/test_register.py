@@ -8,8 +8,9 @@ import pytest
 
 from sto_lite.experiments.paper import EXPERIMENTS
 from tools import register_page
+from tools.entries import ROOT, EntryError
 from tools.findings import Results, read_all
-from tools.register import REGISTER, ROOT, RegisterError, origins, read_register, rewritten, too_old, versions
+from tools.register import REGISTER, origins, read_register, rewritten, too_old, versions
 
 ENTRIES = read_register()
 RECORDS = read_all()
@@ -58,7 +59,7 @@ def test_entries_that_cannot_be():
         whole + whole[whole.index("\n- id:") :]: "stands there twice",
         whole.replace("why:", "because:", 1): "a change has a date",
     }.items():
-        with pytest.raises(RegisterError, match=message):
+        with pytest.raises(EntryError, match=message):
             read_register(text)
 
 
