@@ -50,7 +50,9 @@ def stopping(method, epoch):
     return Stopping(**vars(method))
 
 
-def made_up(method, error, seed=0, net="resnet32", data="fer2013", train=None, epochs=300, gap=5.0, **settings):
+def made_up(
+    method, error, seed=0, net="resnet32", data="fer2013", train=None, epochs=300, gap=5.0, **settings
+):
     """A record at the paper's protocol, unless something else is said; of 100 images the first `error` are wrong."""
     wrong, split = round(error), "private" if data == "fer2013" else "test"
     return {

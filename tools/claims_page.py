@@ -222,7 +222,9 @@ def effect(name: str, results: Results) -> Iterator[str]:
         return
     for table in results.tables(name):
         kind = "the paper's protocol" if table.faithful else "reduced protocol"
-        for row in filter(lambda row: row.gain, table.rows):
+        for row in table.rows:
+            if not row.gain:
+                continue
             said = spread(row.block.wide if row.block else row.gain, signed)
             where = f"{kind}, {NAMES[table.data]}: {table.protocol}"
             yield f"{row.cell.label} against {row.cell.against}: {said} ({where})."
