@@ -146,12 +146,13 @@ def test_running_statistics_of_both(batch):
         assert block.residual[1].num_batches_tracked == 1 + gate
 
 
-def test_statistics_are_tracked_again_after_an_error(batch):
+@pytest.mark.parametrize("method", [STO(), FusedSTO(running_stats="both")], ids=repr)
+def test_statistics_are_tracked_again_after_an_error(batch, method):
     x, y = batch
     net = model()
     with pytest.raises(RuntimeError):
-        STO().step(net, x[:, :2], y, rng())
-    assert all(norm.track_running_stats for norm in norms(net))
+        method.step(net, x[:, :2], y, rng())
+    assert all(norm.track_running_stats and norm.momentum == 0.1 for norm in norms(net))
 
 
 @pytest.mark.parametrize("method", [Baseline(), StochasticDepth(), STO()])
