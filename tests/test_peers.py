@@ -244,10 +244,11 @@ def test_settings_that_mean_nothing_are_refused(name, settings, message):
 # ------------------------------------------------------------------------------------- a teacher trained beforehand
 
 
-@pytest.fixture
-def teacher(tmp_path):
-    fit(Baseline(), tiny(), replace(CONFIG, net="resnet14", epochs=1), tmp_path / "teacher", "cpu")
-    return tmp_path / "teacher"
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("teacher")
+    fit(Baseline(), tiny(), replace(CONFIG, net="resnet14", epochs=1), folder, "cpu")
+    return folder
 
 
 def test_kd_against_plain_python(teacher):

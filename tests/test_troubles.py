@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from sto_lite import checkpoints, data, files, homework, keeping, records, registry
+from sto_lite import data, files, homework, keeping, records, registry
 from sto_lite.__main__ import main
 from sto_lite.data import ImageSet, Split
-from sto_lite.errors import DataError, RunError, StoError
+from sto_lite.errors import RunError, StoError
 from sto_lite.experiments import formats, paper, tables
 from sto_lite.kd import KD
 from sto_lite.methods import STO, Baseline
@@ -280,17 +280,3 @@ def test_numbers_of_a_csv_carry_no_rounding_error(tmp_path):
     table = tables.Table(paper.find("table3"), "fer2013", "p", "private", False, (row,))
     fields = dict(zip(*(line.split(",") for line in formats.as_csv(table).splitlines()), strict=True))
     assert fields["gain"] == "0.0" and fields["error"] == "32.1" and "e-" not in ",".join(fields.values())
-
-
-def test_damage_is_still_damage(tmp_path):
-    """The other side of the distinctions above."""
-    (tmp_path / "checkpoint.pt").write_bytes(b"PK\3\4 not a checkpoint")
-    folder = checkpoints.Folder(tmp_path, {})
-    with pytest.raises(
-        RunError, match=r"damaged, or holds another network's tensors \(BadZipFile\); delete it"
-    ):
-        folder.resume(lambda state: None)
-    (tmp_path / "fer2013.npz").write_bytes(b"PK\3\4 not a set")
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(DataError, match="is damaged .*delete it"):
-        patch.setenv("STO_DATA", str(tmp_path))
-        data.load("fer2013")
