@@ -1,6 +1,7 @@
 """python -m sto_lite as a person uses it: help, mistakes, interrupts, exit statuses."""
 
 import dataclasses
+import io
 import os
 import subprocess
 import sys
@@ -208,7 +209,7 @@ def test_streams_that_cannot_encode_what_is_said(tmp_path, monkeypatch):
             for name in ("stdout", "stderr"):
                 patch.setattr(sys, name, io.TextIOWrapper(written, encoding, write_through=True))
             assert main([*map(str, words)]) == status, written.getvalue()
-        return written.getvalue().decode(encoding)
+            return written.getvalue().decode(encoding)
 
     done = run("train", "--help", PYTHONIOENCODING="cp1252")  # a process of its own
     assert done.returncode == 0 and b"lambda of Eq. 9" in done.stdout, done.stderr
