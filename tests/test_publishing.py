@@ -36,7 +36,6 @@ def test_public_addresses():
         "https://token@github.com/owner/name",
         "https://localhost/owner/name",
         "https://192.168.0.7/owner/name",
-        "https://git.internal/owner/name",
         "https://github.com/owner",
     ],
 )
