@@ -8,9 +8,8 @@ import torch
 import torch.nn.functional as F
 
 from sto_lite import costs
-from sto_lite.controls import EMA, AttachedONE, LabelSmoothing, MeanDML, SteppedDepth
+from sto_lite.controls import EMA, LabelSmoothing, MeanDML, SteppedDepth
 from sto_lite.methods import Baseline, StochasticDepth
-from sto_lite.peers import ONE
 from sto_lite.registry import METHODS, make
 from sto_lite.resnet import build, count_parameters
 from sto_lite.speed.graphs import obstacle
@@ -171,26 +170,6 @@ def test_mean_dml_against_plain_python_and_its_gradient(networks):
         from_others = sum(pairs[j][0] for j in range(networks) if j != i) / (networks - 1)
         expected = (soft(z[i]) - ONE_HOT) / N + pairs[i][1] + from_others
         assert torch.allclose(z[i].grad, expected, atol=1e-13)
-
-
-@pytest.mark.parametrize(("ramp", "epoch"), [(0, 0), (80, 40)])
-def test_attached_one_against_plain_python_and_its_gradient(ramp, epoch):
-    z, gate = leaf(N, 3, C), torch.softmax(leaf(N, 3, seed=9), 1).detach().requires_grad_()
-    teacher = torch.stack([sum(gate[n, b] * z[n, b] for b in range(3)) for n in range(N)])
-    step = AttachedONE(ramp=ramp).step(lambda x: (z, teacher), None, LABELS, rng(), epoch)
-    same = ONE(ramp=ramp).step(lambda x: (z, teacher), None, LABELS, rng(), epoch)
-    w = math.exp(-5 / 4) if ramp else 1.0
-    branches = z.unbind(1)
-    lessons = sum(kl(teacher, b, 3.0) for b in branches)
-    assert step.loss.item() == pytest.approx(sum(map(ce, branches)) + ce(teacher) + w * lessons, rel=1e-12)
-    assert step.loss.item() == same.loss.item()
-    step.loss.backward()
-    pairs = [kl_gradients(teacher, b) for b in branches]
-    at_teacher = (soft(teacher) - ONE_HOT) / N + w * sum(target for target, _ in pairs)
-    for b in range(3):
-        expected = (soft(z[:, b]) - ONE_HOT) / N + w * pairs[b][1] + gate[:, b, None].detach() * at_teacher
-        assert torch.allclose(z.grad[:, b], expected, atol=1e-13)
-    assert torch.allclose(gate.grad, torch.einsum("nc,nbc->nb", at_teacher, z.detach()), atol=1e-13)
 
 
 # ----------------------------------------------------------------------------------------- a moving average

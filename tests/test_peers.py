@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from sto_lite.config import plain
+from sto_lite.controls import AttachedONE
 from sto_lite.errors import RunError
 from sto_lite.kd import KD
 from sto_lite.methods import Baseline
@@ -89,22 +90,26 @@ def test_dml_against_plain_python_and_its_gradient():
         assert torch.allclose(z[i].grad, expected, atol=1e-14)
 
 
+@pytest.mark.parametrize("method", [ONE, AttachedONE])
 @pytest.mark.parametrize(("ramp", "epoch"), [(0, 0), (80, 40)])
-def test_one_against_plain_python_and_its_gradient(ramp, epoch):
-    z, gate = leaf(N, 3, C), torch.softmax(leaf(N, 3, seed=9), 1).detach()
+def test_one_against_plain_python_and_its_gradient(method, ramp, epoch):
+    z, gate = leaf(N, 3, C), torch.softmax(leaf(N, 3, seed=9), 1).detach().requires_grad_()
     teacher = torch.stack([sum(gate[n, b] * z[n, b] for b in range(3)) for n in range(N)])
-    step = ONE(ramp=ramp).step(lambda x: (z, teacher), None, LABELS, rng(), epoch)
+    step = method(ramp=ramp).step(lambda x: (z, teacher), None, LABELS, rng(), epoch)
     w = math.exp(-5 / 4) if ramp else 1.0
     branches = z.unbind(1)
     lessons = sum(kl(teacher, b, 3.0) for b in branches)
     assert step.loss.item() == pytest.approx(sum(map(ce, branches)) + ce(teacher) + w * lessons, rel=1e-12)
     assert step.logits.equal(branches[0])
     step.loss.backward()
+    pairs = [kl_gradients(teacher, b) for b in branches]
+    at_teacher = (soft(teacher) - ONE_HOT) / N
+    if method is AttachedONE:
+        at_teacher = at_teacher + w * sum(target for target, _ in pairs)
     for b in range(3):
-        through_the_teacher = gate[:, b, None] * (soft(teacher) - ONE_HOT)
-        lesson = 3 * w * (soft(z[:, b], 3.0) - soft(teacher, 3.0))
-        expected = (soft(z[:, b]) - ONE_HOT + through_the_teacher + lesson) / N
-        assert torch.allclose(z.grad[:, b], expected, atol=1e-14)
+        expected = (soft(z[:, b]) - ONE_HOT) / N + w * pairs[b][1] + gate[:, b, None].detach() * at_teacher
+        assert torch.allclose(z.grad[:, b], expected, atol=1e-13)
+    assert torch.allclose(gate.grad, torch.einsum("nc,nbc->nb", at_teacher, z.detach()), atol=1e-13)
 
 
 def kl_gradients(target, other, t=3.0):
