@@ -119,7 +119,7 @@ def epochs() -> Experiment:
 
 
 def compute() -> Experiment:
-    """Equal compute: others trained for as many multiply-adds as STO, each compared with it, in one block with Table 3."""
+    """Equal compute: others trained for as many multiply-adds as STO, each beside it, in one block with Table 3."""
     rows: tuple[tuple[str, str, Settings], ...] = (
         ("baseline", "baseline", {}),
         ("stochastic depth", "stochastic-depth", {}),
