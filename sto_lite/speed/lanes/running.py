@@ -17,7 +17,9 @@ from sto_lite.speed.lanes.plan import Plan
 from sto_lite.speed.lanes.tiles import Tile
 from sto_lite.speed.precision import PRECISIONS
 
-CHUNK = 16  # steps of the longer recording
+# Steps of the longer recording. A whole epoch of ResNet-110 would be one of 100,000 launches (453 a step), which take
+# seconds to record, and would spare the host a dozen replays an epoch, each a fraction of the steps that it starts.
+CHUNK = 16
 
 
 class Member(Protocol):
