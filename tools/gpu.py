@@ -1,6 +1,6 @@
 """Measure and tune the lanes of chapter 7 on the GPU at hand: python tools/gpu.py, about ten minutes.
 
-Sections come in the order of their worth: self-test, whole steps, tiles, whole steps with the tiles found, cuDNN's
+Sections come in the order of their worth: self-test, steps, tiles, steps with the tiles found, whole runs, cuDNN's
 convolutions. Results are written after each one, to data/gpu/CARD.json, and the tiles to
 sto_lite/speed/lanes/tuned.json, so a call that is cut off loses one section. Two ways need no GPU: --compile writes
 data/gpu/compiled.json, what the compiler makes of every kernel, and --rehearse runs every section once as a tiny
@@ -50,16 +50,23 @@ NETS = ("resnet32", "wrn20-2", "resnet110")  # together they hold every shape of
 
 @dataclass
 class Setting:
-    """What is measured and where. steps: of an epoch that is timed. runs: lanes of a launch. table: tuned tiles."""
+    """What is measured and where.
+
+    steps: of an epoch that is timed. rounds: at least. runs: lanes of a launch. most: tiles of a shape. count,
+    epochs: images and length of a whole run, as FER-2013's. table: for the tuned tiles.
+    """
 
     device: torch.device = field(default_factory=lambda: torch.device("cuda"))
     nets: tuple[str, ...] = NETS
     size: int = 32
     batch: int = 128
     steps: int = 32
+    rounds: int = 10
     runs: tuple[int, ...] = (1, 2, 3, 6, 9)
     precisions: tuple[str, ...] = ("bf16", "float32")
-    most: int = 99  # tiles of a shape
+    most: int = 99
+    count: int = 28_709
+    epochs: int = 300
     folder: Path = ROOT / "data" / "gpu"
     table: Path = TUNED
 
@@ -70,7 +77,7 @@ at = Setting()
 def rehearsal(folder: Path) -> Setting:
     """A toy for the interpreter, whose bf16 is wrong."""
     cpu = torch.device("cpu")
-    return Setting(cpu, ("resnet8",), 8, 2, 1, (1, 2), ("float32",), 2, folder, folder / "tuned.json")
+    return Setting(cpu, ("resnet8",), 8, 2, 1, 2, (2,), ("float32",), 2, 2, 1, folder, folder / "tuned.json")
 
 
 def card() -> str:
@@ -78,12 +85,14 @@ def card() -> str:
     return torch.cuda.get_device_name() if at.device.type == "cuda" else "rehearsal"
 
 
-def images(steps: int) -> ImageSet:
-    """Gray noise, so many batches of it."""
+def images(count: int) -> ImageSet:
+    """So many images of gray noise, and an eighth as many for tests."""
     dice = torch.Generator().manual_seed(0)
-    pixels = torch.randint(0, 256, (steps * at.batch, 1, at.size, at.size), generator=dice, dtype=torch.uint8)
+    pixels = torch.randint(0, 256, (count, 1, at.size, at.size), generator=dice, dtype=torch.uint8)
     split = Split(pixels, torch.randint(0, 7, (len(pixels),), generator=dice))
-    return ImageSet("noise", tuple("abcdefg"), {"train": split})
+    eighth = 1 + count // 8
+    test = Split(pixels[:eighth], split.labels[:eighth])
+    return ImageSet("noise", tuple("abcdefg"), {"train": split, "test": test})
 
 
 def batches_of(data: ImageSet) -> Batches:
@@ -95,7 +104,7 @@ def trainings(
     method: Method, net: str, count: int, precision: str, engine: MakeEngine | None = None
 ) -> list[Any]:
     """Runs that differ in their seed."""
-    config, data = Config(net=net, batch_size=at.batch, precision=precision), images(at.steps)
+    config, data = Config(net=net, batch_size=at.batch, precision=precision), images(at.steps * at.batch)
     runs = [Training(method, data, replace(config, seed=s), None, at.device, engine) for s in range(count)]
     for run in runs:
         run.build()
@@ -159,7 +168,7 @@ def steps(seconds: float, tiles: dict[str, Tile]) -> Iterator[dict[str, Any]]:
     for name in order:  # compiles, records
         contenders[name][0]()
         contenders[name][0]()
-    while len(times[order[0]]) < 3 or time.perf_counter() - started < seconds:
+    while len(times[order[0]]) < at.rounds or time.perf_counter() - started < seconds:
         dice.shuffle(order)
         for name in order:
             epoch, count = contenders[name]
@@ -168,7 +177,7 @@ def steps(seconds: float, tiles: dict[str, Tile]) -> Iterator[dict[str, Any]]:
             epoch()
             finish(at.device)
             times[name].append(1e3 * (time.perf_counter() - began) / at.steps / count)
-        if len(times[order[0]]) >= 3:
+        if len(times[order[0]]) > 1:
             yield {name: spread(values) for name, values in times.items()}
 
 
@@ -221,7 +230,7 @@ def small_plan(net: str, tiles: dict[str, Tile]) -> Any:
 
     model = ResNet(num_classes=7, **{**NETWORKS[net], "blocks_a_stage": 2}).to(at.device)
     dtype = PRECISIONS[at.precisions[0]]
-    plan = Plan(model, [roles(Baseline())] * 3, batches_of(images(1)), at.device, dtype, tiles)
+    plan = Plan(model, [roles(Baseline())] * 3, batches_of(images(at.batch)), at.device, dtype, tiles)
     plan.now.fill_(1.0)
     return plan
 
@@ -252,7 +261,7 @@ def compile_step(net: str, precision: str, part: int, parts: int) -> None:
     from sto_lite.speed.lanes.selftest import trial
 
     run: Any = trial(net, Config(net=net, precision=precision, batch_size=at.batch), at.device)
-    lanes = Lanes([run], images(1), at.device, tuned(card()))
+    lanes = Lanes([run], images(at.batch), at.device, tuned(card()))
     with compile_only(part, parts):
         lanes.plan.step(at.batch)
 
@@ -322,6 +331,26 @@ def microseconds(call: Callable[[], object], repeats: int = 20) -> float:
     return statistics.median(times)
 
 
+def whole_runs() -> Iterator[dict[str, Any]]:
+    """Seconds of whole runs with an evaluation each tenth epoch: STO alone, and a tenth of a row of Table 1."""
+    from sto_lite.speed.lanes import together
+
+    found: dict[str, Any] = {}
+    data, tenth = images(at.count), max(1, at.epochs // 10)
+    row: list[Method] = [Baseline(), FusedSTO()]
+    for name, methods, seeds, epochs in (("STO", row[1:], 1, at.epochs), ("baseline and STO", row, 3, tenth)):
+        config = Config(net=at.nets[0], epochs=epochs, evaluate_every=10, batch_size=at.batch)
+        config = replace(config, precision=at.precisions[0])
+        chosen = [(method, replace(config, seed=seed)) for method in methods for seed in range(seeds)]
+        runs = [Training(method, data, c, None, at.device) for method, c in chosen]
+        began = time.perf_counter()
+        for _, end in together.train(runs):
+            if isinstance(end, Exception):
+                raise end
+        found[f"{name}, seeds {seeds}, epochs {epochs}"] = time.perf_counter() - began
+        yield found
+
+
 def convolutions() -> Iterator[dict[str, Any]]:
     """Microseconds of cuDNN's convolutions, forward and the two gradients, by shape, precision and search."""
     found: dict[str, Any] = {}
@@ -356,6 +385,7 @@ def measure(seconds: float) -> Path:
         ("steps, ms, default tiles", lambda: steps(share, {})),
         ("tiles, µs", lambda: tile_search(3 * share)),
         ("steps, ms, tuned tiles", lambda: steps(share, tuned(card(), at.table))),
+        ("whole runs, s", whole_runs),
         ("convolutions of cuDNN, µs", convolutions),
     ]
     for name, section in sections:
