@@ -160,16 +160,16 @@ def run(options: argparse.Namespace) -> int:
     from sto_lite import data
     from sto_lite.experiments import forecast, paper, runner
     from sto_lite.experiments import jobs as planned
-    from sto_lite.experiments.turns import take_turns
+    from sto_lite.experiments.turns import JOINED, take_lanes, take_turns
     from sto_lite.scale import SCALES, chosen
 
-    check_engine(options)
+    cores = check_engine(options)
     scale, asked = (options.scale, True) if options.scale else chosen()
     if scale not in SCALES:
         raise ValueError(f"scale is one of {', '.join(SCALES)}, not {scale!r}")
     if options.engine == "slurm" and not asked:
         raise ValueError("this machine's hardware is not the nodes': say --scale smoke, colab or paper")
-    box, count = time_box(options), options.jobs or 1
+    box = time_box(options)
     slurm: dict[str, str | bool] = dict(read_pair(text) for text in options.slurm or [])
     experiment = planned.choose(paper.find(options.experiment), options.rows, options.teacher_net)
     name, out = options.data or experiment.data[0], options.out
@@ -184,6 +184,8 @@ def run(options: argparse.Namespace) -> int:
     ready = sum(runner.finished(job, out) for job in jobs)
     if ready < len(jobs):
         runner.load(jobs[0].source)  # data that is missing or damaged is told once, before any run
+    # At smoke scale a run ends before a process of its own has started.
+    count = options.jobs or (1 if scale == "smoke" else max(1, min(cores, len(jobs) - ready)))
     why = "" if asked else ", which this machine's hardware chose"
     print(
         f"{experiment.title}: {len(jobs)} runs on {name} at scale {scale}{why}, {ready} of them finished before"
@@ -196,24 +198,29 @@ def run(options: argparse.Namespace) -> int:
         told += 1
         print(f"[{told}/{len(jobs)}] {outcome.status:6} {outcome.job.name}: {outcome.message}", flush=True)
 
-    device, threads = options.device, options.threads
+    device, threads, left = options.device, options.threads, jobs
+    outcomes: list[runner.Outcome] = []
     if options.engine == "slurm":
         from sto_lite.experiments.slurm import Training, on_cluster
 
         call = Training(out.resolve(), device, threads, options.graphs, options.compile)
         outcomes = on_cluster(jobs, out, report, slurm, options.minutes or 60, call)
-    elif options.graphs or count == 1:
-        outcomes = take_turns(jobs, out, report, count, device, make_engine(options), box)
     else:
-        look = forecast.Outlook(jobs, out, box, count)
-        outcomes = runner.side_by_side(jobs, out, report, count, device, threads, box, look)
+        if not (options.graphs or options.no_lanes):
+            outcomes, left = take_lanes(jobs, out, report, options.jobs or JOINED, device, box)
+        if options.graphs or count == 1:
+            outcomes += take_turns(left, out, report, count, device, make_engine(options), box)
+        elif left:
+            print(f"{count} at a time, each in a process whose log.txt is in the run's folder", flush=True)
+            look = forecast.Outlook(left, out, box, count)
+            outcomes += runner.side_by_side(left, out, report, count, device, threads, box, look)
     failed = [outcome for outcome in outcomes if outcome.status == "failed"]
     for outcome in failed:
         print(f"failed: {outcome.job.name}: {outcome.message}", file=sys.stderr)
     if failed:
         print(f"{len(failed)} of {len(jobs)} runs failed; the same command tries them again", file=sys.stderr)
     elif any(outcome.status in ("begun", "left") for outcome in outcomes):
-        print(forecast.closing_line(jobs, out, count))
+        print(forecast.closing_line(jobs, out, count if left else 1))  # a lane's seconds are its share
         return TIME_UP
     else:
         words = ["table", experiment.name, "--records", str(out)]
@@ -238,8 +245,11 @@ def protocol(jobs: Sequence[Any], scale: Mapping[str, Any], overrides: Mapping[s
     return f"protocol: {said} ({'; '.join([*told, 'all else as in the paper'])})"
 
 
-def check_engine(options: argparse.Namespace) -> None:
-    """Refuse options that the chosen engine does not have, and a device that is not here."""
+def check_engine(options: argparse.Namespace) -> int:
+    """Refuse options that the chosen engine does not have, and a device that is not here.
+
+    Gives how many runs the cores hold, if each has the threads that were asked for, or one; 1 where a GPU computes.
+    """
     if options.engine == "slurm":
         if options.jobs is not None:
             raise ValueError("--jobs is for one machine; Slurm decides how many run at a time")
@@ -247,10 +257,15 @@ def check_engine(options: argparse.Namespace) -> None:
             raise ValueError("--compile goes with --graphs")
         if options.for_:
             raise ValueError("--for is for one machine; on a cluster --minutes is the time of each job")
-        return
+        return 1
     if options.slurm or options.minutes is not None:
         raise ValueError("--slurm and --minutes are for --engine slurm")
+    import torch
+
+    cores = torch.get_num_threads()
     check_machine(options)
+    on_cpu = str(options.device or ("cuda" if torch.cuda.is_available() else "cpu")).startswith("cpu")
+    return cores // (options.threads or 1) if on_cpu and not options.graphs else 1
 
 
 def table(options: argparse.Namespace) -> None:

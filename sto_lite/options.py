@@ -93,7 +93,9 @@ class Run(Machine):
     scale: smoke, colab or paper; without it $STO_SCALE, else by the hardware.
     out: one folder a run is made there.
     engine: where it runs.
-    jobs: runs at a time on this machine; without it one.
+    jobs: runs at a time on this machine; without it one for each core of a CPU, in a process of its own (at smoke
+        scale one), and up to nine in one launch of a GPU.
+    no_lanes: on a GPU, do not train several runs in one launch of the book's own kernels (chapter 7).
     slurm: option of sbatch as KEY=VALUE, such as partition=gpu, or a flag, such as requeue; may be repeated.
     minutes: time of a Slurm job before it is requeued; without it 60.
     dry_run: print the train commands and do nothing.
@@ -108,6 +110,7 @@ class Run(Machine):
     out: Path = Path("runs")
     engine: Literal["local", "slurm"] = "local"
     jobs: int | None = None
+    no_lanes: bool = False
     slurm: list[str] | None = None
     minutes: int | None = None
     dry_run: bool = False
