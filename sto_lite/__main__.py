@@ -21,7 +21,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; a user's mistake is one message on standard error and status 2."""
     started = time.monotonic()
     print_anything()
-    options = parser().parse_args(arguments)
+    words = sys.argv[1:] if arguments is None else arguments
+    try:
+        options = parser(words).parse_args(words)
+    except (StoError, ValueError) as error:  # of a method of one's own
+        print(f"sto_lite: {error}", file=sys.stderr)
+        return 2
     options.started = started
     try:
         for name in ("jobs", "minutes", "threads"):
@@ -81,7 +86,8 @@ def train(options: argparse.Namespace) -> None:
     from sto_lite.train import fit
 
     check_machine(options)
-    settings = {name for method in registry.METHODS.values() for name in given(options, method)}
+    own = [registry.find(options.method)]
+    settings = {name for method in (*registry.METHODS.values(), *own) for name in given(options, method)}
     method = registry.make(options.method, **{name: getattr(options, name) for name in settings})
     config, source = Config(**given(options, Config)), Source(options.data, **given(options, Source))
     images = data.load(**asdict(source))

@@ -20,6 +20,7 @@ from sto_lite.evaluation import Evaluation, test_batches
 from sto_lite.files import locked
 from sto_lite.fused import FusedSTO
 from sto_lite.methods import Baseline, StochasticDepth
+from sto_lite.own import is_own
 from sto_lite.timebox import Costs, TimeBox
 from sto_lite.train import SAVE_EVERY, Run, Training
 
@@ -57,10 +58,9 @@ def groups(jobs: Sequence["Job"], most: int = JOINED) -> tuple[list[list["Job"]]
     found: dict[tuple, list[Job]] = {}
     rest = []
     for job in jobs:
-        kind = registry.METHODS[job.method]
-        if job.config.precision == "fp16" or not (
-            kind in (Baseline, StochasticDepth) or issubclass(kind, FusedSTO)
-        ):
+        kind = registry.find(job.method)
+        known = kind in (Baseline, StochasticDepth, FusedSTO) and not is_own(job.config.net)
+        if not known or job.config.precision == "fp16":
             rest.append(job)
             continue
         c = job.config
