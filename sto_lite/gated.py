@@ -1,4 +1,4 @@
-"""Gates for the residual branches of any network (chapter 3 and the page Extend it): STO on a network of one's own."""
+"""Gates for the residual branches of any network (chapter 3; the page Extend it): STO on one's own."""
 
 from collections.abc import Sequence
 
@@ -39,7 +39,7 @@ class Gate(nn.Module):
 
     @property
     def residual(self) -> tuple[nn.Module, ...]:
-        """For resnet.fold: the affine layer at the end, whose parameters take p_l; else what holds the gate at rest."""
+        """For resnet.fold: the affine layer at the end, whose parameters take p_l; else the gate at rest."""
         end = self.layer
         while type(end).forward is nn.Sequential.forward:
             end = [part for part in end.children() if not isinstance(part, nn.Dropout | nn.Identity)][-1]

@@ -86,10 +86,10 @@ class Run(Machine):
 
     Runs every job of an experiment that has no record yet; one that was interrupted goes on. EXPERIMENTS
 
-    experiment: its name.
+    experiment: its name; or your own, a file.toml or package.module:NAME.
     data: image set; without it the paper's first one for the experiment.
     seeds: such as 0-4 or 0,2,5.
-    rows: these rows of the table alone, such as baseline STO.
+    rows: these rows of the table alone, such as baseline STO; your own method, as package.module:CLASS, is one more.
     teacher_net: network of KD's teacher; without it the experiment's.
     scale: smoke, colab or paper; without it $STO_SCALE, else by the hardware.
     out: one folder a run is made there.
@@ -120,8 +120,9 @@ class Table:
 
     Means over seeds with intervals, paired tests and verdicts, one table for each protocol found. EXPERIMENTS
 
-    experiment: its name.
-    records: folders of runs or records.
+    experiment: its name; or your own, a file.toml or package.module:NAME.
+    rows: these rows of the table alone, as for run.
+    records: folders of runs or records; without any runs, and where that is missing the book's own records.
     data: records of this image set alone.
     teacher_net: network of KD's teacher; without it the experiment's.
     all: every protocol found; without it the one with most records.
@@ -131,7 +132,8 @@ class Table:
     """
 
     experiment: str
-    records: tuple[Path, ...] = (Path("runs"),)
+    rows: tuple[str, ...] | None = None
+    records: tuple[Path, ...] | None = None
     data: str | None = None
     teacher_net: str | None = None
     all: bool = False
@@ -242,7 +244,7 @@ def methods() -> dict[str, dict[str, Setting]]:
 
 
 def of_own(arguments: Sequence[str]) -> dict[str, dict[str, Setting]]:
-    """The settings of a method of one's own, as `methods` gives them, if the arguments name one as package.module:CLASS.
+    """The settings of a method of one's own, as `methods` gives them, if the arguments name one.
 
     Raises:
         RunError: it cannot be imported.

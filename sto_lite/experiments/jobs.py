@@ -101,7 +101,8 @@ def jobs(
     Raises:
         ValueError: an override that no run has; or a network for an experiment that compares networks.
     """
-    overrides = {k: tuple(v) if isinstance(v, list) else v for k, v in (overrides or {}).items()}
+    overrides = {**experiment.protocol, **(overrides or {})}
+    overrides = {k: tuple(v) if isinstance(v, list) else v for k, v in overrides.items()}
     if unknown := sorted(set(overrides) - OVERRIDES):
         raise ValueError(f"a run has no setting {', '.join(unknown)}; it has {', '.join(sorted(OVERRIDES))}")
     if experiment.compares_networks and "net" in overrides:
@@ -143,7 +144,8 @@ def choose(
 
     Args:
         experiment: whole.
-        rows: labels or methods, in any case of letters; None keeps all.
+        rows: labels or methods, in any case of letters; None keeps all. One's own method, as package.module:CLASS,
+            becomes a row, compared with the table's first.
         teacher_net: for resnet.build.
 
     Raises:
@@ -151,12 +153,14 @@ def choose(
     """
     cells = experiment.cells
     for word in rows or ():
-        if not any(word.casefold() in (cell.label.casefold(), cell.method) for cell in cells):
+        if is_own(word) and word not in (cell.method for cell in cells):
+            cells += (Cell(word, word, cells[0].net, against=cells[0].label),)
+        if not any(word.casefold() in (cell.label.casefold(), cell.method.casefold()) for cell in cells):
             known = ", ".join(repr(cell.label) for cell in cells)
             raise ValueError(f"{experiment.name} has no row {word!r}; it has {known}")
     if rows:
         wanted = {word.casefold() for word in rows}
-        cells = tuple(cell for cell in cells if {cell.label.casefold(), cell.method} & wanted)
+        cells = tuple(cell for cell in cells if {cell.label.casefold(), cell.method.casefold()} & wanted)
     if teacher_net:
         if not is_own(teacher_net) and teacher_net not in NETWORKS:
             raise ValueError(f"no network is called {teacher_net!r}; there are {', '.join(NETWORKS)}")
