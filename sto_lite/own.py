@@ -80,7 +80,7 @@ def settings(path: str) -> dict[str, tuple[Any, Any, str]]:
     return {field.name: (field.type, field.default, said) for field in fields(kind) if field.init}
 
 
-def network(path: str, num_classes: int, generator: torch.Generator | None = None) -> nn.Module:
+def network(path: str, num_classes: int, generator: torch.Generator | None = None) -> Any:
     """What a function of one's own makes of the number of classes: a network with gates (gated.py).
 
     Its initial weights come from torch's global generator, which is set by `generator` for the call.

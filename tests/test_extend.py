@@ -112,13 +112,13 @@ def test_a_file_becomes_jobs_with_its_protocol_and_the_command_line_wins(folder)
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ('title = "', 'titel = "', "has titel, which is none of .*; did you mean title"),
-        ("settings =", "setings =", "row 3 of mine.toml has setings.*did you mean settings"),
+        ('title = "', 'titles = "', "has titles, which is none of .*; did you mean title"),
+        ("settings =", "setting =", "row 3 of mine.toml has setting.*did you mean settings"),
         ('label = "STO"', 'label = "baseline"', "each with a label of its own"),
         (
             'against = "baseline"',
-            'against = "basline"',
-            "STO is compared with basline; did you mean baseline",
+            'against = "base-line"',
+            "STO is compared with base-line; did you mean baseline",
         ),
         ('method = "baseline"', "", "row 1 of mine.toml names no method"),
         ("[protocol]", "[protocol", "cannot be read as an experiment"),

@@ -46,10 +46,10 @@ def live(
     minutes: float | None = None,
     clock: Callable[[], float] = time.monotonic,
 ) -> None:
-    """Train an experiment on whatever set is prepared here, and show its table, which fills with each run.
+    """Train an experiment on whatever set is prepared here, and show its table as it fills.
 
-    Run again, it goes on with what `out` holds. At smoke scale it takes synthetic faces, as it does where there are no
-    photographs.
+    Run again, it goes on with what `out` holds. At smoke scale, and without photographs, it takes
+    synthetic faces.
 
     Args:
         scale: of the notebook; PLANS says what each runs.
