@@ -31,7 +31,7 @@ class Plan(NamedTuple):
 TOY = {"net": "resnet8", "size": 8, "limit": 64, "batch_size": 32, "epochs": 2, "evaluate_every": 2}
 SMALL = {"net": "resnet14", "size": 24, "limit": 1024, "epochs": 150, "evaluate_every": 30}
 PLANS = {
-    "smoke": Plan(range(1), 1, TOY, "resnet14"),
+    "smoke": Plan(range(1), 5, TOY, "resnet14"),  # seconds on an idle machine
     "colab": Plan(range(1), 15, SMALL, "resnet32"),
     "paper": Plan(range(5), 600, {}),
 }
