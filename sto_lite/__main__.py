@@ -21,7 +21,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; a user's mistake is one message on standard error and status 2."""
     started = time.monotonic()
     print_anything()
-    options = parser().parse_args(arguments)
+    words = sys.argv[1:] if arguments is None else arguments
+    try:
+        options = parser(words).parse_args(words)
+    except (StoError, ValueError) as error:  # of a method of one's own
+        print(f"sto_lite: {error}", file=sys.stderr)
+        return 2
     options.started = started
     try:
         for name in ("jobs", "minutes", "threads"):
@@ -81,7 +86,8 @@ def train(options: argparse.Namespace) -> None:
     from sto_lite.train import fit
 
     check_machine(options)
-    settings = {name for method in registry.METHODS.values() for name in given(options, method)}
+    own = [registry.find(options.method)]
+    settings = {name for method in (*registry.METHODS.values(), *own) for name in given(options, method)}
     method = registry.make(options.method, **{name: getattr(options, name) for name in settings})
     config, source = Config(**given(options, Config)), Source(options.data, **given(options, Source))
     images = data.load(**asdict(source))
@@ -174,6 +180,7 @@ def run(options: argparse.Namespace) -> int:
     experiment = planned.choose(paper.find(options.experiment), options.rows, options.teacher_net)
     name, out = options.data or experiment.data[0], options.out
     overrides = {key: value for key, value in vars(options).items() if key in planned.OVERRIDES}
+    overrides = {**experiment.protocol, **overrides}
     jobs = planned.jobs(experiment, name, read_seeds(options.seeds), scale, overrides)
     if options.dry_run:
         for job in jobs:
@@ -223,7 +230,8 @@ def run(options: argparse.Namespace) -> int:
         print(forecast.closing_line(jobs, out, count if left else 1))  # a lane's seconds are its share
         return TIME_UP
     else:
-        words = ["table", experiment.name, "--records", str(out)]
+        words = ["table", options.experiment, "--records", str(out)]
+        words += ["--rows", *options.rows] if options.rows else []
         words += ["--teacher-net", options.teacher_net] if options.teacher_net else []
         print(f"all {len(jobs)} runs are finished: python -m sto_lite {shlex.join(words)}")
     return bool(failed)
@@ -275,17 +283,18 @@ def table(options: argparse.Namespace) -> None:
     from sto_lite.experiments.jobs import choose
     from sto_lite.files import save
 
-    experiment = choose(paper.find(options.experiment), None, options.teacher_net)
-    found = [record for folder in options.records for record in records.read_folder(folder)]
-    found = [record for record in found if "kind" not in record]
+    experiment = choose(paper.find(options.experiment), options.rows, options.teacher_net)
+    found = records.read_runs(options.records)
     if options.data:
         found = [record for record in found if record["data"]["name"] == options.data]
     made = tables.tables(experiment, found, options.split)
     if not made:
-        where = f"{', '.join(map(str, options.records))}{f' on {options.data}' if options.data else ''}"
+        where = ", ".join(map(str, options.records or ("runs",))) + (
+            f" on {options.data}" if options.data else ""
+        )
         raise RunError(
-            f"none of the {len(found)} records in {where} belongs to {experiment.name}; make some with "
-            f"python -m sto_lite run {experiment.name}"
+            f"none of the {len(found)} records in {where} belongs to {options.experiment}; make some with "
+            f"python -m sto_lite run {options.experiment}"
         )
     shown = made if options.all else made[:1]
     for other in made[len(shown) :]:

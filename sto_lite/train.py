@@ -22,6 +22,7 @@ from sto_lite.errors import RunError, memory_told
 from sto_lite.evaluation import Evaluation, examine, headline, test_batches
 from sto_lite.evaluation import evaluate as evaluate
 from sto_lite.files import expand, locked
+from sto_lite.gated import suited
 from sto_lite.methods import Method, Step, check_single
 from sto_lite.records import Record
 from sto_lite.resnet import count_parameters
@@ -141,6 +142,7 @@ class Training:
         # One for each machine or revision that trained.
         self.environments = [records.environment(self.device)]
         weights = torch.Generator().manual_seed(config.seed)
+        self.method = suited(self.method, config.net)
         model = self.method.build(config.net, len(self.images.classes), weights)
         self.model = model.to(self.device).to(memory_format=torch.channels_last)
         self.optimizer = torch.optim.SGD(

@@ -125,6 +125,21 @@ def test_threads_are_left_alone_and_scale_is_frozen():
         scale.name = "paper"
 
 
+def test_a_chapter_that_trains_in_one_cell_says_where_and_for_how_long(monkeypatch, capsys, tmp_path):
+    monkeypatch.setenv("STO_RUNS", str(tmp_path))
+    told = []
+    for name in ("smoke", "colab"):
+        monkeypatch.setenv("STO_SCALE", name)
+        assert begin("8 E", {"smoke": 1, "colab": 15}, data="records", keeps=True).data == "faces"
+        told.append(capsys.readouterr().out.replace("\n", " "))
+    assert (
+        "one cell trains: scale smoke (from STO_SCALE), device CPU" in told[0]
+        and "it is not a result" in told[0]
+    )
+    assert "about 15 minutes" in told[1] and "the cells again: they go on" in told[1]
+    assert "trains nothing" not in told[0] and "not prepared" not in told[0]
+
+
 def test_a_chapter_that_reads_records_says_the_same_everywhere(monkeypatch, capsys):
     said = []
     for name in ("smoke", "paper"):

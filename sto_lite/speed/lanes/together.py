@@ -15,7 +15,8 @@ from sto_lite.errors import RunError, StoError, memory_told
 from sto_lite.evaluation import Evaluation
 from sto_lite.files import locked
 from sto_lite.fused import FusedSTO
-from sto_lite.methods import Baseline, Method, StochasticDepth
+from sto_lite.methods import Baseline, StochasticDepth
+from sto_lite.own import is_own
 from sto_lite.timebox import TimeBox, foretell, progress_bar, whole_runs
 from sto_lite.train import SAVE_EVERY, Run, Training
 
@@ -38,9 +39,9 @@ def obstacle(device: torch.device) -> str | None:
     return None if find_spec("triton") else "Triton is not installed"
 
 
-def can_join(kind: type[Method], precision: str) -> bool:
-    """Whether runs of a method in a precision can be lanes."""
-    return precision != "fp16" and (kind in (Baseline, StochasticDepth) or issubclass(kind, FusedSTO))
+def can_join(kind: type, net: str, precision: str) -> bool:
+    """Whether runs of a method can be lanes; methods and networks of one's own cannot."""
+    return precision != "fp16" and not is_own(net) and kind in (Baseline, StochasticDepth, FusedSTO)
 
 
 def train(runs: Sequence[Training], box: TimeBox | None = None) -> Iterator[tuple[int, Run | Exception]]:
