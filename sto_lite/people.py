@@ -1,14 +1,17 @@
 """What labels mean and whom errors hit: votes of several people, traits that go along with a label (chapter 11)."""
 
 import math
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor
 
 from sto_lite.data import ImageSet, Split
 from sto_lite.faces import EXPRESSIONS, generate
 
-# --------------------------------------------------------------------------------- faces with a trait of our choice
+# -------------------------------------------------------------------- faces with a trait of our choice
 
 TRAITS = {  # a trait -> its name in faces.LOOK, the value without it, the value with it
     "glasses": ("glasses", -1.0, 0.6),
@@ -67,3 +70,72 @@ def balanced(images: ImageSet, has: Tensor) -> ImageSet:
     return ImageSet(
         images.name, images.classes, {**images.splits, "train": Split(train.images[kept], train.labels[kept])}
     )
+
+
+# ----------------------------------------------------------------------------- votes of several people
+
+
+def plurality(votes: ArrayLike) -> np.ndarray:
+    """Which answers have most votes, (N, C) booleans from counts (N, C); several in a row are a tie."""
+    votes = np.asarray(votes)
+    return votes == votes.max(axis=1, keepdims=True)
+
+
+def agreement(votes: ArrayLike) -> float:
+    """How often (%) two random people of an image gave it the same answer; counts (N, C), 2 a row or more."""
+    votes = np.asarray(votes, float)
+    people = votes.sum(axis=1)
+    return 100 * float(np.mean((votes * (votes - 1)).sum(axis=1) / (people * (people - 1))))
+
+
+class Share(NamedTuple):
+    """A share (%) with its Wilson interval, and how many were counted."""
+
+    share: float
+    low: float
+    high: float
+    count: int
+
+
+def wilson(hits: float, count: int, level: float = 0.95) -> Share:
+    """Interval of a share by Wilson's score method, which stays in 0..100 and holds for few or no hits."""
+    from scipy.stats import norm
+
+    if count < 1:
+        return Share(math.nan, math.nan, math.nan, 0)
+    z = float(norm.ppf((1 + level) / 2))
+    p, q = hits / count, z * z / count
+    middle, half = (p + q / 2) / (1 + q), math.sqrt(q * (p * (1 - p) + q / 4)) / (1 + q)
+    return Share(100 * p, 100 * max(0.0, middle - half), 100 * min(1.0, middle + half), count)
+
+
+# ------------------------------------------------------------------------------------- errors by group
+
+
+def errors_by_group(predictions: ArrayLike, labels: ArrayLike, groups: ArrayLike) -> dict[Any, Share]:
+    """The error of each group with its interval; all three (N,), groups of any kind of value."""
+    wrong, groups = np.asarray(predictions) != np.asarray(labels), np.asarray(groups)
+    return {
+        g.item(): wilson(int(wrong[groups == g].sum()), int((groups == g).sum())) for g in np.unique(groups)
+    }
+
+
+def images_for_gap(error: float, gap: float, share: float, power: float = 0.8, level: float = 0.95) -> int:
+    """Test images in all, to see that a group's error lies `gap` points above that of the rest.
+
+    Args:
+        error: of the rest in %.
+        gap: of the group, in points; error + gap stays below 100.
+        share: of the group among the images, above 0 and below 1.
+        power: probability to see it.
+        level: one minus the false-alarm rate of the two-sided test of two shares, in the normal approximation.
+    """
+    from scipy.stats import norm
+
+    p, q = error / 100, (error + gap) / 100
+    if not (0 < share < 1 and gap > 0 <= p < q < 1):
+        raise ValueError("share lies between 0 and 1, gap is above 0, and error + gap is below 100")
+    pooled = share * q + (1 - share) * p
+    null = math.sqrt(pooled * (1 - pooled) / (share * (1 - share)))
+    true = math.sqrt(q * (1 - q) / share + p * (1 - p) / (1 - share))
+    return math.ceil(((norm.ppf((1 + level) / 2) * null + norm.ppf(power) * true) / (q - p)) ** 2)
