@@ -8,6 +8,7 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
+from sto_lite.about import wilson
 from sto_lite.data import ImageSet, Split
 from sto_lite.faces import EXPRESSIONS, generate
 
@@ -97,16 +98,10 @@ class Share(NamedTuple):
     count: int
 
 
-def wilson(hits: float, count: int, level: float = 0.95) -> Share:
-    """Interval of a share by Wilson's score method, which stays in 0..100 and holds for few or no hits."""
-    from scipy.stats import norm
-
-    if count < 1:
-        return Share(math.nan, math.nan, math.nan, 0)
-    z = float(norm.ppf((1 + level) / 2))
-    p, q = hits / count, z * z / count
-    middle, half = (p + q / 2) / (1 + q), math.sqrt(q * (p * (1 - p) + q / 4)) / (1 + q)
-    return Share(100 * p, 100 * max(0.0, middle - half), 100 * min(1.0, middle + half), count)
+def share(hits: int, count: int, level: float = 0.95) -> Share:
+    """A share with its interval; without anybody counted, NaN and all of 0 to 100."""
+    low, high = wilson(hits, count, level)
+    return Share(100 * hits / count if count else math.nan, low, high, count)
 
 
 # ------------------------------------------------------------------------------------- errors by group
@@ -116,8 +111,14 @@ def errors_by_group(predictions: ArrayLike, labels: ArrayLike, groups: ArrayLike
     """The error of each group with its interval; all three (N,), groups of any kind of value."""
     wrong, groups = np.asarray(predictions) != np.asarray(labels), np.asarray(groups)
     return {
-        g.item(): wilson(int(wrong[groups == g].sum()), int((groups == g).sum())) for g in np.unique(groups)
+        g.item(): share(int(wrong[groups == g].sum()), int((groups == g).sum())) for g in np.unique(groups)
     }
+
+
+def falsely(said: ArrayLike, label: int) -> float:
+    """Share (%) of the faces of other classes that are called `label`; counts (C, C), labels × predictions."""
+    others = np.delete(np.asarray(said), label, axis=0)
+    return 100 * float(others[:, label].sum() / others.sum())
 
 
 def images_for_gap(error: float, gap: float, share: float, power: float = 0.8, level: float = 0.95) -> int:

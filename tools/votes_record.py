@@ -55,7 +55,7 @@ def of_the_labels(counts: Votes, labels: np.ndarray) -> dict[str, Any]:
         "of": [int(c.sum()) for c in classes],
         "clear_hits": int((hit & clear).sum()),
         "mean_votes": [
-            share[c].mean(0).round(4).tolist() for c in classes
+            (share[c].sum(0) / max(1, c.sum())).round(4).tolist() for c in classes
         ],  # by label, columns as votes.CLASSES
         "most_votes": np.bincount(
             counts.max(1), minlength=11
@@ -87,8 +87,9 @@ def hashes(images: torch.Tensor) -> np.ndarray:
 
 
 def near(test: Split, train: Split) -> dict[str, int]:
-    """Test images with an exact copy in training, others with a near one, as they are or mirrored; and how many of the
-    copies have the label of theirs. An image with several copies is held against the likest.
+    """Test images with an exact copy in training, others with a near one, as they are or mirrored.
+
+    Of each how many have their copy's label; an image with several copies is held against the likest.
     """
     rows, others = (split.images.flatten(1).numpy() for split in (test, train))
     seen = {row.tobytes(): label for row, label in zip(others, train.labels.tolist(), strict=True)}
