@@ -38,7 +38,7 @@ def test_votes_by_hand():
     told = votes_record.of_the_labels(counts, np.array([0, 2, 6, 3]))
     assert (told["images"], told["clear"], told["tied"], told["outside"]) == (4, 1, 1, 1)
     assert told["alone"] == [1, 0, 0, 1, 0, 0, 0] and told["shared"] == [0, 0, 1, 0, 0, 0, 0]
-    assert told["most_votes"][4:7] == [1, 1, 1] and told["mean_votes"][2][votes.CLASSES.index("fear")] == 0.5
+    assert told["by_votes"][4:7] == [1, 1, 1] and told["mean_votes"][2][votes.CLASSES.index("fear")] == 0.5
 
 
 def test_a_run_is_held_against_the_votes():
@@ -46,6 +46,7 @@ def test_a_run_is_held_against_the_votes():
     told = votes_record.of_a_run(made_up(), np.array([0, 2, 6, 3]), said, sure)
     assert told["error"] == 50 and told["against_most"] == 50 and told["votes_for"] == pytest.approx(47.5)
     assert told["surprise"] == pytest.approx(np.log(2))  # half a bet on each answer, whatever the votes
+    assert sum(told["wrong_by_votes"]) == 2 and told["not_most_by_votes"][4:7] == [1, 0, 1]
     assert told["error_clear"] == told["against_most_clear"] == 0
 
 

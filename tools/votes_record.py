@@ -60,11 +60,12 @@ def of_the_labels(counts: Votes, labels: np.ndarray) -> dict[str, Any]:
         "most_votes": np.bincount(
             counts.max(1), minlength=11
         ).tolist(),  # images by the votes of the first answer
+        "unanimous": (counts == 10).sum(0).tolist(),  # by answer, columns as above
     }
 
 
-def of_a_run(counts: Votes, labels: np.ndarray, said: np.ndarray, confidence: np.ndarray) -> dict[str, float]:
-    """What the votes say of a network's answers, in %; `surprise` in nats."""
+def of_a_run(counts: Votes, labels: np.ndarray, said: np.ndarray, confidence: np.ndarray) -> dict[str, Any]:
+    """What the votes say of a network's answers, in %; `surprise` in nats; and what it gets wrong, by agreement."""
     rows, share = np.arange(len(said)), counts / counts.sum(1, keepdims=True)
     mine, top = share[rows, COLUMN[said]], plurality(counts)
     clear = is_clear(counts)
@@ -76,6 +77,10 @@ def of_a_run(counts: Votes, labels: np.ndarray, said: np.ndarray, confidence: np
         "error_clear": 100 * float((said != labels)[clear].mean()),  # the same images by the old label
         "votes_for": 100 * float(mine.mean()),
         "surprise": float(-(mine * np.log(p) + (1 - mine) * np.log(1 - p)).mean()),
+        "not_most_by_votes": np.bincount(counts.max(1), weights=~found, minlength=11).astype(int).tolist(),
+        "wrong_by_votes": np.bincount(counts.max(1), weights=said != labels, minlength=11)
+        .astype(int)
+        .tolist(),
     }
 
 
