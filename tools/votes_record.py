@@ -57,7 +57,7 @@ def of_the_labels(counts: Votes, labels: np.ndarray) -> dict[str, Any]:
         "mean_votes": [
             (share[c].sum(0) / max(1, c.sum())).round(4).tolist() for c in classes
         ],  # by label, columns as votes.CLASSES
-        "most_votes": np.bincount(
+        "by_votes": np.bincount(
             counts.max(1), minlength=11
         ).tolist(),  # images by the votes of the first answer
         "unanimous": (counts == 10).sum(0).tolist(),  # by answer, columns as above
