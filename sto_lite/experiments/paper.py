@@ -119,7 +119,7 @@ def epochs() -> Experiment:
 
 
 def compute() -> Experiment:
-    """Equal epochs against equal compute: others trained for as many multiply-adds as STO, each compared with it."""
+    """Equal compute: others trained for as many multiply-adds as STO, each compared with it, in one block with Table 3."""
     rows: tuple[tuple[str, str, Settings], ...] = (
         ("baseline", "baseline", {}),
         ("stochastic depth", "stochastic-depth", {}),
@@ -129,7 +129,8 @@ def compute() -> Experiment:
         Cell(f"{label}, STO's compute", method, settings=settings, against="STO", epochs="sto")
         for label, method, settings in rows
     ]
-    cells = (Cell("baseline", "baseline"), *longer, Cell("STO", "sto"))
+    *parts, sto = (replace(cell, net="resnet32", paper={}, against=None) for cell in table3().cells)
+    cells = (*parts, *longer, sto)
     return Experiment("compute", "Equal compute", ("fer2013", "rafdb", "cifar100"), cells)
 
 
