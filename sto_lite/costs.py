@@ -8,8 +8,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from sto_lite import resnet, survival
 from sto_lite.kd import KD
+from sto_lite.kin import Students
 from sto_lite.methods import STO, Method, StochasticDepth
 from sto_lite.peers import DML, ONE, OKDDip
+from sto_lite.selves import ProgressiveSelf, Sandwich
 
 
 class Forward(NamedTuple):
@@ -56,6 +58,10 @@ def step_cost(
     if isinstance(method, StochasticDepth):
         p = survival.SCHEDULES[method.schedule](len(blocks), method.p_last)
         student = total - sum((1 - p_l) * block for p_l, block in zip(p.tolist(), blocks, strict=True))
+        if isinstance(method, Students):
+            student = total if method.gates == "image" else student
+            if not isinstance(method, STO):
+                return (method.sampled * student + method.full * total) / total
         if not isinstance(method, STO):
             return student / total
         return (method.students * student + total * (1.0 if method.teacher_backward else 1 / 3)) / total
@@ -65,6 +71,11 @@ def step_cost(
         return 1 + (method.branches - 1) * top / total
     if isinstance(method, OKDDip):
         return 1 + method.peers * top / total
+    if isinstance(method, Sandwich):  # the first d blocks: one, and d at random
+        depths = [total - sum(blocks[depth:]) for depth in range(1, len(blocks) + 1)]
+        return 1 + (depths[0] + method.depths * sum(depths) / len(depths)) / total
+    if isinstance(method, ProgressiveSelf):
+        return 1 + 1 / 3
     if isinstance(method, KD):
         return 1 + forward(teacher or net, size, num_classes).total / (3 * total)
     return 1.0

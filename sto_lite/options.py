@@ -70,7 +70,8 @@ class Train(Machine):
 
     data: image set: faces, fer2013, rafdb or cifar100.
     method: baseline, stochastic-depth, sto, dml, one, okddip or kd; as controls label-smoothing, ema,
-        stochastic-depth-stepped, dml-mean and one-attached.
+        stochastic-depth-stepped, dml-mean and one-attached; as STO's kin (chapter 9b) cosub, r-drop,
+        fraternal, expectation-linear, sto-otherwise, sandwich, own-teacher and ps-kd.
     out: folder for what is written; without it nothing is kept.
     """
 
