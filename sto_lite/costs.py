@@ -1,9 +1,11 @@
-"""What a training step costs in multiply-adds, from the shapes alone (chapters 5 to 7)."""
+"""What a training step costs in multiply-adds, and what it keeps in memory (chapters 5 to 7 and 9b)."""
 
 from functools import cache
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.flop_counter import FlopCounterMode
 
 from sto_lite import resnet, survival
@@ -79,3 +81,38 @@ def step_cost(
     if isinstance(method, KD):
         return 1 + forward(teacher or net, size, num_classes).total / (3 * total)
     return 1.0
+
+
+def step_memory(method: Method, net: str, size: int = 32, batch: int = 4, draws: int = 16) -> float:
+    """What autograd keeps of a step for its backward pass, in MB for each image: a mean over draws of gates.
+
+    Weights and their gradients, the optimiser's state and passing buffers are left out.
+
+    Args:
+        method: as in registry.make.
+        net: the network that is trained.
+        size: pixels.
+        batch: images of the step that is made.
+        draws: steps that are made.
+    """
+    generator = torch.Generator().manual_seed(0)
+    model = method.build(net, 7, generator).train()
+    weights = {tensor.untyped_storage().data_ptr() for tensor in model.state_dict().values()}
+    images, labels = torch.rand(batch, 3, size, size, generator=generator), torch.arange(batch) % 7
+    total = 0
+    for _ in range(draws):
+        kept: dict[int, int] = {}
+
+        def keep(tensor: Tensor, kept: dict[int, int] = kept) -> Tensor:
+            storage = tensor.untyped_storage()
+            if storage.data_ptr() not in weights:
+                kept[storage.data_ptr()] = storage.nbytes()
+            return tensor
+
+        with saved_tensors_hooks(keep, lambda tensor: tensor):
+            step = method.step(
+                model, images, labels, generator, 1
+            )  # which holds what was kept until it is counted
+        total += sum(kept.values())
+        del step
+    return total / (draws * batch * 1e6)

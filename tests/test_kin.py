@@ -348,3 +348,18 @@ def test_costs_in_steps_of_the_baseline():
     by_hand = [sum(blocks[:d]) + total - sum(blocks) for d in range(1, 16)]
     assert cost("sandwich") == pytest.approx(1 + (by_hand[0] + 2 * sum(by_hand) / 15) / total)
     assert math.isclose(by_hand[-1], total)
+
+
+def test_what_a_step_keeps():
+    """Each convolution keeps its input, each batch norm its input, each ReLU and sum its output, 4 bytes a number."""
+    one = costs.step_memory(make("baseline"), "resnet8", 24, draws=1)
+    stem, first, second, third = (
+        planes * (24 // shrink) ** 2 for planes, shrink in ((16, 1), (16, 1), (32, 2), (64, 4))
+    )
+    numbers = 3 * 24**2 + 2 * stem + sum(4 * block for block in (first, second, third)) + second + third
+    assert one == pytest.approx(4 * numbers / 1e6, rel=0.02)
+    alike = {"p_last": 1.0}
+    for name, times in (("cosub", 2), ("sto-otherwise", 2), ("own-teacher", 1), ("ps-kd", 1)):
+        method = make(name, **(alike if times == 2 else {}))
+        assert costs.step_memory(method, "resnet8", 24, draws=2) == pytest.approx(times * one, rel=0.03)
+    assert costs.step_memory(make("cosub"), "resnet8", 24) < 1.7 * one
