@@ -8,15 +8,18 @@ import torch.nn.functional as F
 
 from sto_lite import costs, kin
 from sto_lite.config import Config
+from sto_lite.data import Batches
 from sto_lite.kin import CoSub, Fraternal, OtherSTO, RDrop, run_gated, split_kl, squared_gap
 from sto_lite.losses import kd_loss
 from sto_lite.methods import STO
 from sto_lite.registry import METHODS, make
 from sto_lite.resnet import ResNet, build, count_parameters
 from sto_lite.selves import Exits, ProgressiveSelf, at_depth, front
+from sto_lite.speed.graphs import obstacle
 from sto_lite.survival import linear_decay, sample
 from sto_lite.train import fit
 from tests.test_peers import LABELS, ONE_HOT, C, N, images, leaf, ln, rng, tiny
+from tools.kin import agreement
 
 KIN = [
     "cosub",
@@ -33,6 +36,12 @@ every_kin = pytest.mark.parametrize("name", KIN)
 
 def test_the_kin_stand_behind_methods_and_controls():
     assert list(METHODS)[12:] == KIN
+
+
+@every_kin
+def test_none_is_recorded(name):
+    """A recorded step would be another method's."""
+    assert "has no step with gates on the device" in obstacle(make(name))
 
 
 # ---------------------------------------------------------------------------- losses, written out, and gradients
@@ -363,3 +372,37 @@ def test_what_a_step_keeps():
         method = make(name, **(alike if times == 2 else {}))
         assert costs.step_memory(method, "resnet8", 24, draws=2) == pytest.approx(times * one, rel=0.03)
     assert costs.step_memory(make("cosub"), "resnet8", 24) < 1.7 * one
+
+
+# ------------------------------------------------------------------------------------- agreement, for the scatter
+
+
+@pytest.mark.parametrize(
+    "name", ["sto", "sto-otherwise", "expectation-linear", "cosub", "r-drop", "fraternal"]
+)
+def test_students_that_drop_nothing_agree_with_their_teacher(name):
+    """And those that drop the last block, if they are lucky, less; the model is left as it was."""
+    method = make(name, p_last=1.0)
+    model = method.build("resnet8", 7, rng())
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    assert agreement(method, model, tiny()) == dict.fromkeys(tiny().test_splits, 100.0)
+    less = agreement(make(name, p_last=0.3), model, tiny())
+    assert all(0 < value < 100 for value in less.values())
+    assert all(v.equal(before[k]) for k, v in model.state_dict().items())
+
+
+def test_agreement_of_exits_depths_and_yesterday_by_hand():
+    images = tiny()
+    for name, count in (("sandwich", 2), ("own-teacher", 2), ("ps-kd", 1), ("baseline", 0)):
+        method = make(name)
+        model = method.build("resnet8", 7, rng())
+        found = agreement(method, model, images)
+        assert list(found) == (list(images.test_splits) if count else [])
+        if name == "ps-kd":
+            for split, value in found.items():
+                x = Batches(images.splits[split], *images.mean_std, batch_size=256, augment=False)
+                batch, _ = next(x.in_order())
+                with torch.no_grad():
+                    student, last = model.train().net(batch), model.last(batch)
+                same = 100 * (student.argmax(1) == last.argmax(1)).double().mean().item()
+                assert len(x) == 1 and value == pytest.approx(same, abs=1e-3)
