@@ -6,7 +6,7 @@ which units go together in an emotion, and `PROTOTYPES` follows it. A unit moves
 deepens a fold (drawing.py). Who it is, the pose, the light and the noise are nuisance.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
@@ -127,13 +127,19 @@ def _sample_units(labels: Tensor, u: Tensor, difficulty: float) -> Tensor:
 
 
 def generate(
-    num_images: int, size: int = 48, seed: int = 0, difficulty: float = 1.0, label_noise: float = 0.0
+    num_images: int,
+    size: int = 48,
+    seed: int = 0,
+    difficulty: float = 1.0,
+    label_noise: float = 0.0,
+    looks: Callable[[Tensor], Mapping[str, Tensor]] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """A labelled set of faces (chapter 1).
 
     Returns images, uint8 (num_images, 1, size, size), and labels, int64 (num_images,), 0..6.
     difficulty: 0 (full prototypes, frontal, clean) to 2 (weak, mixed expressions under strong nuisance).
     label_noise: probability in [0, 1) that a label is replaced by one of the six others; no image changes.
+    looks: from the labels drawn, values (num_images,) in place of some of LOOK's; all else stays (chapter 11).
 
     Every seven images in a row hold each class once (label noise aside): classes balance to within one image.
     The same arguments give the same bytes on a CPU, and a smaller set is the beginning of a larger one.
@@ -157,6 +163,9 @@ def generate(
     u_look, u_scene, u_units, u_more = u.split([len(LOOK), len(SCENE), n_units, 3], dim=1)
     low, high = torch.tensor(list(LOOK.values()), dtype=torch.float64).T
     look = _columns(low + (high - low) * u_look, list(LOOK))
+    if looks:
+        _known("generate", "look", given := looks(labels), LOOK)
+        look |= {name: values.float().view(-1, 1, 1) for name, values in given.items()}
     reach = difficulty * torch.tensor(list(SCENE.values()), dtype=torch.float64)
     scene = _columns((2 * u_scene - 1) * reach, list(SCENE))
     occluded = (u_more[:, :1] < OCCLUDED * difficulty) * (0.18 + 0.14 * u_more[:, 1:2])
@@ -196,7 +205,7 @@ def draw(
         units = action_units.double()
     else:
         units = torch.tensor([[float(action_units.get(k, 0.0)) for k in ACTION_UNITS]], dtype=torch.float64)
-        _known("action unit", action_units, ACTION_UNITS)
+        _known("draw", "action unit", action_units, ACTION_UNITS)
     if units.dim() != 2 or units.shape[1] != len(ACTION_UNITS):
         raise StoError(f"draw: action_units has shape {tuple(units.shape)}; give (B, {len(ACTION_UNITS)})")
     outside = [k for i, k in enumerate(ACTION_UNITS) if not ((units[:, i] >= 0) & (units[:, i] <= 1)).all()]
@@ -211,8 +220,8 @@ def draw(
         for (name, (low, high)), s in zip(LOOK.items(), share.tolist(), strict=True)
     }
     where = dict.fromkeys([*SCENE, "occluder", "occluder_tone"], 0.0)
-    _known("look", look or {}, who)
-    _known("scene", scene or {}, where)
+    _known("draw", "look", look or {}, who)
+    _known("draw", "scene", scene or {}, where)
     who |= look or {}
     where |= scene or {}
     fixed = [_columns(torch.tensor([list(t.values())]), list(t)) for t in (who, where)]
@@ -224,10 +233,10 @@ def _check_size(size: int) -> None:
         raise StoError(f"faces: size is {size}; a face needs at least 8 pixels")
 
 
-def _known(kind: str, given: Mapping, known: Mapping) -> None:
+def _known(where: str, kind: str, given: Mapping, known: Mapping) -> None:
     """Refuse names that do not exist."""
     unknown = [str(name) for name in given if name not in known]
     if unknown:
         raise StoError(
-            f"draw: no {kind} is called {', '.join(unknown)}; there are {', '.join(map(str, known))}"
+            f"{where}: no {kind} is called {', '.join(unknown)}; there are {', '.join(map(str, known))}"
         )

@@ -54,13 +54,39 @@ KINDS = {
 
 CONFIG = '''"""The course's settings for nbgrader; written by make homework, and yours to change."""
 
+import csv
 from pathlib import Path
+
+from nbgrader.plugins import CsvExportPlugin
 
 c = get_config()  # noqa: F821
 c.CourseDirectory.course_id = "sto"
 c.CourseDirectory.root = str(Path(__file__).resolve().parent)
 c.Execute.timeout = 300  # seconds for one cell; nothing is trained while a notebook is graded
 c.ClearSolutions.code_stub = {"python": "# YOUR CODE HERE\\nraise NotImplementedError()"}
+
+
+class Grades(CsvExportPlugin):
+    """grades.csv with a column that says what a score of 0 means: by_hand, missing, or final."""
+
+    def export(self, gradebook):
+        super().export(gradebook)
+        waiting = {
+            (s.assignment.name, s.student.id): "by_hand" if s.needs_manual_grade else "final"
+            for a in gradebook.assignments
+            for s in gradebook.assignment_submissions(a.name)
+        }
+        path = Path(self.to or "grades.csv")
+        rows = list(csv.DictReader(path.open(newline="", encoding="utf-8")))
+        for row in rows:
+            row["state"] = waiting.get((row["assignment"], row["student_id"]), "missing")
+        with path.open("w", newline="", encoding="utf-8") as file:
+            out = csv.DictWriter(file, list(rows[0]) if rows else ["assignment", "state"])
+            out.writeheader()
+            out.writerows(rows)
+
+
+c.ExportApp.plugin_class = Grades
 '''
 
 Notebook = Any  # nbformat.NotebookNode, which carries no types
@@ -155,6 +181,9 @@ def verify(notebook: Notebook) -> None:
     """
     names: list[str] = []
     kinds: set[str] = set()
+    everything = "".join(
+        cell.source for cell in notebook.cells
+    )  # a formula's check hides nothing: its hints are wanted
     for number, cell in enumerate(notebook.cells, 1):
         try:
             kind, name, _ = role(cell)
@@ -165,8 +194,8 @@ def verify(notebook: Notebook) -> None:
         for markers, owners in ((SOLUTION, {"solution", "written"}), (HIDDEN, {"check"})):
             found = [line.strip() for line in cell.source.splitlines() if line.strip() in markers]
             stray = sum(marker[4:] in cell.source for marker in markers) - len(set(found))
-            wanted = kind in owners
-            if stray or found != list(markers) * (len(found) // 2) or bool(found) != wanted:
+            wanted, open_ = kind in owners, kind == "check" and "check_formula" in everything
+            if stray or found != list(markers) * (len(found) // 2) or bool(found) != (wanted and not open_):
                 does = "needs" if wanted and not found else "has a wrong"
                 raise HomeworkError(f"cell {number} ({kind} {name}) {does} {' … '.join(markers)}")
         if kind == "written" and not re.fullmatch(
@@ -238,8 +267,24 @@ def solutions(notebook: Notebook) -> Notebook:
         if kind == "instructor":
             cell.source = filled(cell.source)
         elif kind == "written":
-            cell.source = f"**{name}, {points} points, graded by hand. A model answer:**\n\n{cell.source}"
+            rows = rubric(notebook, name)
+            cell.source = (
+                f"**{name}, {points} points, graded by hand. A model answer:**\n\n{cell.source}\n\n"
+                f"| points | for |\n|---|---|\n{rows}"
+            )
     return new
+
+
+def rubric(notebook: Notebook, name: str) -> str:
+    """Return the rows of the rubric for one written answer, as a table's lines: points and what they are for."""
+    rows, part = [], ""
+    for cell in notebook.cells:
+        for line in cell.source.splitlines() if role(cell).kind == "instructor" else ():
+            cells = [column.strip() for column in line.strip("|").split("|")]
+            if line.startswith("|") and len(cells) == 3 and cells[1].isdigit():
+                part = cells[0] or part
+                rows += [f"| {cells[1]} | {cells[2]} |"] if part == name else []
+    return "\n".join(rows)
 
 
 def leave_out(notebook: Notebook, without: Iterable[str]) -> list[Any]:

@@ -180,8 +180,13 @@ def unpack(file: Path, folder: Path, notebook: str) -> None:
         write_atomically(folder / (place.relative_to(top) if place.is_relative_to(top) else place), content)
 
 
-def about_records(source: Notebook, folder: Path) -> list[str]:
-    """Say what the assignment's own check finds wrong in the records of a submission."""
+def about_records(source: Notebook, folder: Path, namespace: dict[str, Any] | None = None) -> list[str]:
+    """Say what the assignment's own check finds wrong in the records of a submission, if it asks for any.
+
+    A namespace that is given gets what the assignment's own cells define, such as its ARMS.
+    """
+    if not any(role(cell) == ("check", "records", role(cell).points) for cell in source.cells):
+        return []
     if not (folder / "records").is_dir():
         if visible(folder, "records\\*.json"):
             return [
@@ -190,7 +195,8 @@ def about_records(source: Notebook, folder: Path) -> list[str]:
         flat = visible(folder, "*.json")
         return ["there is no folder records" + ("; put the .json files into one" if flat else "")]
     given = protocol(folder / "records")
-    namespace: dict[str, Any] = {"__name__": "__main__"}
+    namespace = {} if namespace is None else namespace
+    namespace["__name__"] = "__main__"
     try:
         with contextlib.chdir(folder), contextlib.redirect_stdout(io.StringIO()):
             for code in program(source):
