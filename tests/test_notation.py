@@ -17,7 +17,7 @@ FACES = "tilde hat bar mathcal mathbb"  # what makes another symbol of a letter
 SYMBOL = re.compile(
     rf"\\({'|'.join(FACES.split())})\s*\{{?\s*(\\?[A-Za-z]+)\s*\}}?|\\({'|'.join(GREEK.split())})(?![A-Za-z])|\\[A-Za-z]+|([A-Za-z])"
 )
-CHAPTER = re.compile(r"^\| \[(\d+)\]\([^)]*\) \| ([^|]*(?:\\\|[^|]*)*) \|", re.MULTILINE)
+CHAPTER = re.compile(r"^\| \[(\d+)b?\]\([^)]*\) \| ([^|]*(?:\\\|[^|]*)*) \|", re.MULTILINE)
 
 
 def symbols(text):

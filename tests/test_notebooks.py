@@ -273,10 +273,11 @@ def test_a_reader_s_copy_follows_the_book_until_the_reader_changes_it(tmp_path):
 
 
 def test_an_unreadable_chapter_and_an_unknown_name_are_explained(tmp_path):
-    (tmp_path / "01-trial.md").write_text("---\njupytext: {\n---\n")
+    path = pair(tmp_path, "# Title")
     (tmp_path / "._01-trial.ipynb").write_bytes(b"\x00\xb0")  # is no chapter
-    assert [path.name for path in notebooks.chapters(book=tmp_path)] == ["01-trial.ipynb"]
+    assert notebooks.chapters(book=tmp_path) == [path]
+    path.with_suffix(".md").write_text("---\njupytext: {\n---\n")
     with pytest.raises(NotebookError, match=r"01-trial: .* cannot be read"):
-        notebooks.newest(tmp_path / "01-trial.ipynb")
+        notebooks.newest(path)
     with pytest.raises(NotebookError, match="no chapter is called 9"):
         notebooks.chapters(["9"], tmp_path)

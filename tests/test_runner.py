@@ -31,8 +31,8 @@ def test_every_experiment_end_to_end(name, runs, capsys):
     arguments = ["run", name, *SMALL, "--out", str(runs)]
     if not EXPERIMENTS[name].compares_networks:  # table1 and figure3 take the paper's networks
         arguments += ["--net", "resnet8"]
-    if name == "table2":
-        arguments += ["--teacher-net", "resnet14"]  # and not a ResNet-110
+    teacher = ["--teacher-net", "resnet14"] if name == "table2" else []  # and not a ResNet-110
+    arguments += teacher
     assert main(arguments) == 0
     first = capsys.readouterr().out
     count = first.count(" done ") + first.count(" kept ")
@@ -40,7 +40,7 @@ def test_every_experiment_end_to_end(name, runs, capsys):
     assert main(arguments) == 0
     again = capsys.readouterr().out
     assert again.count(" kept ") == count and " done " not in again
-    assert main(["table", name, "--records", str(runs), "--format", "csv"]) == 0
+    assert main(["table", name, "--records", str(runs), "--format", "csv", *teacher]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 1 + len(EXPERIMENTS[name].cells)
     assert not any(",,,0," in line for line in lines[1:]), "every cell is measured"
