@@ -1,15 +1,19 @@
-"""What a training step costs in multiply-adds, from the shapes alone (chapters 5 to 7)."""
+"""What a training step costs in multiply-adds, and what it keeps in memory (chapters 5 to 7 and 9b)."""
 
 from functools import cache
 from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.flop_counter import FlopCounterMode
 
 from sto_lite import resnet, survival
 from sto_lite.kd import KD
+from sto_lite.kin import Students
 from sto_lite.methods import STO, Method, StochasticDepth
 from sto_lite.peers import DML, ONE, OKDDip
+from sto_lite.selves import ProgressiveSelf, Sandwich
 
 
 class Forward(NamedTuple):
@@ -58,6 +62,10 @@ def step_cost(
     if isinstance(method, StochasticDepth):
         p = survival.SCHEDULES[method.schedule](len(blocks), method.p_last)
         student = total - sum((1 - p_l) * block for p_l, block in zip(p.tolist(), blocks, strict=True))
+        if isinstance(method, Students):
+            student = total if method.gates == "image" else student
+            if not isinstance(method, STO):
+                return (method.sampled * student + method.full * total) / total
         if not isinstance(method, STO):
             return student / total
         return (method.students * student + total * (1.0 if method.teacher_backward else 1 / 3)) / total
@@ -67,6 +75,46 @@ def step_cost(
         return 1 + (method.branches - 1) * top / total
     if isinstance(method, OKDDip):
         return 1 + method.peers * top / total
+    if isinstance(method, Sandwich):  # the first d blocks: one, and d at random
+        depths = [total - sum(blocks[depth:]) for depth in range(1, len(blocks) + 1)]
+        return 1 + (depths[0] + method.depths * sum(depths) / len(depths)) / total
+    if isinstance(method, ProgressiveSelf):
+        return 1 + 1 / 3
     if isinstance(method, KD):
         return 1 + forward(teacher or net, size, num_classes).total / (3 * total)
     return 1.0
+
+
+def step_memory(method: Method, net: str, size: int = 32, batch: int = 4, draws: int = 16) -> float:
+    """What autograd keeps of a step for its backward pass, in MB for each image: a mean over draws of gates.
+
+    Weights and their gradients, the optimiser's state and passing buffers are left out.
+
+    Args:
+        method: as in registry.make.
+        net: the network that is trained.
+        size: pixels.
+        batch: images of the step that is made.
+        draws: steps that are made.
+    """
+    generator = torch.Generator().manual_seed(0)
+    model = method.build(net, 7, generator).train()
+    weights = {tensor.untyped_storage().data_ptr() for tensor in model.state_dict().values()}
+    images, labels = torch.rand(batch, 3, size, size, generator=generator), torch.arange(batch) % 7
+    total = 0
+    for _ in range(draws):
+        kept: dict[int, int] = {}
+
+        def keep(tensor: Tensor, kept: dict[int, int] = kept) -> Tensor:
+            storage = tensor.untyped_storage()
+            if storage.data_ptr() not in weights:
+                kept[storage.data_ptr()] = storage.nbytes()
+            return tensor
+
+        with saved_tensors_hooks(keep, lambda tensor: tensor):
+            step = method.step(
+                model, images, labels, generator, 1
+            )  # which holds what was kept until it is counted
+        total += sum(kept.values())
+        del step
+    return total / (draws * batch * 1e6)

@@ -83,7 +83,8 @@ class Train(Machine):
 
     data: image set: faces, fer2013, rafdb, cifar100 or your own.
     method: baseline, stochastic-depth, sto, dml, one, okddip or kd; as controls label-smoothing, ema,
-        stochastic-depth-stepped, dml-mean and one-attached; or your own, as package.module:CLASS.
+        stochastic-depth-stepped, dml-mean and one-attached; as STO's kin (chapter 9b) cosub, r-drop, fraternal,
+        expectation-linear, sto-otherwise, sandwich, own-teacher and ps-kd; or your own, as package.module:CLASS.
     out: folder for what is written; without it nothing is kept.
     """
 

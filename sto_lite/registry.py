@@ -1,4 +1,4 @@
-"""Every method by its name (chapters 5 and 6, and the controls beside them)."""
+"""Every method by its name (chapters 5 and 6, the controls beside them, and the kin of chapter 9b)."""
 
 from dataclasses import fields
 
@@ -7,14 +7,17 @@ from sto_lite.controls import EMA, AttachedONE, LabelSmoothing, MeanDML, Stepped
 from sto_lite.errors import suggest
 from sto_lite.fused import FusedSTO
 from sto_lite.kd import KD
+from sto_lite.kin import CoSub, ExpectationLinear, Fraternal, OtherSTO, RDrop
 from sto_lite.methods import Baseline, Method, StochasticDepth
 from sto_lite.peers import DML, ONE, OKDDip
+from sto_lite.selves import OwnTeacher, ProgressiveSelf, Sandwich
 
 METHODS: dict[str, type] = {
     method.name: method
     for method in (
         *(Baseline, StochasticDepth, FusedSTO, DML, ONE, OKDDip, KD),
         *(LabelSmoothing, EMA, SteppedDepth, MeanDML, AttachedONE),
+        *(CoSub, RDrop, Fraternal, ExpectationLinear, OtherSTO, Sandwich, OwnTeacher, ProgressiveSelf),
     )
 }
 

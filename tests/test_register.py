@@ -139,6 +139,28 @@ def test_label_smoothing_is_asked_of_the_block_it_was_registered_with():
     assert table.block is not None and len(table.block.rows) == 4, "Table 3's rows are in the block"
 
 
+def test_the_kin_are_asked_by_their_pairs():
+    """Gates by image against STO, and one direction against two, in one block; and every row's own gain beside."""
+    entries = {e.id: e for e in ENTRIES}
+    runs = []
+    for s in entries["kin-gain"].seeds:
+        for error, name, settings in (
+            (60, "baseline", {}),
+            (59, "sto", {}),
+            (56, "sto-otherwise", {"gates": "image"}),
+            (58, "r-drop", {}),
+            (61, "r-drop", {"directions": 1}),
+        ):
+            runs.append(of_method(entries["kin-gain"], s, error + 0.1 * s, name, **settings))
+    first, second, *_ = told(entries["kin-gates"], runs)
+    assert first.startswith("- STO, gates by image against STO: **+3.00") and first.endswith("better.")
+    assert second == "- cosub, gates by image against cosub: fewer than three pairs so far."
+    _, second, *_ = told(entries["kin-directions"], runs)
+    assert second.startswith("- R-Drop, one direction against R-Drop: **-3.00") or "−3.00" in second
+    own = told(entries["kin-gain"], runs)
+    assert any(line.startswith("- STO against baseline: **+1.00") for line in own)
+
+
 @pytest.mark.parametrize(
     ("id_", "pairs"),
     [

@@ -10,6 +10,7 @@ from sphinx.application import Sphinx
 
 from sto_lite.blocks import Pair
 from sto_lite.experiments.formats import spread
+from sto_lite.experiments.paper import EXPERIMENTS
 from sto_lite.experiments.tables import Row, Table, ask, tables, verdict
 from sto_lite.records import Record
 from sto_lite.stats import Interval
@@ -40,7 +41,12 @@ EXPERIMENT = {
     "paper-5": "table3",
     "paper-6": "table1",
     "first-seeds": "table3",
+    "kin-gain": "kin",
+    "kin-teacher": "kin",
+    "kin-directions": "kin",
+    "kin-gates": "kin",
 }
+KIN_CHEAP = ("label smoothing", "EMA", "baseline, STO's compute", "stochastic depth")
 # What is asked of the whole table besides its own gains; one family each.
 PAIRS: dict[str, list[Pair]] = {
     "sto-against-parts": [
@@ -49,8 +55,15 @@ PAIRS: dict[str, list[Pair]] = {
         ("without backward of the full network", "STO"),
     ],
     "label-smoothing": [("label smoothing", "STO")],
+    "kin-gain": [(row, "STO") for row in KIN_CHEAP],
+    "kin-teacher": [("STO, teacher's gates one", "STO"), ("R-Drop, one direction", "STO")],
+    "kin-directions": [("STO, both directions", "STO"), ("R-Drop", "R-Drop, one direction")],
+    "kin-gates": [("STO", "STO, gates by image"), ("cosub", "cosub, gates by image")],
 }
-BESIDE = {"label-smoothing": {"label smoothing"}}  # rows whose own gain is told too
+BESIDE = {
+    "label-smoothing": {"label smoothing"},
+    "kin-gain": {cell.label for cell in EXPERIMENTS["kin"].cells},
+}  # rows whose own gain is told too
 PAIRED = {"dropped-blocks", "peers-otherwise"}  # registered as paired differences, each of its two rows alone
 FIELDS = ("runs", "subset", "analysis", "rule", "expectation")
 

@@ -170,6 +170,35 @@ def peers_otherwise() -> Experiment:
     return Experiment("peers-otherwise", "Peers in another form", ("fer2013", "rafdb"), cells)
 
 
+def kin() -> Experiment:
+    """STO, its relatives, and what costs little or nothing, all against the baseline (chapter 9b)."""
+    rows: tuple[tuple[str, str, Settings], ...] = (
+        ("label smoothing", "label-smoothing", {}),
+        ("EMA", "ema", {"decay": 0.99}),
+        ("stochastic depth", "stochastic-depth", {}),
+        ("STO", "sto", {}),
+        ("STO, teacher's gates one", "sto-otherwise", {"weighted": False}),
+        ("STO, both directions", "sto", {"detach": False}),
+        ("STO, gates by image", "sto-otherwise", {"gates": "image"}),
+        ("STO, DKD", "sto-otherwise", {"distillation": "dkd"}),
+        ("STO, DIST", "sto-otherwise", {"distillation": "dist"}),
+        ("cosub", "cosub", {}),
+        ("cosub, gates by image", "cosub", {"gates": "image"}),
+        ("R-Drop", "r-drop", {}),
+        ("R-Drop, one direction", "r-drop", {"directions": 1}),
+        ("expectation-linear", "expectation-linear", {}),
+        ("fraternal", "fraternal", {}),
+        ("sandwich rule", "sandwich", {}),
+        ("be your own teacher", "own-teacher", {}),
+        ("PS-KD", "ps-kd", {"grows": 80}),
+    )
+    cells = [Cell(label, method, settings=settings, against="baseline") for label, method, settings in rows]
+    longer = Cell("baseline, STO's compute", "baseline", against="baseline", epochs="sto")
+    return Experiment(
+        "kin", "STO among its kin", ("fer2013",), (Cell("baseline", "baseline"), longer, *cells)
+    )
+
+
 EXPERIMENTS: dict[str, Experiment] = {
     experiment.name: experiment
     for experiment in (
@@ -189,6 +218,7 @@ EXPERIMENTS: dict[str, Experiment] = {
         controls(),
         dropped_blocks(),
         peers_otherwise(),
+        kin(),
     )
 }
 
