@@ -127,8 +127,8 @@ def test_the_page_is_used_by_keyboard(tab):
 
 
 def test_a_bar_leads_to_its_student(tab):
-    box = tab.locator(".strip").bounding_box()
-    tab.mouse.click(box["x"] + box["width"] * 5.5 / 64, box["y"] + box["height"] / 2)  # 000101
+    width = tab.locator(".strip").bounding_box()["width"]
+    tab.locator(".strip").click(position={"x": width * 5.5 / 64, "y": 40})  # 000101
     tab.get_by_role("status").get_by_text("Student with blocks 4, 6:").wait_for()
     assert tab.locator(".strip rect.chosen").count() == 1
 

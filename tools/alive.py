@@ -69,6 +69,7 @@ def markup(record: Record, static: str = STATIC) -> str:
     rows = "".join(f'<tr><th scope="row">{name}</th>{cell * 3}</tr>' for name in names)
     strip = "".join(f'<rect x="{10 * m + 1}" y="100" width="8" height="0"></rect>' for m in range(2**blocks))
     heads = ("class", "student", "teacher, Eq. 5", f"mean of all {2**blocks}")
+    columns = "".join(f'<th scope="col">{head}</th>' for head in heads)
     slider = (
         '<label>{0}<input type="range" name="{1}" min="0" max="{2}" step="{3}" value="0" autocomplete="off">'
         "<output></output></label>"
@@ -82,7 +83,7 @@ def markup(record: Record, static: str = STATIC) -> str:
 <fieldset class="gates"><legend>The student keeps the blocks</legend>{switches}
 <button type="button" name="draw">Draw a student</button>
 <button type="button" name="whole">All blocks</button></fieldset></div>
-<table><thead><tr>{"".join(f'<th scope="col">{head}</th>' for head in heads)}</tr></thead><tbody>{rows}</tbody></table>
+<table><thead><tr>{columns}</tr></thead><tbody>{rows}</tbody></table>
 <svg class="strip" role="img" aria-label="All students" viewBox="0 0 {10 * 2**blocks} 100" \
 preserveAspectRatio="none">{strip}<line x1="0" x2="{10 * 2**blocks}" y1="100" y2="100"></line></svg>
 <p class="distance"></p><p role="status"></p>
