@@ -84,7 +84,7 @@ def markup(record: Record, static: str = STATIC) -> str:
 <button type="button" name="draw">Draw a student</button>
 <button type="button" name="whole">All blocks</button></fieldset></div>
 <table><thead><tr>{columns}</tr></thead><tbody>{rows}</tbody></table>
-<svg class="strip" role="img" aria-label="All students" viewBox="0 0 {10 * 2**blocks} 100" \
+<p class="of"></p><svg class="strip" role="img" aria-label="All students" viewBox="0 0 {10 * 2**blocks} 100" \
 preserveAspectRatio="none">{strip}<line x1="0" x2="{10 * 2**blocks}" y1="100" y2="100"></line></svg>
 <p class="distance"></p><p role="status"></p>
 <script type="application/json">{json.dumps(known)}</script>

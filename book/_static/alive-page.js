@@ -93,6 +93,7 @@ addEventListener("DOMContentLoaded", () => {
     noise.nextElementSibling.value = `${noise.value} grey levels`;
     blur.nextElementSibling.value = `${blur.value} pixels`;
     paint(find(".seen"), pixels);
+    find(".of").textContent = `Probability of “${about.classes[label()]}”: a bar for each student, a line for the teacher`;
     find(".seen").setAttribute("aria-label", `The face that the network sees, drawn as ${about.classes[label()]}`);
     teacher = Alive.softmax(net.logits(pixels, about.p));
     fill(1, teacher);
