@@ -1,6 +1,6 @@
 """What chapter 10 does to a trained network: exact where it claims to be, measured where it does not."""
 
-import math
+import base64
 
 import pytest
 import torch
@@ -65,8 +65,6 @@ def test_all_subsets_at_once_are_the_subsets_one_by_one():
 
 
 def test_weights_come_back_from_a_record():
-    import base64
-
     net = lively("resnet14")
     record = {
         "config": {"net": "resnet14"},
@@ -100,7 +98,8 @@ def test_eight_bits_answer_nearly_alike_in_a_third_of_the_room():
 
     record = WITH_WEIGHTS[-1]
     net = pocket.fuse_batch_norms(resnet.fold(pocket.rebuild(record), P))
-    whole = to_onnx(TakenNetwork(net, record, "test"))
+    about = {key: record[key] for key in ("classes", "size", "normalisation")}
+    whole = to_onnx(TakenNetwork(net, about, "test"))
     seen, _ = generate(CALIBRATION, 24, seed=1, difficulty=0.3)
     small = pocket.to_int8(whole, seen)
     assert len(small) < len(whole) / 2.5
@@ -108,15 +107,11 @@ def test_eight_bits_answer_nearly_alike_in_a_third_of_the_room():
     mean, std = (torch.tensor(record["normalisation"][name]) for name in ("mean", "std"))
     with torch.no_grad():
         expected = net(Batches(Split(faces, labels), mean, std, augment=False).normalise(faces))
-    found = [
-        torch.from_numpy(
-            onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"]).run(
-                ["logits"], {"images": faces.numpy()}
-            )[0]
-        )
-        for model in (whole, small)
-    ]
+    found = []
+    for model in (whole, small):
+        session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+        found.append(torch.from_numpy(session.run(["logits"], {"images": faces.numpy()})[0]))
     torch.testing.assert_close(found[0], expected, rtol=1e-4, atol=1e-3)
     assert not torch.equal(found[1], found[0])  # eight bits are fewer
     assert (found[1].argmax(1) == expected.argmax(1)).double().mean() > 0.9
-    assert (found[1] - expected).abs().mean() < 0.1 * expected.std() and math.isfinite(found[1].sum())
+    assert (found[1] - expected).abs().mean() < 0.1 * expected.std()
