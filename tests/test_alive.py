@@ -154,6 +154,11 @@ def test_asks_for_its_own_files_only_and_has_no_trouble(tab, folder):
 
 def test_the_page_stays_small(folder):
     assert len(RECORD["weights"]) < 500_000  # as the page has them
+    text = (alive.ROOT / "book" / "alive.md").read_text(encoding="utf-8")
+    assert (
+        f"{RECORD['parameters']:,} weights" in text
+        and f"{RECORD['data']['counts']['train']} synthetic" in text
+    )
     code = [(alive.ROOT / "book" / "_static" / name).read_text(encoding="utf-8") for name in alive.SCRIPTS]
     assert sum(text.count("\n") for text in code) < 400
     assert not any(word in text for text in code for word in ("fetch(", "XMLHttpRequest", "import(", "http"))
