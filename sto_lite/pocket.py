@@ -37,7 +37,8 @@ def fuse_batch_norms(net: ResNet) -> ResNet:
     for layers in [module for module in fused.modules() if isinstance(module, nn.Sequential)]:
         for i, norm in enumerate(layers):
             if isinstance(norm, nn.BatchNorm2d):
-                layers[i - 1], layers[i] = fuse_conv_bn_eval(layers[i - 1], norm), nn.Identity()
+                conv = fuse_conv_bn_eval(layers[i - 1], norm)  # type: ignore[type-var]
+                layers[i - 1], layers[i] = conv, nn.Identity()
     return fused
 
 

@@ -13,6 +13,7 @@ import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -89,7 +90,8 @@ def run(name: str, seed: int) -> Record:
     training = Training(method, images, config, device="cpu")
     for _ in training.steps(progress=False):
         pass
-    record, net = training.result().record, training.model.to(memory_format=torch.contiguous_format).eval()
+    record, net = training.result().record, cast(ResNet, training.model).eval()
+    net.to(memory_format=torch.contiguous_format)
     weights = halve(net)
     p = method.survival(net) if isinstance(method, StochasticDepth) else torch.ones(net.num_blocks)
     test, (mean, std) = images.splits["test"], images.mean_std
