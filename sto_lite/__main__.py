@@ -63,8 +63,18 @@ def prepare(options: argparse.Namespace) -> None:
     from sto_lite import data
     from sto_lite.intake import prepare as sources
 
-    if options.name not in sources.SETS:
-        known = sources.SETS
+    own = given(options, sources.Own)
+    if options.folder:
+        if options.from_ or options.download or options.votes:
+            raise ValueError("--folder goes without --from, --download and --votes")
+        print(
+            f"prepared: {sources.prepare_own(options.name, options.folder, data.root(), sources.Own(**own))}"
+        )
+        return
+    if any(value is not None for value in own.values()):
+        raise ValueError(f"--{', --'.join(own)} go with --folder")
+    if options.name not in sources.READERS:
+        known = sources.READERS
         raise ValueError(f"{options.name!r} is none of {', '.join(known)}{suggest(options.name, known)}")
     if options.download == bool(options.from_):
         raise ValueError("say where the set is, as --from PATH, or --download")
@@ -72,10 +82,8 @@ def prepare(options: argparse.Namespace) -> None:
         raise ValueError("--votes are FER+'s votes on FER-2013: they go with prepare fer2013 --from PATH")
     if options.download:
         path = sources.download(options.name, data.root())
-    elif options.votes:
-        path = sources.fer2013(options.from_, data.root(), votes=options.votes)
     else:
-        path = sources.SETS[options.name](options.from_, data.root())
+        path = sources.prepare(options.name, options.from_, data.root(), votes=options.votes)
     print(f"prepared: {path}")
 
 

@@ -28,18 +28,30 @@ class Prepare:
     """Write one prepared file from a data set as people have it.
 
     Reads FER-2013, RAF-DB or CIFAR-100 as a file, an archive or a folder of images, checks every row and image, and
-    writes data/NAME.npz (or into $STO_DATA). data/README.md says where to get each set, and which layouts are read.
+    writes data/NAME.npz (or into $STO_DATA); or your own pictures, a folder for each class. data/README.md says where
+    to get each set, and which layouts are read.
 
-    name: the data set: fer2013, rafdb or cifar100.
+    name: the data set: fer2013, rafdb or cifar100, or with --folder a name of your own.
     from_: file, archive or folder to read.
     votes: FER+'s fer2013new.csv, to keep its votes too; fer2013 alone.
     download: fetch the archive first; cifar100 alone.
+    folder: your own pictures: a folder, zip or tar with train/CLASS/ and test/CLASS/, or with CLASS/ alone.
+    pixels: with --folder, their height and width; without it the most common one, at most 224.
+    test: with --folder of CLASS/ alone, the share to test on; without it 0.2.
+    seed: with --folder of CLASS/ alone, the draw of it; without it 0.
+    person: with --folder, regular expression whose one group is the person in a file's name; nobody is drawn into
+        both splits.
     """
 
     name: str
     from_: Path | None = None
     votes: Path | None = None
     download: bool = False
+    folder: Path | None = None
+    pixels: int | None = None
+    test: float | None = None
+    seed: int | None = None
+    person: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +81,7 @@ class Train(Machine):
     interrupted run. Defaults are the paper's, except for --data. A setting of a method, named in brackets, is refused
     with another one.
 
-    data: image set: faces, fer2013, rafdb or cifar100.
+    data: image set: faces, fer2013, rafdb, cifar100 or your own.
     method: baseline, stochastic-depth, sto, dml, one, okddip or kd; as controls label-smoothing, ema,
         stochastic-depth-stepped, dml-mean and one-attached; or your own, as package.module:CLASS.
     out: folder for what is written; without it nothing is kept.

@@ -101,7 +101,7 @@ def begin(
     why = "from STO_SCALE" if asked else f"chosen because {'a' if gpu else 'no'} CUDA GPU was found"
     threads = torch.get_num_threads()
     hardware = torch.cuda.get_device_name() if gpu else f"CPU, {threads} thread{'s' if threads > 1 else ''}"
-    said = [f"Chapter {chapter}. Scale: {name} ({why}). Device: {hardware}. Data: {TITLES[used]}."]
+    said = [f"Chapter {chapter}. Scale: {name} ({why}). Device: {hardware}. Data: {TITLES.get(used, used)}."]
     if live:
         said = [
             f"Chapter {chapter}. It reads records of measured runs, and one cell trains: scale {name} ({why}),"
@@ -109,8 +109,8 @@ def begin(
         said.append(f"device {hardware}.")
     if not there:
         said.append(
-            f"{TITLES[data]} is not prepared here: data/README.md says how to get it, and python -m sto_lite "
-            f"prepare {data} brings it in."
+            f"{TITLES.get(data, data)} is not prepared here: data/README.md says how to get it, and python -m "
+            f"sto_lite prepare {data} brings it in."
         )
     if name in minutes:
         said.append(f"Time to expect: {_duration(minutes[name])}.")
