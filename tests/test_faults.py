@@ -24,7 +24,6 @@ from sto_lite.checkpoints import Folder, decode
 from sto_lite.errors import DataError, RunError
 from sto_lite.experiments import paper, runner
 from sto_lite.experiments.jobs import jobs as planned
-from sto_lite.intake import prepare
 from sto_lite.kd import KD
 from sto_lite.methods import STO, Baseline, Step
 from sto_lite.train import fit
@@ -214,11 +213,11 @@ def test_a_disk_that_is_full(name, tmp_path):
 
 def test_a_disk_that_is_full_for_a_prepared_set(tmp_path):
     """Neither the set nor its record is changed when there is no room for one of them."""
-    from tests.test_prepare import as_csv, look_alike, quiet, rows_of
+    from tests.packing import as_csv, look_alike, rows_of, run
 
     source, rows = tmp_path / "fer2013.csv", rows_of(look_alike())
     source.write_bytes(as_csv(rows[::-1]))
-    prepare.fer2013(source, tmp_path / "root", quiet)
+    run("fer2013", source, tmp_path / "root")
     before = files_below(tmp_path / "root")
     set_, record = (len(before[f"fer2013.{kind}"]) for kind in ("npz", "json"))
     source.write_bytes(as_csv(rows))
@@ -230,16 +229,16 @@ def test_a_disk_that_is_full_for_a_prepared_set(tmp_path):
                     shutil.copy(path, place)
             held = files_below(place)
             with pytest.raises(DataError, match="cannot be written: No space left.*MB must fit.*STO_DATA"):
-                prepare.fer2013(source, place, quiet)
+                run("fer2013", source, place)
             assert files_below(place) == held
-    prepare.fer2013(source, tmp_path / "root", quiet)
+    run("fer2013", source, tmp_path / "root")
     assert files_below(tmp_path / "root") != before
 
 
 def test_folders_that_may_not_be_written(here, capsys):
     """A read-only disk, which binds root too. Data on it are read; runs, tables and sets on it are refused."""
-    from tests.test_prepare import as_csv, rows_of
-    from tests.test_prepare import look_alike as arrays
+    from tests.packing import as_csv, rows_of
+    from tests.packing import look_alike as arrays
 
     def refused(status, *words, of):
         capsys.readouterr()

@@ -1,5 +1,6 @@
 """prepare: every layout of a set gives the same bytes; what is reported; what is kept, and what is read anew."""
 
+# ruff: noqa: F403, F405 - the names that are not defined here are those of tests.packing
 import bz2
 import csv
 import errno
@@ -24,46 +25,7 @@ from sto_lite.__main__ import main
 from sto_lite.errors import DataError
 from sto_lite.intake import cifar, fer, prepare, votes
 from sto_lite.sets import FER2013
-from tests.packing import (
-    ALIGNED,
-    CIFAR,
-    ENTRIES,
-    FER,
-    FER_SIZES,
-    HOME,
-    IMAGES,
-    LIST,
-    PICKLES,
-    RAF,
-    ROWS,
-    SETS,
-    SOURCES,
-    TABLE,
-    THINGS,
-    USAGE,
-    WHOLE_RAF,
-    as_csv,
-    below,
-    cifar_files,
-    content,
-    files_below,
-    icml,
-    image,
-    image_files,
-    kaggle,
-    packed,
-    prepared,
-    python2,
-    refused,
-    run,
-    same,
-    stamps,
-    tarred,
-    with_zip,
-    without,
-    written,
-    zip_bytes,
-)
+from tests.packing import *
 
 
 @pytest.fixture
@@ -82,6 +44,7 @@ def quoted(rows):
 
 
 PACKERS = {"gz": gzip.compress, "bz2": bz2.compress, "xz": lzma.compress}
+# fmt: off
 CSVS = {
     "fer2013": TABLE,
     "icml_face_data": icml(ROWS),
@@ -92,9 +55,7 @@ CSVS = {
     "rows of nothing but commas": as_csv([*ROWS[:9], ("", "", ""), *ROWS[9:]]),
     "spaces about the fields": as_csv([(f" {e} ", f" {p} ", f" {u}") for e, p, u in ROWS]),
     "zero-padded, tabs": as_csv([(e, "\t".join(v.zfill(4) for v in p.split()), u) for e, p, u in ROWS]),
-    "an index column": as_csv(
-        [(f"{i},{e}", p, u) for i, (e, p, u) in enumerate(ROWS)], ",emotion,pixels,Usage"
-    ),
+    "an index column": as_csv([(f"{i},{e}", p, u) for i, (e, p, u) in enumerate(ROWS)], ",emotion,pixels,Usage"),
     "semicolons": TABLE.replace(b",", b";"),
     "columns between tabs": TABLE.replace(b",", b"\t"),
     "UTF-16, as PowerShell writes it": TABLE.decode().encode("utf-16"),
@@ -111,10 +72,12 @@ KAGGLE = {
     "train.csv": b"emotion,pixels\n",
     "test.csv": b"",
 }
+# fmt: on
 NAMED = {  # folders that name the test set: PublicTest/angry/00000001.png
     re.sub(r"\w+/(\w+)/(\w+)_(\w+)", r"\2/\1/\3", name): data for name, data in IMAGES.items()
 }
 # Each in a folder, a zip and a tar of every compression.
+# fmt: off
 TREES = {
     "fer2013": {
         "the csv in a folder": INSIDE,
@@ -128,25 +91,19 @@ TREES = {
         "image folders": below("archive", IMAGES),
         "folders that name the test set": NAMED,
         "numbers without zeros": image_files(FER, lambda split, i: f"{USAGE[split]}_{10 ** (i + 1)}.png"),
-        "class names": image_files(
-            FER, classes=("ANGER", "disgusted", "fearful", "Happiness", "Sad", "surprised", " neutral")
-        ),
-        "other class names": image_files(
-            FER, classes=("Anger", "Disgust", "Afraid", "happy", "sadness", "Surprise", "Neutral")
-        ),
+        "class names": image_files(FER, classes=("ANGER", "disgusted", "fearful", "Happiness", "Sad", "surprised",
+            " neutral")),
+        "other class names": image_files(FER, classes=("Anger", "Disgust", "Afraid", "happy", "sadness",
+            "Surprise", "Neutral")),
         "class numbers": image_files(FER, classes=tuple("0123456")),
     },
     "rafdb": {
-        "official": WHOLE_RAF
-        | {f"Image/original/{s}_{n:05d}.jpg": b"large" for s, n, *_ in ENTRIES}
-        | {"Annotation/manual/train_00001_manu_attri.txt": b"1 2\n"},
+        "official": WHOLE_RAF | {f"Image/original/{s}_{n:05d}.jpg": b"large" for s, n,
+            *_ in ENTRIES} | {"Annotation/manual/train_00001_manu_attri.txt": b"1 2\n"},
         "zip inside": with_zip(WHOLE_RAF),
         "flat zip inside": with_zip(WHOLE_RAF, ""),
-        "basic beside compound": below("RAF-DB/basic", with_zip(WHOLE_RAF))
-        | {
-            f"RAF-DB/compound/{LIST}": b"train_0001.jpg 11\n",
-            f"RAF-DB/compound/{ALIGNED}train_0001_aligned.jpg": b"",
-        },
+        "basic beside compound": below("RAF-DB/basic", with_zip(WHOLE_RAF)) | {f"RAF-DB/compound/{LIST}":
+            b"train_0001.jpg 11\n", f"RAF-DB/compound/{ALIGNED}train_0001_aligned.jpg": b""},
         "spelt well": {n.replace("patition", "partition"): d for n, d in WHOLE_RAF.items()},
         "CRLF, no end": WHOLE_RAF | {LIST: WHOLE_RAF[LIST].strip().replace(b"\n", b"\r\n")},
         "blank lines": WHOLE_RAF | {LIST: WHOLE_RAF[LIST].replace(b"\n", b"\n\n")},
@@ -161,9 +118,8 @@ TREES = {
         "an index column": kaggle(tables=True, line="{i},{name},{label}", header=",image,label"),
         "valid for test": kaggle(test="valid"),
         "valid for test, with tables": kaggle(tables=True, test="valid"),
-        "training images in validation": {
-            n.replace("train/3", "validation/3"): d for n, d in kaggle(tables=True).items()
-        },
+        "training images in validation": {n.replace("train/3", "validation/3"): d for n,
+            d in kaggle(tables=True).items()},
     },
     "cifar100": {
         "its own folder": PICKLES,
@@ -173,6 +129,7 @@ TREES = {
         "both": {f"{HOME}.tar.gz": b"-", **below(HOME, PICKLES)},
     },
 }
+# fmt: on
 INNER = {"fer2013": INSIDE, "cifar100": below(HOME, PICKLES)}  # of the archives inside
 HIDDEN = {"._x.csv": b"\0", "._train_00001.jpg": b"\0", ".DS_Store": b"\0", "__MACOSX/._x": b"\0"}
 HIDDEN |= {".ipynb_checkpoints/fer2013-checkpoint.csv": b"x", ".ipynb_checkpoints/train_00001.jpg": b"x"}
@@ -251,16 +208,16 @@ def replaced(value, key, change):
     return {k: change(v) if k == key else v for k, v in value.items()}
 
 
+# fmt: off
 COPIES = {
     **{f"protocol {n}": lambda value, n=n: pickle.dumps(value, n) for n in range(6)},
     "keys of bytes": lambda value: pickle.dumps(with_bytes(value), 2),
     "NumPy 1": lambda value: pickle.dumps(value, 2).replace(b"numpy._core", b"numpy.core"),
     "NumPy 2": lambda value: pickle.dumps(value, 2).replace(b"numpy.core", b"numpy._core"),
     "by columns": lambda value: pickle.dumps(replaced(value, "data", np.asfortranarray), 5),
-    "labels in an array": lambda value: pickle.dumps(
-        replaced(value, "fine_labels", lambda v: np.array(v, ">i8"))
-    ),
+    "labels in an array": lambda value: pickle.dumps(replaced(value, "fine_labels", lambda v: np.array(v, ">i8"))),
 }
+# fmt: on
 
 
 @pytest.mark.parametrize("name", COPIES)
@@ -292,6 +249,7 @@ def vote_table(lines=VOTES, header=HEADER):
     return "".join(f"{line}\n" for line in [header, *lines]).encode()
 
 
+# fmt: off
 VOTE_FILES = {
     "fer2013new.csv": vote_table(),
     "a/fer2013new.csv": vote_table(),
@@ -299,10 +257,9 @@ VOTE_FILES = {
     "fer2013new.csv.gz": gzip.compress(vote_table()),
     "semicolons.csv": vote_table().replace(b",", b";"),
     "CRLF.csv": vote_table().replace(b"\n", b"\r\n"),
-    "columns in another order.csv": b"\n".join(
-        b",".join(r.split(b",")[::-1]) for r in vote_table().split(b"\n")
-    ),
+    "columns in another order.csv": b"\n".join(b",".join(r.split(b",")[::-1]) for r in vote_table().split(b"\n")),
 }
+# fmt: on
 
 
 def test_votes_lie_beside_the_images(tmp_path, root, monkeypatch):
@@ -374,28 +331,23 @@ PICTURE = WHOLE_RAF[
     f"{ALIGNED}train_00001_aligned.jpg"
 ]  # label 1; planted as labels 4 and 1, and one is black
 PLANTED = {"train_00009": PICTURE, "test_00001": PICTURE, "test_00021": image((100, 100), "RGB", kind="JPEG")}
+# fmt: off
 REPORTS = {
-    "fer2013": (
-        {"fer2013.csv": TABLE, "icml_face_data.csv": icml(ROWS)},
-        ["not known; that is no fault", "train 9 of 28,709", "disgust", "notice: took ", "as the same data"],
-    ),
-    "rafdb": (
-        WHOLE_RAF
-        | {f"{ALIGNED}{name}_aligned.jpg": data for name, data in PLANTED.items()}
-        | {LIST: WHOLE_RAF[LIST].replace(b"\n", b" x\n")},
-        ["notice: not the whole of RAF-DB", "train 9 of 12,271, test 7 of 3,068", "happiness",
-         "list_patition_label.txt has 3 columns, of which name and label were read",
-         "all splits together: 2\n", "stand in train: 1\n", "labels: 1; all-black images: 1"],
-    ),
-    "cifar100": (
-        cifar_files(planted_cifar),
+    "fer2013": ({"fer2013.csv": TABLE, "icml_face_data.csv": icml(ROWS)}, ["not known; that is no fault",
+        "train 9 of 28,709", "disgust", "notice: took ", "as the same data"]),
+    "rafdb": (WHOLE_RAF | {f"{ALIGNED}{name}_aligned.jpg": data for name, data in PLANTED.items()} | {LIST:
+        WHOLE_RAF[LIST].replace(b"\n", b" x\n")}, ["notice: not the whole of RAF-DB",
+        "train 9 of 12,271, test 7 of 3,068", "happiness",
+        "list_patition_label.txt has 3 columns, of which name and label were read", "all splits together: 2\n",
+        "stand in train: 1\n", "labels: 1; all-black images: 1"]),
+    "cifar100": (cifar_files(planted_cifar),
         ["checksums (md5) of its files: not known of meta, test, train; that is no fault",
-         "train 120 of 50,000, test 100 of 10,000", "classes images a class    total   copies\n",
-         "train         100         1 to 2      120        1\n",
-         "test          100              1      100        0\n",
-         "all splits together: 2\n", "stand in train: 1\n", "conflicting labels: 1; all-black images: 1"],
-    ),
-}  # fmt: skip
+        "train 120 of 50,000, test 100 of 10,000", "classes images a class    total   copies\n",
+        "train         100         1 to 2      120        1\n",
+        "test          100              1      100        0\n", "all splits together: 2\n", "stand in train: 1\n",
+        "conflicting labels: 1; all-black images: 1"]),
+}
+# fmt: on
 
 
 @pytest.mark.parametrize("name", REPORTS)

@@ -112,6 +112,7 @@ def test_pictures_of_many_kinds_become_alike(tmp_path, root):
     assert (found["train_images"][4][:9] == (255, 0, 0)).all() and not found["train_images"][4][11:].any()
 
 
+# fmt: off
 FAULTS = {
     "nothing": ({"notes.txt": b""}, {}, "holds no pictures; give a folder, zip or tar with train/CLASS/PICTURE"),
     "in no class": (pictures() | {"x.png": p.image()}, {}, "x.png: lies in no folder of a class"),
@@ -121,18 +122,19 @@ FAULTS = {
     "too many": (pictures(classes=map(str, range(300)), persons="ab"), {}, "has 300 classes (0, 1, 10"),
     "one picture": (pictures() | {"ape/x.png": p.image()}, {}, "has 1 pictures in the class 'ape', and a split"),
     "no test": (p.without(SPLIT, "test"), {}, "holds no test pictures"),
-    "an unknown class": (SPLIT | {"test/ape/x.png": p.image()}, {}, "x.png: its class 'ape' has no training picture"),
+    "an unknown class": (SPLIT | {"test/ape/x.png": p.image()}, {},
+        "x.png: its class 'ape' has no training picture"),
     "a split twice": (SPLIT, {"seed": 3}, "has folders train and test, so --test and --seed have nothing to draw"),
-    "no person": (pictures() | {"cat/7.png": p.image()}, {"person": "^([a-z]+)_"}, "7.png: its name tells no person"),
+    "no person": (pictures() | {"cat/7.png": p.image()}, {"person": "^([a-z]+)_"},
+        "7.png: its name tells no person"),
     "one person": (pictures(persons=["ann"]), {"person": "^([a-z]+)_"}, "has 1 persons, and a split needs two"),
-    "a class of one": (
-        {"cat/a_1.png": p.image(), "cat/b_1.png": p.image(), "dog/a_1.png": p.image(), "dog/c.png": p.image()},
-        {"person": "^(.)", "test": 0.6, "seed": 4}, "training picture",
-    ),
+    "a class of one": ({"cat/a_1.png": p.image(), "cat/b_1.png": p.image(), "dog/a_1.png": p.image(), "dog/c.png":
+        p.image()}, {"person": "^(.)", "test": 0.6, "seed": 4}, "training picture"),
     "damaged": (pictures() | {"cat/x.png": p.image()[:-30]}, {}, "x.png: cannot be decoded"),
     "text": (pictures() | {"cat/x.jpg": b"<html>"}, {}, "x.jpg: cannot be decoded (no JPEG, PNG, BMP, GIF, WEBP"),
     "16 bits": (pictures() | {"cat/x.png": p.image(mode="I;16")}, {}, "x.png has more than 8 bits a channel"),
-}  # fmt: skip
+}
+# fmt: on
 
 
 @pytest.mark.parametrize("name", FAULTS)
