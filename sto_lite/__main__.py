@@ -62,14 +62,13 @@ def prepare(options: argparse.Namespace) -> None:
     """Write one prepared file from what the user has, and tell what is in it."""
     from sto_lite import data
     from sto_lite.intake import prepare as sources
+    from sto_lite.intake.own import Own
 
-    own = given(options, sources.Own)
+    own = given(options, Own)
     if options.folder:
         if options.from_ or options.download or options.votes:
             raise ValueError("--folder goes without --from, --download and --votes")
-        print(
-            f"prepared: {sources.prepare_own(options.name, options.folder, data.root(), sources.Own(**own))}"
-        )
+        print(f"prepared: {sources.prepare_own(options.name, options.folder, data.root(), Own(**own))}")
         return
     if any(value is not None for value in own.values()):
         raise ValueError(f"--{', --'.join(own)} go with --folder")

@@ -15,8 +15,8 @@ from sto_lite.intake.pictures import Arrays, Found
 from sto_lite.intake.tables import Table
 from sto_lite.sets import FER2013
 
-CLASSES = ("neutral", "happiness", "surprise", "sadness", "anger", "disgust", "fear")
-CLASSES += ("contempt", "unknown", "NF")
+_SEEN = ("neutral", "happiness", "surprise", "sadness", "anger", "disgust", "fear")
+CLASSES = (*_SEEN, "contempt", "unknown", "NF")
 # FER-2013's label of the first seven; the last three, of which NF is "not a face", have none.
 FER2013_LABELS = (6, 3, 5, 4, 0, 1, 2)
 _MAX = 64 << 20  # bytes
