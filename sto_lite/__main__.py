@@ -74,7 +74,8 @@ def prepare(options: argparse.Namespace) -> None:
         raise ValueError(f"--{', --'.join(own)} go with --folder")
     if options.name not in sources.READERS:
         known = sources.READERS
-        raise ValueError(f"{options.name!r} is none of {', '.join(known)}{suggest(options.name, known)}")
+        meant = suggest(options.name, known) or "; your own pictures are given as --folder PATH"
+        raise ValueError(f"{options.name!r} is none of {', '.join(known)}{meant}")
     if options.download == bool(options.from_):
         raise ValueError("say where the set is, as --from PATH, or --download")
     if options.votes and (options.name != "fer2013" or options.download):
