@@ -21,7 +21,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; a user's mistake is one message on standard error and status 2."""
     started = time.monotonic()
     print_anything()
-    options = parser().parse_args(arguments)
+    words = sys.argv[1:] if arguments is None else arguments
+    try:
+        options = parser(words).parse_args(words)
+    except (StoError, ValueError) as error:  # of a method of one's own
+        print(f"sto_lite: {error}", file=sys.stderr)
+        return 2
     options.started = started
     try:
         for name in ("jobs", "minutes", "threads"):
@@ -57,20 +62,28 @@ def prepare(options: argparse.Namespace) -> None:
     """Write one prepared file from what the user has, and tell what is in it."""
     from sto_lite import data
     from sto_lite.intake import prepare as sources
+    from sto_lite.intake.own import Own
 
-    if options.name not in sources.SETS:
-        known = sources.SETS
-        raise ValueError(f"{options.name!r} is none of {', '.join(known)}{suggest(options.name, known)}")
+    own = given(options, Own)
+    if options.folder:
+        if options.from_ or options.download or options.votes:
+            raise ValueError("--folder goes without --from, --download and --votes")
+        print(f"prepared: {sources.prepare_own(options.name, options.folder, data.root(), Own(**own))}")
+        return
+    if any(value is not None for value in own.values()):
+        raise ValueError(f"--{', --'.join(own)} go with --folder")
+    if options.name not in sources.READERS:
+        known = sources.READERS
+        meant = suggest(options.name, known) or "; your own pictures are given as --folder PATH"
+        raise ValueError(f"{options.name!r} is none of {', '.join(known)}{meant}")
     if options.download == bool(options.from_):
         raise ValueError("say where the set is, as --from PATH, or --download")
     if options.votes and (options.name != "fer2013" or options.download):
         raise ValueError("--votes are FER+'s votes on FER-2013: they go with prepare fer2013 --from PATH")
     if options.download:
         path = sources.download(options.name, data.root())
-    elif options.votes:
-        path = sources.fer2013(options.from_, data.root(), votes=options.votes)
     else:
-        path = sources.SETS[options.name](options.from_, data.root())
+        path = sources.prepare(options.name, options.from_, data.root(), votes=options.votes)
     print(f"prepared: {path}")
 
 
@@ -81,7 +94,8 @@ def train(options: argparse.Namespace) -> None:
     from sto_lite.train import fit
 
     check_machine(options)
-    settings = {name for method in registry.METHODS.values() for name in given(options, method)}
+    own = [registry.find(options.method)]
+    settings = {name for method in (*registry.METHODS.values(), *own) for name in given(options, method)}
     method = registry.make(options.method, **{name: getattr(options, name) for name in settings})
     config, source = Config(**given(options, Config)), Source(options.data, **given(options, Source))
     images = data.load(**asdict(source))
@@ -160,20 +174,21 @@ def run(options: argparse.Namespace) -> int:
     from sto_lite import data
     from sto_lite.experiments import forecast, paper, runner
     from sto_lite.experiments import jobs as planned
-    from sto_lite.experiments.turns import take_turns
+    from sto_lite.experiments.turns import JOINED, take_lanes, take_turns
     from sto_lite.scale import SCALES, chosen
 
-    check_engine(options)
+    cores = check_engine(options)
     scale, asked = (options.scale, True) if options.scale else chosen()
     if scale not in SCALES:
         raise ValueError(f"scale is one of {', '.join(SCALES)}, not {scale!r}")
     if options.engine == "slurm" and not asked:
         raise ValueError("this machine's hardware is not the nodes': say --scale smoke, colab or paper")
-    box, count = time_box(options), options.jobs or 1
+    box = time_box(options)
     slurm: dict[str, str | bool] = dict(read_pair(text) for text in options.slurm or [])
     experiment = planned.choose(paper.find(options.experiment), options.rows, options.teacher_net)
     name, out = options.data or experiment.data[0], options.out
     overrides = {key: value for key, value in vars(options).items() if key in planned.OVERRIDES}
+    overrides = {**experiment.protocol, **overrides}
     jobs = planned.jobs(experiment, name, read_seeds(options.seeds), scale, overrides)
     if options.dry_run:
         for job in jobs:
@@ -184,6 +199,8 @@ def run(options: argparse.Namespace) -> int:
     ready = sum(runner.finished(job, out) for job in jobs)
     if ready < len(jobs):
         runner.load(jobs[0].source)  # data that is missing or damaged is told once, before any run
+    # At smoke scale a run ends before a process of its own has started.
+    count = options.jobs or (1 if scale == "smoke" else max(1, min(cores, len(jobs) - ready)))
     why = "" if asked else ", which this machine's hardware chose"
     print(
         f"{experiment.title}: {len(jobs)} runs on {name} at scale {scale}{why}, {ready} of them finished before"
@@ -196,27 +213,33 @@ def run(options: argparse.Namespace) -> int:
         told += 1
         print(f"[{told}/{len(jobs)}] {outcome.status:6} {outcome.job.name}: {outcome.message}", flush=True)
 
-    device, threads = options.device, options.threads
+    device, threads, left = options.device, options.threads, jobs
+    outcomes: list[runner.Outcome] = []
     if options.engine == "slurm":
         from sto_lite.experiments.slurm import Training, on_cluster
 
         call = Training(out.resolve(), device, threads, options.graphs, options.compile)
         outcomes = on_cluster(jobs, out, report, slurm, options.minutes or 60, call)
-    elif options.graphs or count == 1:
-        outcomes = take_turns(jobs, out, report, count, device, make_engine(options), box)
     else:
-        look = forecast.Outlook(jobs, out, box, count)
-        outcomes = runner.side_by_side(jobs, out, report, count, device, threads, box, look)
+        if not (options.graphs or options.no_lanes):
+            outcomes, left = take_lanes(jobs, out, report, options.jobs or JOINED, device, box)
+        if options.graphs or count == 1:
+            outcomes += take_turns(left, out, report, count, device, make_engine(options), box)
+        elif left:
+            print(f"{count} at a time, each in a process whose log.txt is in the run's folder", flush=True)
+            look = forecast.Outlook(left, out, box, count)
+            outcomes += runner.side_by_side(left, out, report, count, device, threads, box, look)
     failed = [outcome for outcome in outcomes if outcome.status == "failed"]
     for outcome in failed:
         print(f"failed: {outcome.job.name}: {outcome.message}", file=sys.stderr)
     if failed:
         print(f"{len(failed)} of {len(jobs)} runs failed; the same command tries them again", file=sys.stderr)
     elif any(outcome.status in ("begun", "left") for outcome in outcomes):
-        print(forecast.closing_line(jobs, out, count))
+        print(forecast.closing_line(jobs, out, count if left else 1))  # a lane's seconds are its share
         return TIME_UP
     else:
-        words = ["table", experiment.name, "--records", str(out)]
+        words = ["table", options.experiment, "--records", str(out)]
+        words += ["--rows", *options.rows] if options.rows else []
         words += ["--teacher-net", options.teacher_net] if options.teacher_net else []
         print(f"all {len(jobs)} runs are finished: python -m sto_lite {shlex.join(words)}")
     return bool(failed)
@@ -238,8 +261,11 @@ def protocol(jobs: Sequence[Any], scale: Mapping[str, Any], overrides: Mapping[s
     return f"protocol: {said} ({'; '.join([*told, 'all else as in the paper'])})"
 
 
-def check_engine(options: argparse.Namespace) -> None:
-    """Refuse options that the chosen engine does not have, and a device that is not here."""
+def check_engine(options: argparse.Namespace) -> int:
+    """Refuse options that the chosen engine does not have, and a device that is not here.
+
+    Gives how many runs the cores hold, if each has the threads that were asked for, or one; 1 where a GPU computes.
+    """
     if options.engine == "slurm":
         if options.jobs is not None:
             raise ValueError("--jobs is for one machine; Slurm decides how many run at a time")
@@ -247,10 +273,15 @@ def check_engine(options: argparse.Namespace) -> None:
             raise ValueError("--compile goes with --graphs")
         if options.for_:
             raise ValueError("--for is for one machine; on a cluster --minutes is the time of each job")
-        return
+        return 1
     if options.slurm or options.minutes is not None:
         raise ValueError("--slurm and --minutes are for --engine slurm")
+    import torch
+
+    cores = torch.get_num_threads()
     check_machine(options)
+    on_cpu = str(options.device or ("cuda" if torch.cuda.is_available() else "cpu")).startswith("cpu")
+    return cores // (options.threads or 1) if on_cpu and not options.graphs else 1
 
 
 def table(options: argparse.Namespace) -> None:
@@ -260,17 +291,18 @@ def table(options: argparse.Namespace) -> None:
     from sto_lite.experiments.jobs import choose
     from sto_lite.files import save
 
-    experiment = choose(paper.find(options.experiment), None, options.teacher_net)
-    found = [record for folder in options.records for record in records.read_folder(folder)]
-    found = [record for record in found if "kind" not in record]
+    experiment = choose(paper.find(options.experiment), options.rows, options.teacher_net)
+    found = records.read_runs(options.records)
     if options.data:
         found = [record for record in found if record["data"]["name"] == options.data]
     made = tables.tables(experiment, found, options.split)
     if not made:
-        where = f"{', '.join(map(str, options.records))}{f' on {options.data}' if options.data else ''}"
+        where = ", ".join(map(str, options.records or ("runs",))) + (
+            f" on {options.data}" if options.data else ""
+        )
         raise RunError(
-            f"none of the {len(found)} records in {where} belongs to {experiment.name}; make some with "
-            f"python -m sto_lite run {experiment.name}"
+            f"none of the {len(found)} records in {where} belongs to {options.experiment}; make some with "
+            f"python -m sto_lite run {options.experiment}"
         )
     shown = made if options.all else made[:1]
     for other in made[len(shown) :]:

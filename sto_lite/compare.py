@@ -2,7 +2,7 @@
 
 import io
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -18,6 +18,8 @@ from sto_lite.sets import PUBLISHED
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+    from sto_lite.experiments.tables import Table
 
 NAMED = 20  # classes up to which each has its name and its number in a figure
 
@@ -82,13 +84,6 @@ def draw(runs: Sequence[Finished], out: Path, kind: str = "png") -> list[Path]:
     Raises:
         RunError: matplotlib is missing; the runs have other classes or test splits; a file cannot be written.
     """
-    try:
-        import matplotlib
-    except ImportError as error:
-        raise RunError("plot needs matplotlib: pip install matplotlib") from error
-    from sto_lite import plots
-    from sto_lite.page import INK
-
     split = list(runs[0].record["result"])[-1]
     for run in runs:
         if run.classes != runs[0].classes or split not in run.record["result"]:
@@ -96,16 +91,36 @@ def draw(runs: Sequence[Finished], out: Path, kind: str = "png") -> list[Path]:
                 f"{run.name} and {runs[0].name} are of other image sets, so they do not go into one figure; plot "
                 f"them one by one"
             )
+
+    def figures() -> "dict[str, Figure]":
+        several = {"curves": curves(runs, split), "classes": class_errors(runs, split)}
+        names = ["confusion" if len(runs) == 1 else f"confusion-{run.name}" for run in runs]
+        return several | {name: confusion(run, split) for name, run in zip(names, runs, strict=True)}
+
+    return write(figures, out, kind)
+
+
+def draw_table(table: "Table", out: Path, kind: str = "png") -> list[Path]:
+    """Write an experiment's figures into a folder: curves as in the paper's Figure 3, and gains; raises as `draw`."""
+    return write(lambda: {"curves": table_curves(table), "gains": gains(table)}, out, kind)
+
+
+def write(make: "Callable[[], dict[str, Figure]]", out: Path, kind: str) -> list[Path]:
+    """Make figures in the book's style, on white, and write them as OUT/NAME.KIND; raises as `draw`."""
+    try:
+        import matplotlib
+    except ImportError as error:
+        raise RunError("plot needs matplotlib: pip install matplotlib") from error
+    from sto_lite import plots
+    from sto_lite.page import INK
+
     matplotlib.use("Agg")
     paths = []
     with matplotlib.rc_context():
         plots.style()
         black = {key: "black" for key, value in matplotlib.rcParams.items() if value == INK}
         matplotlib.rcParams.update({**black, "figure.facecolor": "white"})
-        figures = {"curves": curves(runs, split), "classes": class_errors(runs, split)}
-        for run in runs:
-            figures["confusion" if len(runs) == 1 else f"confusion-{run.name}"] = confusion(run, split)
-        for name, fig in figures.items():
+        for name, fig in make().items():
             file = io.BytesIO()
             fig.savefig(file, format=kind, dpi=150)
             save(out / f"{name}.{kind}", file.getvalue())
@@ -137,6 +152,45 @@ def curves(runs: Sequence[Finished], split: str) -> "Figure":
     ax.set(xlabel="epoch", ylabel="error (%)", ylim=(0, None))
     ax.set_title(f"error on the {split} images (dotted: in training)")
     fig.legend(loc="outside lower center", ncols=min(len(runs), 2))
+    return fig
+
+
+def table_curves(table: "Table") -> "Figure":
+    """Test error over epochs, a line for each row: the mean over its seeds, within their range."""
+    from matplotlib.figure import Figure
+
+    fig = Figure(figsize=(7, 4))
+    ax = fig.add_subplot()
+    for number, row in enumerate(row for row in table.rows if row.records):
+        found = [record["history"] for record in row.records]
+        errors = np.array([history[f"{table.split}_error"] for history in found])
+        epochs, look = found[0]["test_epoch"], {"color": f"C{number % 6}"}
+        ax.fill_between(epochs, errors.min(0), errors.max(0), alpha=0.2, linewidth=0, **look)
+        dashes = ("-", "--", "-.", ":")[number // 6 % 4]
+        ax.plot(epochs, errors.mean(0), dashes, label=f"{row.cell.label} ({len(found)} seeds)", **look)
+    ax.set(xlabel="epoch", ylabel=f"error on the {table.split} images (%)", ylim=(0, None))
+    fig.legend(loc="outside lower center", ncols=2)
+    return fig
+
+
+def gains(table: "Table") -> "Figure":
+    """How much less each row errs than the one it is compared with, with its 95 % interval, and the verdict."""
+    from matplotlib.figure import Figure
+
+    rows = [row for row in table.rows if row.gain]
+    fig = Figure(figsize=(7, 1.5 + 0.4 * len(rows)))
+    ax = fig.add_subplot()
+    for place, row in enumerate(rows):
+        found = row.block.wide if row.block else row.gain
+        assert found
+        colour = "C1" if row.verdict in ("better", "reproduced") else "C5"
+        ax.plot([found.mean], [place], "o", color=colour)
+        if found.seeds > 1:
+            ax.plot([found.low, found.high], [place] * 2, "-", color=colour)
+    labels = [f"{row.cell.label}\nover {row.cell.against}: {row.verdict}" for row in rows]
+    ax.set_yticks(range(len(rows)), labels, fontsize=9)
+    ax.axvline(0, color="black", linewidth=1)
+    ax.set(xlabel="gain (points), 95 % interval", ylim=(len(rows) - 0.5, -0.5))
     return fig
 
 

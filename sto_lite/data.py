@@ -3,6 +3,7 @@
 import errno
 import hashlib
 import os
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -18,6 +19,7 @@ from sto_lite.faces import EXPRESSIONS, generate
 from sto_lite.files import expand
 from sto_lite.sets import DATA_SETS, PUBLISHED, Published
 
+NAME = "[a-z][a-z0-9_-]{0,39}"  # of a set
 FACES_TRAIN, FACES_TEST = 4000, 2000  # images of the synthetic set
 
 
@@ -118,9 +120,18 @@ def prepared(name: str) -> bool:
     Raises:
         DataError: there is no such set.
     """
-    if name not in DATA_SETS:
-        raise DataError(f"no image set is called {name!r}; there are {', '.join(DATA_SETS)}")
-    return name == "faces" or (root(name) / f"{name}.npz").exists()
+    there = name == "faces" or (re.fullmatch(NAME, name) and (root(name) / f"{name}.npz").exists())
+    if name not in DATA_SETS and not there:
+        raise no_such_set(name)
+    return bool(there)
+
+
+def no_such_set(name: str) -> DataError:
+    """What to do where a set is neither published nor prepared."""
+    return DataError(
+        f"no image set is called {name!r} here; there are {', '.join(DATA_SETS)}, and your own pictures after "
+        f"python -m sto_lite prepare NAME --folder PATH"
+    )
 
 
 def how_to_prepare(name: str) -> str:
@@ -143,7 +154,7 @@ def load(
     """An image set by its name, resized to size × size pixels.
 
     Args:
-        name: "faces" (synthetic, made on the spot); or "fer2013", "rafdb" or "cifar100", after
+        name: "faces" (synthetic, made on the spot); or "fer2013", "rafdb", "cifar100" or your own set's, after
             `python -m sto_lite prepare` has brought them to disk.
         size: pixels; the paper's value is 32. Photographs are resized by antialiased bilinear interpolation.
         limit: keep so many training images, drawn at random but always alike; None keeps all.
@@ -175,10 +186,8 @@ def load(
             ),
             "test": Split(*generate(FACES_TEST, size, seed=2, difficulty=difficulty)),
         }
-    elif name in PUBLISHED:
-        splits, classes = _photographs(PUBLISHED[name], root(name))
-    else:
-        raise DataError(f"no image set is called {name!r}; there are {', '.join(DATA_SETS)}")
+    elif name in PUBLISHED or prepared(name):
+        splits, classes = _photographs(PUBLISHED.get(name) or Published.own(name), root(name))
     if limit is not None:
         splits["train"] = _subset(splits["train"], limit, subset)
     if name == "faces":
@@ -225,7 +234,8 @@ def _photographs(published: Published, folder: Path) -> tuple[dict[str, Split], 
         with np.load(path, allow_pickle=False) as file:
             classes = published.classes or tuple(map(str, file["classes"].tolist()))
             splits = {}
-            for split in published.splits:
+            own = [key.removesuffix("_labels") for key in file.files if key.endswith("_labels")]
+            for split in published.splits or own:
                 images, labels = file[f"{split}_images"], file[f"{split}_labels"]
                 _check(published, split, images, labels, len(classes))
                 pixels = torch.from_numpy(images)
@@ -247,8 +257,9 @@ def _photographs(published: Published, folder: Path) -> tuple[dict[str, Split], 
 
 def _check(published: Published, split: str, images: np.ndarray, labels: np.ndarray, classes: int) -> None:
     """Raise ValueError for arrays that `prepare` does not write."""
-    if images.dtype != np.uint8 or images.ndim < 1 or images.shape[1:] != published.shape:
-        wanted = ", ".join(("N", *map(str, published.shape)))
+    shape = published.shape or (*images.shape[1:2] * 2, *((3,) if images.ndim == 4 else ()))
+    if images.dtype != np.uint8 or images.ndim < 1 or images.shape[1:] != shape:
+        wanted = ", ".join(("N", *map(str, shape)))
         raise ValueError(f"{split}_images are {images.dtype} {images.shape}, not uint8 ({wanted})")
     if labels.dtype != np.uint8 or labels.shape != (len(images),) or not len(labels):
         raise ValueError(

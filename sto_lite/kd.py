@@ -14,6 +14,7 @@ from sto_lite.errors import RunError
 from sto_lite.files import expand, read
 from sto_lite.losses import kd_loss
 from sto_lite.methods import Step, plain_copy, summed
+from sto_lite.own import is_own
 from sto_lite.resnet import ResNet
 
 
@@ -76,7 +77,9 @@ class KD:
         what = f"{self.teacher} holds no network that a run has written"
         with damage_told(what, "give network.pt of a finished run"):
             state = decode(content)
-            if state["net"] in resnet.NETWORKS and isinstance(state["weights"], dict):
+            if (is_own(state["net"]) or state["net"] in resnet.NETWORKS) and isinstance(
+                state["weights"], dict
+            ):
                 return state
             raise ValueError("no such network")
 

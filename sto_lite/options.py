@@ -9,9 +9,10 @@ import argparse
 import ast
 import re
 import sys
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import MISSING, dataclass
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, NoReturn
 
@@ -27,18 +28,30 @@ class Prepare:
     """Write one prepared file from a data set as people have it.
 
     Reads FER-2013, RAF-DB or CIFAR-100 as a file, an archive or a folder of images, checks every row and image, and
-    writes data/NAME.npz (or into $STO_DATA). data/README.md says where to get each set, and which layouts are read.
+    writes data/NAME.npz (or into $STO_DATA); or your own pictures, a folder for each class. data/README.md says where
+    to get each set, and which layouts are read.
 
-    name: the data set: fer2013, rafdb or cifar100.
+    name: the data set: fer2013, rafdb or cifar100, or with --folder a name of your own.
     from_: file, archive or folder to read.
     votes: FER+'s fer2013new.csv, to keep its votes too; fer2013 alone.
     download: fetch the archive first; cifar100 alone.
+    folder: your own pictures: a folder, zip or tar with train/CLASS/ and test/CLASS/, or with CLASS/ alone.
+    pixels: with --folder, their height and width; without it the most common one, at most 224.
+    test: with --folder of CLASS/ alone, the share to test on; without it 0.2.
+    seed: with --folder of CLASS/ alone, the draw of it; without it 0.
+    person: with --folder, regular expression whose one group is the person in a file's name; nobody is drawn into
+        both splits.
     """
 
     name: str
     from_: Path | None = None
     votes: Path | None = None
     download: bool = False
+    folder: Path | None = None
+    pixels: int | None = None
+    test: float | None = None
+    seed: int | None = None
+    person: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,9 +81,9 @@ class Train(Machine):
     interrupted run. Defaults are the paper's, except for --data. A setting of a method, named in brackets, is refused
     with another one.
 
-    data: image set: faces, fer2013, rafdb or cifar100.
+    data: image set: faces, fer2013, rafdb, cifar100 or your own.
     method: baseline, stochastic-depth, sto, dml, one, okddip or kd; as controls label-smoothing, ema,
-        stochastic-depth-stepped, dml-mean and one-attached.
+        stochastic-depth-stepped, dml-mean and one-attached; or your own, as package.module:CLASS.
     out: folder for what is written; without it nothing is kept.
     """
 
@@ -85,15 +98,17 @@ class Run(Machine):
 
     Runs every job of an experiment that has no record yet; one that was interrupted goes on. EXPERIMENTS
 
-    experiment: its name.
+    experiment: its name; or your own, a file.toml or package.module:NAME.
     data: image set; without it the paper's first one for the experiment.
     seeds: such as 0-4 or 0,2,5.
-    rows: these rows of the table alone, such as baseline STO.
+    rows: these rows of the table alone, such as baseline STO; your own method, as package.module:CLASS, is one more.
     teacher_net: network of KD's teacher; without it the experiment's.
     scale: smoke, colab or paper; without it $STO_SCALE, else by the hardware.
     out: one folder a run is made there.
     engine: where it runs.
-    jobs: runs at a time on this machine; without it one.
+    jobs: runs at a time on this machine; without it one for each core of a CPU, in a process of its own (at smoke
+        scale one), and up to nine in one launch of a GPU.
+    no_lanes: on a GPU, do not train several runs in one launch of the book's own kernels (chapter 7).
     slurm: option of sbatch as KEY=VALUE, such as partition=gpu, or a flag, such as requeue; may be repeated.
     minutes: time of a Slurm job before it is requeued; without it 60.
     dry_run: print the train commands and do nothing.
@@ -108,6 +123,7 @@ class Run(Machine):
     out: Path = Path("runs")
     engine: Literal["local", "slurm"] = "local"
     jobs: int | None = None
+    no_lanes: bool = False
     slurm: list[str] | None = None
     minutes: int | None = None
     dry_run: bool = False
@@ -119,8 +135,9 @@ class Table:
 
     Means over seeds with intervals, paired tests and verdicts, one table for each protocol found. EXPERIMENTS
 
-    experiment: its name.
-    records: folders of runs or records.
+    experiment: its name; or your own, a file.toml or package.module:NAME.
+    rows: these rows of the table alone, as for run.
+    records: folders of runs or records; without any runs, and where that is missing the book's own records.
     data: records of this image set alone.
     teacher_net: network of KD's teacher; without it the experiment's.
     all: every protocol found; without it the one with most records.
@@ -130,7 +147,8 @@ class Table:
     """
 
     experiment: str
-    records: tuple[Path, ...] = (Path("runs"),)
+    rows: tuple[str, ...] | None = None
+    records: tuple[Path, ...] | None = None
     data: str | None = None
     teacher_net: str | None = None
     all: bool = False
@@ -240,10 +258,34 @@ def methods() -> dict[str, dict[str, Setting]]:
     return found
 
 
-def merged() -> dict[str, Setting]:
-    """Every setting of a method once, with the names of its methods, and its defaults where they differ."""
+def of_own(arguments: Sequence[str]) -> dict[str, dict[str, Setting]]:
+    """The settings of a method of one's own, as `methods` gives them, if the arguments name one.
+
+    Raises:
+        RunError: it cannot be imported.
+        ValueError: a setting is called like an option that train has.
+    """
+    chosen = [after for word, after in pairwise(arguments) if word == "--method"]
+    chosen += [word.removeprefix("--method=") for word in arguments if word.startswith("--method=")]
+    if not chosen or ":" not in chosen[-1]:
+        return {}
+    from sto_lite import own
+
     found: dict[str, Setting] = {}
-    every = methods()
+    for name, (kind, default, said) in own.settings(chosen[-1]).items():
+        written = kind if isinstance(kind, str) else getattr(kind, "__name__", str(kind))
+        text = descriptions(said, [name]).get(name, "")
+        if written in KINDS or written == "bool":  # others keep their defaults
+            found[name] = Setting(name, written, None if default is MISSING else default, text)
+    taken = [settings("sto_lite.config", kind) for kind in ("Config", "Source")]
+    for name in {*found} & {*settings(__name__, "Train"), *taken[0], *taken[1]}:
+        raise ValueError(f"{chosen[-1]} has a setting {name}, as train itself has; call it otherwise")
+    return {chosen[-1]: found}
+
+
+def merged(every: dict[str, dict[str, Setting]]) -> dict[str, Setting]:
+    """Every setting of these methods once, with the names of its methods, and its defaults where they differ."""
+    found: dict[str, Setting] = {}
     for name in dict.fromkeys(name for fields in every.values() for name in fields):
         owners = {method: fields[name] for method, fields in every.items() if name in fields}
         first = next(iter(owners.values()))
@@ -324,8 +366,8 @@ def program() -> str:
     return "sto" if Path(sys.argv[0]).stem == "sto" else "python -m sto_lite"
 
 
-def parser() -> argparse.ArgumentParser:
-    """The commands and their options, each with the paper's default."""
+def parser(arguments: Sequence[str] = ()) -> argparse.ArgumentParser:
+    """The commands and their options, each with the paper's default; arguments: for a method of one's own."""
     top = Parser(prog=program(), description="Student-Teacher Oneness: the book's code.")
     top.add_argument(
         "--version", action="version", version=f"sto_lite {__version__}", help="print it and end"
@@ -346,7 +388,7 @@ def parser() -> argparse.ArgumentParser:
     }
     for verb, absent in (
         (Prepare, {}),
-        (Train, config | source | merged()),
+        (Train, config | source | merged(of_own(arguments) or methods())),
         *((use, {}) for use in USES),
         (Run, seedless),
         (Table, {}),

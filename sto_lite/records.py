@@ -3,7 +3,8 @@
 import json
 import platform
 import subprocess
-from collections.abc import Mapping
+import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +78,21 @@ def read_folder(folder: Path) -> list[Record]:
     if not paths:
         raise RunError(f"{folder} holds no record, or does not exist; python -m sto_lite run makes some")
     return [read_record(path) for path in paths]
+
+
+def read_runs(folders: Sequence[Path] | None = None) -> list[Record]:
+    """The records of runs in these folders; without any, those in runs/, else the book's own, which is told.
+
+    Raises: as `read_folder`.
+    """
+    if folders is None and not Path("runs").exists():
+        print(
+            "there is no folder runs here, so these are the book's own records, of data/runs", file=sys.stderr
+        )
+        found = read_records("*")
+    else:
+        found = [record for folder in folders or (Path("runs"),) for record in read_folder(folder)]
+    return [record for record in found if "kind" not in record]
 
 
 def read_records(collection: str) -> list[Record]:

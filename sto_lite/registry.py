@@ -2,6 +2,7 @@
 
 from dataclasses import fields
 
+from sto_lite import own
 from sto_lite.controls import EMA, AttachedONE, LabelSmoothing, MeanDML, SteppedDepth
 from sto_lite.errors import suggest
 from sto_lite.fused import FusedSTO
@@ -18,19 +19,37 @@ METHODS: dict[str, type] = {
 }
 
 
+def find(name: str) -> type:
+    """The class of a method: one of METHODS, or package.module:CLASS.
+
+    Raises:
+        ValueError: no such method.
+        RunError: one's own cannot be imported.
+    """
+    if own.is_own(name):
+        return own.method(name)
+    if name not in METHODS:
+        raise ValueError(
+            f"no method is called {name!r}; there are {', '.join(METHODS)}, and your own as package.module:CLASS"
+            f"{suggest(name, METHODS)}"
+        )
+    return METHODS[name]
+
+
 def make(name: str, **settings: object) -> Method:
     """A method by its name, with its settings.
 
     Raises:
-        ValueError: no such method, or a setting that it does not have.
+        ValueError: no such method, or a setting that it does not have, or one that it needs is missing.
+        RunError: one's own cannot be imported.
     """
-    if name not in METHODS:
-        raise ValueError(
-            f"no method is called {name!r}; there are {', '.join(METHODS)}{suggest(name, METHODS)}"
-        )
-    known = {field.name for field in fields(METHODS[name])}
+    kind = find(name)
+    known = {field.name for field in fields(kind)}
     if unknown := sorted(set(settings) - known):
         raise ValueError(
             f"method {name} has no setting {', '.join(unknown)}; it has {', '.join(sorted(known)) or 'none'}"
         )
-    return METHODS[name](**settings)
+    try:
+        return kind(**settings)
+    except TypeError as error:
+        raise ValueError(f"method {name} cannot be made: {error}") from error

@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sto_lite import own
+
 
 def conv_bn(in_planes: int, planes: int, kernel: int, stride: int = 1) -> list[nn.Module]:
     """A convolution without bias that keeps the size (up to its stride), and its batch norm."""
@@ -151,7 +153,7 @@ def build(
     Args:
         name: a key of NETWORKS: "resnet8", 14, 20, 32, 44, 50, 56 (6n + 2 layers of basic blocks), "resnet110" (of
             bottleneck blocks, as the parameter count in the paper's Table 1 says), "resnet110-basic" (the usual
-            one) or "wrn20-2".
+            one) or "wrn20-2"; or package.module:FUNCTION, which makes one with gates (gated.py).
         num_classes: outputs.
         in_channels: channels of an image; gray images are repeated to 3 in this book, as in the paper.
         shortcut: "B" (1×1 convolution and batch norm) or "A" (no parameters), where a block changes the size.
@@ -160,6 +162,8 @@ def build(
     Raises:
         ValueError: no network has this name, or no shortcut.
     """
+    if own.is_own(name):
+        return own.network(name, num_classes, generator)
     if name not in NETWORKS:
         raise ValueError(f"no network is called {name!r}; there are {', '.join(NETWORKS)}")
     if shortcut not in ("A", "B"):

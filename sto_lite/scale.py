@@ -74,7 +74,7 @@ def begin(
         chapter: number and title, as "3 Stochastic depth".
         minutes: time that the whole notebook takes, by scale name; a scale that is missing was not timed.
         data: name of the data set, as in ``data.load``; where it is not prepared, synthetic faces stand in. "records"
-            where nothing is trained.
+            where nothing is trained, or with `keeps` in one cell alone.
         seed: where ``Scale.generator`` starts.
         keeps: the notebook keeps its runs, by ``Scale.keep``; then it is said where.
 
@@ -91,24 +91,32 @@ def begin(
     if find_spec("matplotlib"):
         plots.style()
     device = torch.device("cuda" if gpu else "cpu")
-    if data == "records":  # nothing is trained, so scale and device make no difference
+    live = data == "records" and keeps
+    if data == "records" and not keeps:  # nothing is trained, so scale and device make no difference
         said = [f"Chapter {chapter}. It reads records of measured runs, and trains nothing."]
         print(fill(" ".join([*said, "Time to expect: seconds."]), width=72))
         return Scale(name, device, seed)
-    there = prepared(data)
-    used = data if there else "faces"
+    there = live or prepared(data)
+    used = data if there and not live else "faces"
     why = "from STO_SCALE" if asked else f"chosen because {'a' if gpu else 'no'} CUDA GPU was found"
     threads = torch.get_num_threads()
     hardware = torch.cuda.get_device_name() if gpu else f"CPU, {threads} thread{'s' if threads > 1 else ''}"
-    said = [f"Chapter {chapter}. Scale: {name} ({why}). Device: {hardware}. Data: {TITLES[used]}."]
+    said = [f"Chapter {chapter}. Scale: {name} ({why}). Device: {hardware}. Data: {TITLES.get(used, used)}."]
+    if live:
+        said = [
+            f"Chapter {chapter}. It reads records of measured runs, and one cell trains: scale {name} ({why}),"
+        ]
+        said.append(f"device {hardware}.")
     if not there:
         said.append(
-            f"{TITLES[data]} is not prepared here: data/README.md says how to get it, and python -m sto_lite "
-            f"prepare {data} brings it in."
+            f"{TITLES.get(data, data)} is not prepared here: data/README.md says how to get it, and python -m "
+            f"sto_lite prepare {data} brings it in."
         )
     if name in minutes:
         said.append(f"Time to expect: {_duration(minutes[name])}.")
-    if name == "smoke":
+    if name == "smoke" and live:
+        said.append("What it trains at this scale shows the mechanism; it is not a result.")
+    elif name == "smoke":
         said.append("Figures at this scale show the mechanism; they are not a result.")
     elif not gpu:
         said.append("Without a GPU this scale takes many times as long.")

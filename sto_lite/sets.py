@@ -24,6 +24,11 @@ class Published:
     url: str = ""
     md5: str = ""
 
+    @classmethod
+    def own(cls, name: str) -> "Published":
+        """Somebody's own set: its splits, classes and shape are what the prepared file says."""
+        return cls(name, name, {}, (), ())
+
     @property
     def splits(self) -> tuple[str, ...]:
         """The names of the splits, "train" first."""

@@ -103,7 +103,7 @@ class TakenNetwork:
             picture = _opened(expand(picture))
         if hasattr(picture, "convert") and hasattr(picture, "getbands"):
             check_shape(picture.width, picture.height, name, any_size)
-            pixels = _from_pil(picture, self.channels, name)
+            pixels = from_pil(picture, self.channels, name)
         else:
             pixels = _from_array(picture, name)
             check_shape(pixels.shape[-1], pixels.shape[-2], name, any_size)
@@ -111,12 +111,9 @@ class TakenNetwork:
                 from PIL import Image
 
                 array = np.ascontiguousarray(pixels[0].permute(1, 2, 0).numpy())
-                pixels = _from_pil(Image.fromarray(array), 1, name)
+                pixels = from_pil(Image.fromarray(array), 1, name)
         pixels = pixels.expand(-1, self.channels, -1, -1)
-        height, width = pixels.shape[-2:]
-        side = min(height, width)
-        top, left = (height - side) // 2, (width - side) // 2
-        return resize(pixels[:, :, top : top + side, left : left + side], self.size)
+        return resize(middle_square(pixels), self.size)
 
     @torch.no_grad()
     def probabilities(self, pixels: Tensor) -> Tensor:
@@ -226,7 +223,15 @@ def _opened(path: Path) -> "Image":
         raise DataError(f"{path} is no picture that Pillow can read ({type(error).__name__})") from error
 
 
-def _from_pil(image: "Image", channels: int, name: str) -> Tensor:
+def middle_square(pixels: Tensor) -> Tensor:
+    """(…, H, W) -> (…, S, S) with S the smaller of H and W."""
+    height, width = pixels.shape[-2:]
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    return pixels[..., top : top + side, left : left + side]
+
+
+def from_pil(image: "Image", channels: int, name: str) -> Tensor:
     """(1, channels, H, W) uint8; turned as its EXIF says, on white where it is transparent."""
     from PIL import Image, ImageOps
 

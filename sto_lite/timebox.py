@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 from tqdm.auto import tqdm
@@ -89,9 +90,21 @@ def tell_duration(seconds: float) -> str:
     return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60} min"
 
 
-def progress_bar(total: int, done: int, show: bool | None) -> Any:
-    """A bar over all steps of a run; by default in a terminal or a notebook, and not in CI."""
+def foretell(whole: int, runs: int, seconds: float) -> str:
+    """What will be finished in so many seconds, in words."""
+    return (
+        f"at the measured speed {whole} of {runs} runs will be finished in the {tell_duration(seconds)} left"
+    )
+
+
+def whole_runs(left: Sequence[float], seconds: float) -> int:
+    """How many runs, in their order, would be finished in so many seconds if only they went on."""
+    return sum(end <= seconds for end in accumulate(left))
+
+
+def progress_bar(total: int, done: int, show: bool | None, unit: str = "step") -> Any:
+    """A bar over all steps of a run, or other units; by default in a terminal or a notebook, and not in CI."""
     if show is None:
         watched = sys.stderr.isatty() or ("ipykernel" in sys.modules and not os.environ.get("STO_BOOK"))
         show = watched and not os.environ.get("CI")
-    return tqdm(total=total, initial=done, disable=not show, unit="step", dynamic_ncols=True)
+    return tqdm(total=total, initial=done, disable=not show, unit=unit, dynamic_ncols=True)

@@ -22,6 +22,7 @@ from sto_lite.errors import RunError, memory_told
 from sto_lite.evaluation import Evaluation, examine, headline, test_batches
 from sto_lite.evaluation import evaluate as evaluate
 from sto_lite.files import expand, locked
+from sto_lite.gated import suited
 from sto_lite.methods import Method, Step, check_single
 from sto_lite.records import Record
 from sto_lite.resnet import count_parameters
@@ -141,6 +142,7 @@ class Training:
         # One for each machine or revision that trained.
         self.environments = [records.environment(self.device)]
         weights = torch.Generator().manual_seed(config.seed)
+        self.method = suited(self.method, config.net)
         model = self.method.build(config.net, len(self.images.classes), weights)
         self.model = model.to(self.device).to(memory_format=torch.channels_last)
         self.optimizer = torch.optim.SGD(
@@ -203,24 +205,22 @@ class Training:
 
     def train(self, box: TimeBox | None, progress: bool | None) -> Generator[None, None, None]:
         """The epochs that are left, and the record."""
-        mean_std, splits = self.images.mean_std, self.images.splits
         batches = Batches(
-            splits["train"], *mean_std, self.config.batch_size, self.config.augment, device=self.device
+            self.images.splits["train"],
+            *self.images.mean_std,
+            self.config.batch_size,
+            self.config.augment,
+            device=self.device,
         )
-        tests = {
-            name: test_batches(split, mean_std, self.device)
-            for name, split in self.images.test_splits.items()
-        }
-        if len(batches.split) % self.config.batch_size == 1 or self.config.batch_size == 1:
-            image, label = batches.normalise(batches.split.images[:1]), batches.split.labels[:1]
-            check_single(self.method, self.model, image, label, self.config.batch_size)
+        self.check_last_batch(batches)
+        tests = self.tests()
         self.method.deploy(self.model)  # a method that looks at its model there sees it before training too
         final: tuple[nn.Module, dict[str, Evaluation]] | None = None
         saved = -math.inf
         with progress_bar(self.config.epochs * len(batches), self.epoch * len(batches), progress) as bar:
             while self.epoch < self.config.epochs:
                 last = self.epoch + 1 == self.config.epochs
-                due = last or (self.epoch + 1) % self.config.evaluate_every == 0
+                due = self.is_due(self.epoch + 1)
                 if box and not box.holds(self.costs.of(1, due)):
                     return
                 row = yield from self.train_epoch(batches, bar)
@@ -228,28 +228,47 @@ class Training:
                     before = time.perf_counter()
                     if self.engine and not last:
                         row |= {f"{name}_error": error for name, error in self.engine.errors(tests).items()}
+                        row |= {"test_epoch": self.epoch, "test_seconds": time.perf_counter() - before}
                     else:
-                        final = self.test(tests)
-                        row |= {f"{name}_error": test.error for name, test in final[1].items()}
-                    row |= {"test_epoch": self.epoch, "test_seconds": time.perf_counter() - before}
-                for name, value in row.items():
-                    self.history.setdefault(name, []).append(float(f"{value:.6g}"))
-                self.costs = replace(
-                    Costs.of_history(self.history, self.measured_since), save=self.costs.save
-                )
+                        final = self.test(tests, row)
+                self.note(row)
                 if self.folder:
                     self.unsaved = self.state() if last else copy.deepcopy(self.state())
                     if last or time.perf_counter() - saved > SAVE_EVERY:
                         self.save()
                         saved = time.perf_counter()
                 bar.set_postfix_str(self.summary())
-        network, measured = final or self.test(
-            tests
-        )  # killed after the last checkpoint and before the record
-        record = self.record(measured)
+        # It may have been killed after the last checkpoint and before the record.
+        self.finish(*(final or self.test(tests, {})))
+
+    def check_last_batch(self, batches: Batches) -> None:
+        """Raise ValueError where an epoch's last batch is one image, and the method cannot take it."""
+        if len(batches.split) % self.config.batch_size == 1 or self.config.batch_size == 1:
+            image, label = batches.normalise(batches.split.images[:1]), batches.split.labels[:1]
+            check_single(self.method, self.model, image, label, self.config.batch_size)
+
+    def tests(self) -> dict[str, Batches]:
+        """The test splits on the device, by name."""
+        mean_std, splits = self.images.mean_std, self.images.test_splits
+        return {name: test_batches(split, mean_std, self.device) for name, split in splits.items()}
+
+    def is_due(self, epoch: int) -> bool:
+        """Whether the run is evaluated after so many epochs."""
+        return epoch == self.config.epochs or epoch % self.config.evaluate_every == 0
+
+    def note(self, row: Mapping[str, float]) -> None:
+        """Add an epoch's numbers to the history."""
+        for name, value in row.items():
+            self.history.setdefault(name, []).append(float(f"{value:.6g}"))
+        self.costs = replace(Costs.of_history(self.history, self.measured_since), save=self.costs.save)
+
+    def finish(self, network: nn.Module, tests: dict[str, Evaluation]) -> Run:
+        """Keep the network that was trained, and the record."""
+        record = self.record(tests)
         if self.folder:
             self.folder.finish(network, record, self.images)
         self.run = Run(network, record)
+        return self.run
 
     def train_epoch(self, batches: Batches, bar: Any) -> Generator[None, None, dict[str, float]]:
         """One epoch: forward, backward, update. Numbers stay on the device; they are read once, at the end."""
@@ -308,11 +327,16 @@ class Training:
         gates = self.generators["gates"]
         return self.arithmetic.update(lambda: self.method.step(self.model, images, labels, gates, self.epoch))
 
-    def test(self, tests: Mapping[str, Batches]) -> tuple[nn.Module, dict[str, Evaluation]]:
-        """The deployed network and its evaluation on every test split."""
-        network = self.method.deploy(self.model)
-        precision = self.config.precision
-        return network, {name: examine(network, batches, precision) for name, batches in tests.items()}
+    def test(
+        self, tests: Mapping[str, Batches], row: dict[str, float]
+    ) -> tuple[nn.Module, dict[str, Evaluation]]:
+        """The deployed network and its evaluation on every test split, whose errors go into the epoch's row."""
+        before = time.perf_counter()
+        network, precision = self.method.deploy(self.model), self.config.precision
+        found = {name: examine(network, batches, precision) for name, batches in tests.items()}
+        row |= {f"{name}_error": test.error for name, test in found.items()}
+        row |= {"test_epoch": self.epoch, "test_seconds": time.perf_counter() - before}
+        return network, found
 
     def save(self) -> None:
         """Write the checkpoint of the last epoch, if that has not been done."""

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from sto_lite.errors import DataError
+from sto_lite.errors import DataError, RunError
+from sto_lite.experiments.paper import EXPERIMENTS, find
 from sto_lite.files import save
 
 if TYPE_CHECKING:
@@ -122,27 +123,41 @@ def card(options: argparse.Namespace) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Plot:
-    """Draw finished runs: curves, confusion matrices, errors by class.
+    """Draw finished runs: curves, confusion matrices, errors by class; or an experiment's curves and gains.
 
-    Several runs are compared in one figure, with intervals from the choice of the test images. Prints the paths of
-    the files.
+    Several runs are compared in one figure, with intervals from the choice of the test images; an experiment's rows
+    by the means over their seeds, with the intervals of its table. Prints the paths of the files.
 
-    runs: folders of finished runs, or record files.
+    runs: folders of finished runs, or record files; or one experiment, as for table.
+    records: of an experiment, as for table.
     out: folder for the figures; without it plots in the run's folder, or here for several.
     format: of the files.
     """
 
     runs: tuple[Path, ...]
+    records: tuple[Path, ...] | None = None
     out: Path | None = None
     format: Literal["png", "svg", "pdf"] = "png"
 
 
 def plot(options: argparse.Namespace) -> None:
     """Draw runs into files, and print the files' paths."""
-    from sto_lite.compare import draw, read_runs
+    from sto_lite.compare import draw, draw_table, read_runs
 
     if not options.runs:
         raise ValueError("say which runs, such as runs/first")
+    named = str(options.runs[0])
+    if len(options.runs) == 1 and (named in EXPERIMENTS or ":" in named or named.endswith(".toml")):
+        from sto_lite import records
+        from sto_lite.experiments import tables
+
+        made = tables.tables(find(named), records.read_runs(options.records))
+        if not made:
+            raise RunError(f"no record belongs to {named}; python -m sto_lite run {named} makes some")
+        print(f"protocol: {made[0].protocol}", file=sys.stderr)
+        for path in draw_table(made[0], options.out or Path("plots"), options.format):
+            print(path)
+        return
     alone = options.runs[0] if len(options.runs) == 1 and options.runs[0].is_dir() else Path()
     for path in draw(read_runs(options.runs), options.out or alone / "plots", options.format):
         print(path)

@@ -1,6 +1,7 @@
-"""What every test starts from: the smallest scale, and the same examples in every run."""
+"""What every test starts from: the smallest scale, the same examples in every run, and one browser."""
 
 import os
+import shutil
 
 import pytest
 from hypothesis import settings
@@ -32,3 +33,19 @@ def shown(monkeypatch):
     outputs = []
     monkeypatch.setattr("IPython.display.display", outputs.append)
     return outputs
+
+
+@pytest.fixture(scope="module")  # two at once cannot be, and proofs start their own
+def browser():
+    """Chromium without a network of its own; where there is none, the test is skipped, or fails in CI."""
+    program = shutil.which(os.environ.get("CHROMIUM", "chromium"))
+    if program is None:
+        message = "there is no chromium (install it, or set CHROMIUM to its path)"
+        pytest.fail(message) if os.environ.get("CI") else pytest.skip(message)
+    playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright")
+    quiet = ["background-networking", "component-update", "sync", "quic", "gpu"]
+    flags = ["--headless=new", "--no-sandbox", "--no-first-run", *(f"--disable-{name}" for name in quiet)]
+    with playwright.sync_playwright() as started:
+        chromium = started.chromium.launch(executable_path=program, args=flags)
+        yield chromium
+        chromium.close()

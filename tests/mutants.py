@@ -9,7 +9,7 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.packing import mutate, written
+from tests.packing import written
 
 Files = dict[str, bytes]
 WILD = ["-1", "7", "8", "256", "1e9", "1.0", "NaN", "inf", "+5", "0x10", "1_0", "007", "9" * 400, "\u0663"]
@@ -39,6 +39,28 @@ ODD = [
     "a\0b",
     "",
 ]
+BITS = [b"\n", b"\r", b",", b'"', b"\0", b" ", b"-", b"256", b"\xff\xfe", b"PK\x03\x04", b"../"]
+
+
+def mutate(data: bytes, rng: random.Random) -> bytes:
+    """One to four random edits: a byte, a cut, a repeated, removed or foreign piece."""
+    out = bytearray(data)
+    for _ in range(rng.randint(1, 4)):
+        i, n = rng.randrange(len(out) + 1), rng.choice([1, 2, 8, 100, 3000])
+        edit = rng.randrange(6)
+        if edit == 0 and out:
+            out[rng.randrange(len(out))] = rng.randrange(256)
+        elif edit == 1:
+            del out[i:]
+        elif edit == 2:
+            del out[i : i + n]
+        elif edit == 3:
+            out[i:i] = out[i : i + n]
+        elif edit == 4:
+            out[i:i] = rng.choice(BITS)
+        else:
+            out[i : i + n] = rng.randbytes(min(n, 8))
+    return bytes(out)
 
 
 def lines(content: bytes, rng: random.Random) -> bytes:

@@ -1,26 +1,23 @@
 """The controls and switches: losses against known answers, gradients and updates against forms written out here."""
 
-import dataclasses
 import math
+from dataclasses import asdict, replace
 
 import pytest
 import torch
 import torch.nn.functional as F
 
 from sto_lite import costs
-from sto_lite.config import Config
-from sto_lite.controls import EMA, AttachedONE, LabelSmoothing, MeanDML, SteppedDepth
-from sto_lite.experiments.jobs import jobs
-from sto_lite.experiments.paper import EXPERIMENTS
+from sto_lite.controls import EMA, LabelSmoothing, MeanDML, SteppedDepth
 from sto_lite.methods import Baseline, StochasticDepth
-from sto_lite.peers import ONE
 from sto_lite.registry import METHODS, make
 from sto_lite.resnet import build, count_parameters
 from sto_lite.speed.graphs import obstacle
 from sto_lite.speed.precision import Arithmetic
 from sto_lite.survival import linear_decay, sample
 from sto_lite.train import fit
-from tests.test_peers import LABELS, ONE_HOT, C, N, ce, images, kl, kl_gradients, leaf, ln, rng, soft, tiny
+from tests.samples import CONFIG, rng, tiny
+from tests.test_peers import LABELS, ONE_HOT, C, N, ce, images, kl, kl_gradients, leaf, ln, soft
 
 CONTROLS = ["label-smoothing", "ema", "stochastic-depth-stepped", "dml-mean", "one-attached"]
 OF = {"stochastic-depth-stepped": "stochastic-depth", "dml-mean": "dml", "one-attached": "one"}
@@ -43,48 +40,6 @@ def test_cost_and_parameters_are_those_of_the_method_it_is_made_from(name):
     assert costs.step_cost(ours, "resnet32") == costs.step_cost(theirs, "resnet32")
     count = count_parameters(theirs.build("resnet8", 7, rng()))
     assert count_parameters(ours.build("resnet8", 7, rng())) == count
-
-
-@pytest.mark.parametrize(("epochs", "ramp"), [(30, 8), (600, 80)])
-def test_a_short_schedule_shortens_both_ramps_of_one(epochs, ramp):
-    made = jobs(EXPERIMENTS["peers-otherwise"], "faces", overrides={"epochs": epochs, "net": "resnet8"})
-    ramps = {job.method: job.settings.get("ramp", 80) for job in made if job.method.startswith("one")}
-    assert ramps == {"one": ramp, "one-attached": ramp}
-
-
-@every_control
-def test_a_run_resumes_to_the_same_bits(name, tmp_path):
-    config = Config(net="resnet8", epochs=2, batch_size=16)
-    whole = fit(make(name), tiny(), config, device="cpu")
-    method = make(name)
-
-    class Cut(type(method)):
-        def step(self, model, images, labels, generator, epoch=0):
-            if epoch == 1:
-                raise KeyboardInterrupt
-            return super().step(model, images, labels, generator, epoch)
-
-    with pytest.raises(KeyboardInterrupt):
-        fit(Cut(), tiny(), config, tmp_path, "cpu")
-    resumed = fit(method, tiny(), config, tmp_path, "cpu")
-    same = zip(whole.network.state_dict().values(), resumed.network.state_dict().values(), strict=True)
-    assert all(a.equal(b) for a, b in same)
-
-
-@pytest.mark.parametrize(
-    ("name", "settings", "message"),
-    [
-        ("label-smoothing", {"smoothing": 1.1}, "smoothing is a share"),
-        ("ema", {"decay": 1.0}, r"decay lies in \[0, 1\)"),
-        ("stochastic-depth-stepped", {"p_last": 2.0}, "probability"),
-        ("dml-mean", {"temperature": 0.0}, "positive"),
-        ("dml-mean", {"networks": 1}, "two networks"),
-        ("one-attached", {"branches": 1}, "two branches"),
-    ],
-)
-def test_settings_that_mean_nothing_are_refused(name, settings, message):
-    with pytest.raises(ValueError, match=message):
-        make(name, **settings)
 
 
 # -------------------------------------------------------------------------------------------- label smoothing
@@ -217,26 +172,6 @@ def test_mean_dml_against_plain_python_and_its_gradient(networks):
         assert torch.allclose(z[i].grad, expected, atol=1e-13)
 
 
-@pytest.mark.parametrize(("ramp", "epoch"), [(0, 0), (80, 40)])
-def test_attached_one_against_plain_python_and_its_gradient(ramp, epoch):
-    z, gate = leaf(N, 3, C), torch.softmax(leaf(N, 3, seed=9), 1).detach().requires_grad_()
-    teacher = torch.stack([sum(gate[n, b] * z[n, b] for b in range(3)) for n in range(N)])
-    step = AttachedONE(ramp=ramp).step(lambda x: (z, teacher), None, LABELS, rng(), epoch)
-    same = ONE(ramp=ramp).step(lambda x: (z, teacher), None, LABELS, rng(), epoch)
-    w = math.exp(-5 / 4) if ramp else 1.0
-    branches = z.unbind(1)
-    lessons = sum(kl(teacher, b, 3.0) for b in branches)
-    assert step.loss.item() == pytest.approx(sum(map(ce, branches)) + ce(teacher) + w * lessons, rel=1e-12)
-    assert step.loss.item() == same.loss.item()
-    step.loss.backward()
-    pairs = [kl_gradients(teacher, b) for b in branches]
-    at_teacher = (soft(teacher) - ONE_HOT) / N + w * sum(target for target, _ in pairs)
-    for b in range(3):
-        expected = (soft(z[:, b]) - ONE_HOT) / N + w * pairs[b][1] + gate[:, b, None].detach() * at_teacher
-        assert torch.allclose(z.grad[:, b], expected, atol=1e-13)
-    assert torch.allclose(gate.grad, torch.einsum("nc,nbc->nb", at_teacher, z.detach()), atol=1e-13)
-
-
 # ----------------------------------------------------------------------------------------- a moving average
 
 
@@ -275,7 +210,7 @@ def test_the_average_of_five_states(decay, shares):
 
 def test_what_is_trained_under_an_average_is_the_baseline():
     method = EMA()
-    config = Config(net="resnet8", epochs=2, batch_size=16)
+    config = replace(CONFIG, epochs=2)
     ours, theirs = (fit(m, tiny(), config, device="cpu") for m in (EMA(decay=0.0), Baseline()))
     assert ours.record["history"]["train_loss"] == theirs.record["history"]["train_loss"]
     same = zip(ours.network.parameters(), theirs.network.parameters(), strict=True)
@@ -292,5 +227,5 @@ def test_what_is_trained_under_an_average_is_the_baseline():
 
 
 def test_every_setting_is_said_in_the_record():
-    record = fit(EMA(decay=0.5), tiny(), Config(net="resnet8", epochs=1), device="cpu").record
-    assert record["method"] == {"name": "ema", **dataclasses.asdict(EMA(decay=0.5))}
+    record = fit(EMA(decay=0.5), tiny(), replace(CONFIG, epochs=1), device="cpu").record
+    assert record["method"] == {"name": "ema", **asdict(EMA(decay=0.5))}

@@ -10,7 +10,7 @@ from sto_lite import stats
 from sto_lite.experiments import evidence
 from sto_lite.experiments.evidence import Curves, find_design
 from sto_lite.records import read_records
-from tools.claims import ROOT
+from tools.entries import ROOT
 
 RECORDS = [*read_records("first-walk"), *read_records("fer2013-1024"), *read_records("cifar100-2000")]
 REDUCED = [r for r in evidence.runs(RECORDS) if not r["data"].get("subset")]
@@ -123,19 +123,12 @@ def test_five_questions_are_answered_on_the_first_screen_of_chapter_8():
     import nbformat
 
     cells = nbformat.read(ROOT / "book" / "08-experiments.ipynb", as_version=4).cells
-    first = next(
-        i for i, cell in enumerate(cells) if cell.cell_type == "markdown" and "\n## " in f"\n{cell.source}"
-    )
-    shown = "".join(
-        output.get("data", {}).get("text/markdown", "")
-        for cell in cells[: first + 1]
-        for output in cell.get("outputs", [])
-    )
+    heads = (c.cell_type == "markdown" and "\n## " in f"\n{c.source}" for c in cells)
+    first = [*heads].index(True)
+    results = [output for cell in cells[: first + 1] for output in cell.get("outputs", [])]
+    shown = "".join(output.get("data", {}).get("text/markdown", "") for output in results)
     for question in ("Who is better?", "By how much?", "How sure?", "Where not?", "What is unknown?"):
         answer = re.search(rf"\*\*{re.escape(question)}\*\* (.+)", shown)
         assert answer and len(answer[1]) > 40, question
-    assert all(
-        "hide-input" in c.metadata.get("tags", []) or "remove-cell" in c.metadata.get("tags", [])
-        for c in cells[:first]
-        if c.cell_type == "code"
-    )
+    code = [cell for cell in cells[:first] if cell.cell_type == "code"]
+    assert all({"hide-input", "remove-cell"} & set(cell.metadata.get("tags", [])) for cell in code)

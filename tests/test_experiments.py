@@ -2,13 +2,13 @@
 
 import csv
 import io
-import json
+from functools import partial
 
 import pytest
 
 from sto_lite import costs, registry
 from sto_lite.__main__ import given, parser, read_seeds
-from sto_lite.config import Config, plain
+from sto_lite.config import Config
 from sto_lite.errors import RunError
 from sto_lite.experiments import formats, paper, tables
 from sto_lite.experiments.jobs import OVERRIDES, SCALES, Job, Source, cell_epochs, jobs
@@ -17,6 +17,7 @@ from sto_lite.experiments.tables import tables as tables_of
 from sto_lite.methods import STO
 from sto_lite.records import read_records
 from sto_lite.stats import Interval
+from tests import samples
 
 
 def test_the_papers_numbers():
@@ -120,51 +121,20 @@ def test_equal_compute():
         assert cell_epochs(cell, Config(), 32) * cost == pytest.approx(sto, rel=1e-3)
 
 
-@pytest.mark.parametrize(("net", "ratio"), [("resnet32", 1.736), ("resnet50", 1.741), ("resnet110", 1.750)])
-def test_step_cost(net, ratio):
-    assert costs.step_cost(STO(), net) == pytest.approx(ratio, abs=1e-3)
-
-
-def test_step_cost_of_the_other_methods():
-    total, _, top = costs.forward("resnet32")
-    assert round(total / 1e6, 2) == 69.12
-    cost = {
-        name: costs.step_cost(registry.make(name), "resnet32")
-        for name in ("baseline", "dml", "one", "okddip")
-    }
-    assert cost["baseline"] == 1 and cost["dml"] == 3
-    assert cost["one"] == pytest.approx(1 + 2 * top / total)
-    assert cost["okddip"] == pytest.approx(1 + 3 * top / total)
-    assert costs.step_cost(STO(teacher_backward=False), "resnet32") == pytest.approx(0.736 + 1 / 3, abs=1e-3)
-    assert costs.step_cost(STO(students=2), "resnet32") == pytest.approx(1 + 2 * 0.7366, abs=1e-3)
-
-
-@pytest.mark.parametrize(("text", "seeds"), [("0-2", [0, 1, 2]), ("4", [4]), ("0,2, 5-6,2", [0, 2, 5, 6])])
-def test_seeds(text, seeds):
-    assert read_seeds(text) == seeds
-
-
-@pytest.mark.parametrize("text", ["", "a", "3-1", "1-", "-1", "1,,2", "1.5"])
-def test_what_is_no_seeds(text):
-    with pytest.raises(ValueError, match="0-4 or 0,2,5"):
-        read_seeds(text)
+@pytest.mark.parametrize("name", ["table2", "peers-otherwise"])
+@pytest.mark.parametrize(("epochs", "ramp"), [(30, 8), (300, 80), (600, 80)])
+def test_a_short_schedule_shortens_the_ramp(name, epochs, ramp):
+    made = jobs(EXPERIMENTS[name], "faces", overrides={"epochs": epochs, "net": "resnet8"})
+    ramps = [job.settings.get("ramp", 80) for job in made if job.method in ("one", "okddip", "one-attached")]
+    assert ramps == [ramp] * 2
+    if name == "table2":
+        records = [made_up("baseline", 40, epochs=epochs), made_up("one", 30, epochs=epochs, ramp=ramp)]
+        assert rows(name, records)[0]["ONE"].error.mean == 30
 
 
 # ----------------------------------------------------------------------------------------------------- tables
 
-
-def made_up(method, wrong, seed=0, epochs=10, net="resnet14", data="fer2013", train=100, **settings):
-    """A record whose first `wrong` of 100 images are wrong."""
-    labels = [0] * 100
-    return {
-        "config": plain(Config(net=net, epochs=epochs, seed=seed)),
-        "method": {"name": method, **plain(registry.make(method, **settings))},
-        "data": {"name": data, "size": 32, "counts": {"train": train}, "fingerprint": "f"},
-        "result": {"test": {"error": float(wrong), "best_error": wrong - 1.0, "best_epoch": 3}},
-        "labels": {"test": labels},
-        "predictions": {"test": [1] * wrong + [0] * (100 - wrong)},
-        "history": {},
-    }
+made_up = partial(samples.made_up, net="resnet14", epochs=10, train=100)
 
 
 def three_seeds(**more):
@@ -182,71 +152,63 @@ def rows(experiment, records, **more):
 
 def test_table_from_records():
     found, table = rows("table3", three_seeds())
-    assert (found["baseline"].error.mean, found["baseline"].error.seeds, found["baseline"].best) == (
-        41,
-        3,
-        40,
-    )
-    sto = found["STO"]
+    plain, sto = found["baseline"], found["STO"]
+    assert (plain.error.mean, plain.error.seeds, plain.best) == (41, 3, 40.5)
     assert sto.gain.mean == 5 and sto.gain.low == sto.gain.high == 5
     assert sto.verdict == "better" and sto.claimed is None and sto.p < 0.05
-    assert found["without distillation (λ = 0)"].verdict == "not measured"
-    assert found["without distillation (λ = 0)"].error is None
     assert not table.faithful and "100 training images" in table.protocol
+    absent = found["without distillation (λ = 0)"]
+    assert absent.verdict == "not measured" and absent.error is absent.cost is None
+    base = costs.forward("resnet14", 32, 1).total * 3 * 100 * 10
+    assert plain.cost == base and sto.cost == pytest.approx(base * costs.step_cost(STO(), "resnet14", 32, 1))
+
+
+@pytest.mark.parametrize(("text", "seeds"), [("0-2", [0, 1, 2]), ("4", [4]), ("0,2, 5-6,2", [0, 2, 5, 6])])
+def test_seeds(text, seeds):
+    assert read_seeds(text) == seeds
+    for wrong in ("", "a", "3-1", "1-", "-1", "1,,2", "1.5"):
+        with pytest.raises(ValueError, match="0-4 or 0,2,5"):
+            read_seeds(wrong)
 
 
 def test_seeds_are_paired_and_missing_ones_left_out():
-    records = [
-        made_up("baseline", 40, 0),
-        made_up("baseline", 50, 1),
-        made_up("sto", 35, 1),
-        made_up("sto", 30, 2),
-    ]
-    found, _ = rows("table3", records)
+    runs = (("baseline", 40, 0), ("baseline", 50, 1), ("sto", 35, 1), ("sto", 30, 2))
+    found, _ = rows("table3", [made_up(*run) for run in runs])
     assert found["STO"].gain.mean == 15 and found["STO"].gain.seeds == 1
     assert found["STO"].error.mean == 32.5 and found["STO"].verdict == "undecided"
 
 
-def test_other_settings_are_other_rows():
+def test_other_settings_are_other_rows_and_other_protocols_other_tables():
     found, _ = rows("table3", [*three_seeds(), made_up("sto", 1, 5, lam=0.0), made_up("sto", 99, 6, lam=0.7)])
     assert found["STO"].error.seeds == 3
     assert found["without distillation (λ = 0)"].error.mean == 1
-
-
-def test_protocols_are_never_mixed():
     records = [*three_seeds(), *three_seeds(epochs=20), *three_seeds(train=200), *three_seeds(net="resnet8")]
     assert len(tables_of(EXPERIMENTS["table3"], records)) == 4
 
 
 def test_networks_are_rows_where_they_are_compared():
-    records = [
-        made_up(m, w, net=n) for n in ("resnet32", "resnet50") for m, w in (("baseline", 40), ("sto", 35))
-    ]
-    found, _ = rows("table1", records)
+    each = [(net, m, e) for net in ("resnet32", "resnet50") for m, e in (("baseline", 40), ("sto", 35))]
+    found, _ = rows("table1", [made_up(m, e, net=net) for net, m, e in each])
     assert found["ResNet-50 + STO"].gain.mean == 5 and found["ResNet-110"].error is None
 
 
 def test_shares_of_the_epochs_and_equal_compute_find_their_records():
-    records = [
-        made_up("baseline", 50, epochs=10),
-        made_up("baseline", 40, epochs=40),
-        made_up("sto", 30, epochs=40),
+    runs = [
+        made_up(m, e, epochs=n) for m, e, n in (("baseline", 50, 10), ("baseline", 40, 40), ("sto", 30, 40))
     ]
-    found, _ = rows("epochs", records)
-    assert found["baseline, a quarter of the epochs"].error.mean == 50
-    cost = round(40 * costs.step_cost(STO(), "resnet14"))
-    found, _ = rows("compute", [*records[1:], made_up("baseline", 38, epochs=cost)])
-    assert found["baseline, STO's compute"].error.mean == 38
-    assert found["baseline, STO's compute"].gain.mean == -8, "behind STO"
+    assert rows("epochs", runs)[0]["baseline, a quarter of the epochs"].error.mean == 50
+    runs.append(made_up("baseline", 38, epochs=round(40 * costs.step_cost(STO(), "resnet14"))))
+    (table,) = tables_of(EXPERIMENTS["compute"], runs[1:])  # the longer baseline is no protocol of its own
+    row = table.row("baseline, STO's compute")
+    assert row.error.mean == 38 and row.gain.mean == -8, "behind STO"
 
 
 def test_the_papers_protocol_is_known():
-    whole = three_seeds(epochs=300, data="cifar100", train=50_000, net="resnet110")
-    found, table = rows("table3", whole)
+    known = {"epochs": 300, "data": "cifar100", "train": 50_000, "net": "resnet110"}
+    found, table = rows("table3", three_seeds(**known))
     assert table.faithful and found["STO"].claimed == 3.73
     for change in ({"train": 49_999}, {"net": "resnet8"}, {"epochs": 299}):
-        known = {"epochs": 300, "data": "cifar100", "train": 50_000, "net": "resnet110", **change}
-        assert not rows("table3", three_seeds(**known))[1].faithful, change
+        assert not rows("table3", three_seeds(**{**known, **change}))[1].faithful, change
 
 
 def test_kd_records_are_told_apart_by_settings_and_teacher():
@@ -267,38 +229,12 @@ def test_two_different_runs_of_one_cell_and_seed_are_refused_and_copies_are_not(
         rows("table3", [*three_seeds(), made_up("sto", 36, 0)])
 
 
-def test_a_longer_baseline_is_no_protocol_of_its_own():
-    cost = round(40 * costs.step_cost(STO(), "resnet14"))
-    records = [
-        made_up("baseline", 40, epochs=40),
-        made_up("sto", 30, epochs=40),
-        made_up("baseline", 38, epochs=cost),
-    ]
-    assert len(tables_of(EXPERIMENTS["compute"], records)) == 1
-
-
 def test_protocols_that_differ_are_described_differently():
     records = [*three_seeds(), *[r | {"data": {**r["data"], "fingerprint": "g"}} for r in three_seeds()]]
     slow = [r | {"config": {**r["config"], "lr": 0.05}} for r in three_seeds()]
     told = [table.protocol for table in tables_of(EXPERIMENTS["table3"], [*records, *slow])]
     assert len(set(told)) == 3 and sum("data f" in t or "data g" in t for t in told) == 2
     assert sum("lr 0.05" in t for t in told) == 1
-
-
-def test_a_short_schedule_shortens_the_ramp():
-    ramps = {}
-    for epochs in (30, 300, 600):
-        made = jobs(EXPERIMENTS["table2"], "faces", overrides={"epochs": epochs, "net": "resnet8"})
-        ramps[epochs] = {
-            job.method: job.settings.get("ramp", 80) for job in made if job.method in ("one", "okddip")
-        }
-    assert ramps == {
-        30: {"one": 8, "okddip": 8},
-        300: {"one": 80, "okddip": 80},
-        600: {"one": 80, "okddip": 80},
-    }
-    records = [made_up("baseline", 40, epochs=30), made_up("one", 30, epochs=30, ramp=8)]
-    assert rows("table2", records)[0]["ONE"].error.mean == 30
 
 
 def test_settings_written_differently_are_one_run():
@@ -375,25 +311,18 @@ def test_seeds_with_subsets_of_their_own_are_one_table_and_never_mixed_with_shar
     assert fresh.row("STO").gain.mean == 5 and fresh.row("STO").verdict == "better"
 
 
-def test_a_ladder_that_begins_with_subset_0_is_one_table():
-    """Seed 0 on subset 0, which is not written into its record, seeds 1 and 2 on theirs."""
+def test_which_images_seeds_have():
+    """Seed 0 on subset 0, which is not written into its record, begins a ladder; other pixels are another table."""
     ladder = [own_images("baseline", 40, s) for s in (1, 2)] + [made_up("baseline", 41, 0)]
     (table,) = tables_of(EXPERIMENTS["table3"], ladder)
     assert table.row("baseline").error.seeds == 3 and "each seed its own" in table.protocol
-
-
-def test_runs_are_pairs_if_seed_and_images_agree():
-    records = [own_images("baseline", 40, 3), own_images("sto", 30, 3, subset=4), own_images("sto", 35, 5)]
-    (table,) = tables_of(EXPERIMENTS["table3"], [*records, own_images("baseline", 42, 5)])
-    gain = table.row("STO").gain
-    assert (gain.mean, gain.seeds) == (7, 1)
-
-
-def test_the_same_subset_of_other_pixels_is_a_table_of_its_own():
-    records = [own_images("baseline", 40, s) for s in (3, 4)]
+    pairs = [own_images("baseline", 40, 3), own_images("sto", 30, 3, subset=4)]
+    pairs += [own_images("sto", 35, 5), own_images("baseline", 42, 5)]
+    (table,) = tables_of(EXPERIMENTS["table3"], pairs)
+    assert (table.row("STO").gain.mean, table.row("STO").gain.seeds) == (7, 1), "seed and images agree"
     other = own_images("baseline", 40, 5, subset=3)
     other["data"]["fingerprint"] = "another copy"
-    assert len(tables_of(EXPERIMENTS["table3"], [*records, other])) > 1
+    assert len(tables_of(EXPERIMENTS["table3"], [*pairs, other])) > 1
 
 
 def test_verdicts_are_the_blocks():
@@ -428,17 +357,3 @@ def test_the_committed_block():
             assert block.alone[:3] == pytest.approx(values, abs=0.006)
         (asked,) = tables.ask(table, [("stochastic depth", "STO")])
         assert asked.alone[:3] == pytest.approx(against_depth[split], abs=0.006)
-
-
-def test_what_a_training_costs():
-    found, _ = rows("table3", three_seeds(train=128))
-    base = costs.forward("resnet14", 32, 1).total * 3 * 128 * 10
-    assert found["baseline"].cost == base
-    assert found["STO"].cost == pytest.approx(base * costs.step_cost(STO(), "resnet14", 32, 1))
-    assert found["without distillation (λ = 0)"].cost is None
-
-
-def test_the_committed_records_are_found():
-    found, _ = rows("table3", read_records("first-walk"))
-    assert [found[label].error.seeds for label in ("baseline", "stochastic depth", "STO")] == [1, 1, 1]
-    assert json.dumps(found["STO"].records[0]["result"])

@@ -48,26 +48,26 @@ def test_a_smaller_set_is_the_beginning_of_a_larger_one(small, num_images):
     assert torch.equal(labels, small[1][:num_images])
 
 
+@pytest.fixture
+def threads():
+    """Sets the number of threads for this test alone."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
 @pytest.mark.parametrize("chunk", [1, 37 * 32**2])
-def test_the_size_of_a_chunk_does_not_matter(small, monkeypatch, chunk):
+def test_the_size_of_a_chunk_does_not_matter(small, monkeypatch, chunk, threads):
     monkeypatch.setattr(faces, "CHUNK", chunk)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        images, labels = faces.generate(42, size=32, seed=3)
-    finally:
-        torch.set_num_threads(threads)
+    threads(1)
+    images, labels = faces.generate(42, size=32, seed=3)
     assert torch.equal(images, small[0][:42]) and torch.equal(labels, small[1][:42])
 
 
-def test_neither_threads_nor_the_global_generator_matter(small):
-    threads = torch.get_num_threads()
+def test_neither_threads_nor_the_global_generator_matter(small, threads):
     torch.manual_seed(11)
-    try:
-        torch.set_num_threads(2 if threads == 1 else 1)
-        images, labels = faces.generate(70, size=32, seed=3)
-    finally:
-        torch.set_num_threads(threads)
+    threads(2 if torch.get_num_threads() == 1 else 1)
+    images, labels = faces.generate(70, size=32, seed=3)
     assert torch.equal(images, small[0][:70]) and torch.equal(labels, small[1][:70])
     after = torch.rand(1)
     torch.manual_seed(11)
@@ -120,37 +120,20 @@ def test_without_difficulty_only_the_person_differs():
 
 def test_prototypes_name_known_expressions_and_units():
     assert tuple(faces.PROTOTYPES) == faces.EXPRESSIONS
-    assert all(
-        k in faces.ACTION_UNITS and 0 < v <= 1 for p in faces.PROTOTYPES.values() for k, v in p.items()
-    )
+    units = [(k, v) for prototype in faces.PROTOTYPES.values() for k, v in prototype.items()]
+    assert all(k in faces.ACTION_UNITS and 0 < v <= 1 for k, v in units)
     assert {6, 12} <= set(faces.PROTOTYPES["happy"]) and faces.PROTOTYPES["neutral"] == {}
-    rows = [tuple(sorted(p.items())) for p in faces.PROTOTYPES.values()]
-    assert len(set(rows)) == 7
+    assert len({tuple(sorted(p.items())) for p in faces.PROTOTYPES.values()}) == 7
 
 
-@pytest.mark.parametrize(
-    ("unit", "there", "not_there"),
-    [
-        (1, "brows", "mouth"),
-        (2, "brows", "mouth"),
-        (4, "brows", "mouth"),
-        (5, "eyes", "mouth"),
-        (6, "eyes", "brows"),
-        (7, "eyes", "mouth"),
-        (9, "nose", "mouth"),
-        (10, "mouth", "brows"),
-        (12, "mouth", "brows"),
-        (15, "mouth", "brows"),
-        (17, "mouth", "brows"),
-        (20, "mouth", "brows"),
-        (23, "mouth", "brows"),
-        (25, "mouth", "brows"),
-        (26, "mouth", "brows"),
-    ],
-)
-def test_each_unit_moves_its_region(unit, there, not_there):
+MOVES = {"brows": (1, 2, 4), "eyes": (5, 6, 7), "nose": (9,), "mouth": (10, 12, 15, 17, 20, 23, 25, 26)}
+
+
+@pytest.mark.parametrize(("unit", "there"), [(unit, there) for there in MOVES for unit in MOVES[there]])
+def test_each_unit_moves_its_region(unit, there):
     rest, half, full = (faces.draw({unit: v}, size=64)[0, 0].float() for v in (0.0, 0.5, 1.0))
     change = (full - rest).abs()
+    not_there = "brows" if there == "mouth" or unit == 6 else "mouth"
     assert change[REGIONS[there]].sum() > 3 * change[REGIONS[not_there]].sum()
     assert change.sum() > (half - rest).abs().sum() > 0
     assert change.max() > 30

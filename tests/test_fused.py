@@ -12,10 +12,7 @@ from sto_lite.fused import FusedSTO, side_by_side, updates
 from sto_lite.methods import STO
 from sto_lite.registry import make
 from sto_lite.resnet import ResNet, initialise
-
-
-def rng(seed=0):
-    return torch.Generator().manual_seed(seed)
+from tests.samples import rng
 
 
 def network(blocks=2, bottleneck=False, shortcut="B", seed=0):
@@ -107,14 +104,6 @@ def test_what_both_streams_share_runs_once():
     assert [calls.count(m) for m in (net.stem, *(b.residual for b in net.blocks))] == [1, 1, 1, 2]
 
 
-def test_settings_of_batch_norm_come_back_after_an_error():
-    net, (x, y) = network(blocks=1), batch()
-    with pytest.raises(RuntimeError):
-        FusedSTO(running_stats="both").step(net, x[:, :2], y, rng())
-    norms = [m for m in net.modules() if isinstance(m, nn.BatchNorm2d)]
-    assert all(m.track_running_stats and m.momentum == 0.1 for m in norms)
-
-
 def test_many_updates_at_once():
     """The chapter's closed form: k updates with the same statistics are one of momentum 1 - 0.9^k."""
     once, often = nn.BatchNorm2d(3).double(), nn.BatchNorm2d(3).double()
@@ -131,19 +120,3 @@ def test_many_updates_at_once():
 def test_the_registry_has_the_fused_form_under_the_same_name():
     assert type(make("sto", lam=0.5)) is FusedSTO and FusedSTO.name == STO.name == "sto"
     assert vars(FusedSTO(lam=0.5)) == vars(STO(lam=0.5))
-
-
-def test_many_steps_of_one_pass_are_those_of_two():
-    """Nothing adds up from step to step: momentum, running statistics and gates stay together."""
-    left = []
-    for method in (STO(), FusedSTO()):
-        net, gates = network(), rng(7)
-        optimizer = torch.optim.SGD(net.parameters(), lr=0.01, momentum=0.9, nesterov=True, weight_decay=1e-4)
-        for seed in range(40):
-            step = method.step(net, *batch(images=6, seed=seed), gates)
-            optimizer.zero_grad()
-            step.loss.backward()
-            optimizer.step()
-        left.append({name: value.double() for name, value in net.state_dict().items()})
-    for name, value in left[0].items():
-        assert (left[1][name] - value).abs().max() <= 1e-11 * max(1.0, value.abs().max().item()), name

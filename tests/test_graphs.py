@@ -5,6 +5,7 @@ Without a GPU a recording is played by its stand-in here, which runs the step on
 
 import copy
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -21,7 +22,16 @@ from sto_lite.speed import graphs, streams
 from sto_lite.speed.graphs import Recorded, device_step, draw, obstacle
 from sto_lite.speed.precision import Arithmetic
 from sto_lite.train import fit
-from tests.test_fused import NETS, SETTINGS, after_step, assert_same, batch, network, rng
+from tests.samples import rng
+from tests.test_fused import NETS, SETTINGS, after_step, assert_same, batch, network
+
+METHODS = [
+    Baseline(),
+    StochasticDepth(),
+    FusedSTO(students=2, running_stats="both"),
+    FusedSTO(teacher_backward=False, p_last=0.2),
+    FusedSTO(p_last=0.0),
+]
 
 
 def zeros_for_none(found, theirs):
@@ -31,6 +41,12 @@ def zeros_for_none(found, theirs):
             assert not found[name].any(), name
             found[name] = None
     return found
+
+
+def arithmetic_of(net, precision="float32", **settings):
+    """What updates a network by SGD."""
+    optimizer = torch.optim.SGD(net.parameters(), **{"lr": 0.1, **settings})
+    return Arithmetic(net, optimizer, next(net.parameters()).device, precision)
 
 
 @settings(max_examples=60)
@@ -133,17 +149,7 @@ def faces():
     return data.ImageSet("faces", drawn.classes, splits)
 
 
-@pytest.mark.parametrize(
-    "method",
-    [
-        Baseline(),
-        StochasticDepth(),
-        FusedSTO(students=2, running_stats="both"),
-        FusedSTO(teacher_backward=False, p_last=0.2),
-        FusedSTO(p_last=0.0),
-    ],
-    ids=repr,
-)
+@pytest.mark.parametrize("method", METHODS, ids=repr)
 def test_a_recorded_run_is_an_eager_run(method, faces, recordings):
     """Same gates and batches, a last batch that is smaller, a recording for each learning rate, evaluations."""
     config = Config(net="resnet8", epochs=6, batch_size=8, lr=0.01, evaluate_every=2)
@@ -167,45 +173,34 @@ def test_a_recorded_run_is_an_eager_run(method, faces, recordings):
     assert recorded["environment"] == {**eager["environment"], "graphs": True, "compile": False}
 
 
-def test_a_recording_that_fails_goes_on_step_by_step(faces, monkeypatch, capsys):
+def test_a_recording_that_fails_goes_on_step_by_step(monkeypatch, capsys):
     def fail(body, stream):
         raise RuntimeError("operation not permitted when stream is capturing\nmore")
 
     monkeypatch.setattr(graphs, "capture", fail)
-    net = network(blocks=1)
-    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
-    run = Recorded(FusedSTO(), net, Arithmetic(net, optimizer, torch.device("cpu"), "float32"))
+    net, twin, dice = network(blocks=1), network(blocks=1), rng()
+    run, arithmetic = Recorded(FusedSTO(), net, arithmetic_of(net)), arithmetic_of(twin)
     run.begin(6, rng(), 0.1)
-    losses = [run(*batch(seed=i)).loss.item() for i in range(6)]
-    twin = network(blocks=1)
-    optimizer, dice = torch.optim.SGD(twin.parameters(), lr=0.1), rng()
-    for i, loss in enumerate(losses):
-        step = STO().step(twin, *batch(seed=i), dice)
-        optimizer.zero_grad()
-        step.loss.backward()
-        optimizer.step()
-        assert step.loss.item() == pytest.approx(loss, rel=1e-9)
+    for i in range(6):
+        step = arithmetic.update(lambda: STO().step(twin, *batch(seed=i), dice))  # noqa: B023
+        assert run(*batch(seed=i)).loss.item() == pytest.approx(step.loss.item(), rel=1e-9)
     assert capsys.readouterr().err == (
         "no CUDA graph, the steps run one by one: operation not permitted when stream is capturing\n"
     )
 
 
-def test_parts_that_cannot_be_compiled_run_as_they_are(faces, monkeypatch, capsys, recordings):
+def test_parts_that_cannot_be_compiled_run_as_they_are(monkeypatch, capsys, recordings):
     def fail(*_):
         raise RuntimeError("no compiler was found\nmore")
 
-    broken = streams.EAGER._replace(next=fail)
-    monkeypatch.setattr(streams, "compiled", lambda: broken)
-    net, twin = network(), network()
-    runs = []
-    for model, compiled in ((net, True), (twin, False)):
-        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-        run = Recorded(
-            FusedSTO(), model, Arithmetic(model, optimizer, torch.device("cpu"), "float32"), compiled
-        )
+    monkeypatch.setattr(streams, "compiled", lambda: streams.EAGER._replace(next=fail))
+    losses = []
+    for compiled in (True, False):
+        net = network()
+        run = Recorded(FusedSTO(), net, arithmetic_of(net), compiled)
         run.begin(5, rng(), 0.1)
-        runs.append([run(*batch(seed=i)).loss.item() for i in range(5)])
-    assert runs[0] == pytest.approx(runs[1], rel=1e-9)
+        losses.append([run(*batch(seed=i)).loss.item() for i in range(5)])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-9)
     assert capsys.readouterr().err == "no compiled blocks, they run as they are: no compiler was found\n"
 
 
@@ -216,20 +211,17 @@ def test_graphs_without_a_gpu_are_declined_in_one_line(faces, capsys):
 
 
 @pytest.mark.parametrize("name", ["baseline", "stochastic-depth", "sto", "dml", "one", "okddip"])
-@pytest.mark.parametrize("precision", ["bf16", "fp16"])
-def test_sixteen_bits_give_nearly_the_same_loss(name, precision):
-    method = make(name)
+def test_sixteen_bits_give_nearly_the_same_loss(name):
+    method, losses = make(name), {}
     x, y = (part.float() if part.is_floating_point() else part for part in batch(images=16))
-    losses = {}
-    for kind in ("float32", precision):
+    for kind in ("float32", "bf16", "fp16"):
         net = method.build("resnet8", 4, rng())
-        optimizer = torch.optim.SGD(net.parameters(), lr=0.01)
-        arithmetic = Arithmetic(net, optimizer, torch.device("cpu"), kind)
+        arithmetic = arithmetic_of(net, kind, lr=0.01)
         step = [arithmetic.update(lambda: method.step(net, x, y, rng(1))) for _ in range(2)][-1]  # noqa: B023
         assert step.loss.dtype == step.logits.dtype == torch.float32 and not step.loss.requires_grad
         assert all(p.dtype == torch.float32 for p in net.parameters())
         losses[kind] = step.loss.item()
-    assert losses[precision] == pytest.approx(losses["float32"], rel=0.05)
+    assert [losses["bf16"], losses["fp16"]] == pytest.approx([losses["float32"]] * 2, rel=0.05)
 
 
 def test_precision_in_records(faces, tmp_path):
@@ -241,14 +233,7 @@ def test_precision_in_records(faces, tmp_path):
     record.write_text(record.read_text().replace(',"precision":"float32"', ""))
     fit(Baseline(), faces, config, tmp_path, "cpu", progress=False)
     with pytest.raises(train.RunError, match="precision is 'float32' there and 'bf16' here"):
-        fit(
-            Baseline(),
-            faces,
-            Config(**{**vars(config), "precision": "bf16"}),
-            tmp_path,
-            "cpu",
-            progress=False,
-        )
+        fit(Baseline(), faces, replace(config, precision="bf16"), tmp_path, "cpu", progress=False)
     with pytest.raises(ValueError, match="precision is one of float32, bf16, fp16, not 'half'"):
         Config(precision="half")
 
@@ -267,24 +252,13 @@ def test_a_run_in_fp16_resumes_with_its_scale(faces, tmp_path):
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 @pytest.mark.parametrize("compiled", [False, True])
-@pytest.mark.parametrize(
-    "method",
-    [
-        Baseline(),
-        StochasticDepth(),
-        FusedSTO(),
-        FusedSTO(teacher_backward=False, p_last=0.3),
-        FusedSTO(students=2, running_stats="both"),
-    ],
-    ids=repr,
-)
+@pytest.mark.parametrize("method", [*METHODS, FusedSTO()], ids=repr)
 def test_on_a_gpu_ten_recorded_steps_are_ten_eager_ones(method, compiled):
     """What chapter 7 says of the GPU; one of the batches is smaller and runs eagerly."""
     left = []
     for recorded in (True, False):
         net, gates = network().cuda().to(memory_format=torch.channels_last), rng(5)
-        optimizer = torch.optim.SGD(net.parameters(), lr=0.01, momentum=0.9, nesterov=True, weight_decay=1e-3)
-        arithmetic = Arithmetic(net, optimizer, torch.device("cuda"), "float32")
+        arithmetic = arithmetic_of(net, lr=0.01, momentum=0.9, nesterov=True, weight_decay=1e-3)
         run = Recorded(method, net, arithmetic, compiled)
         if recorded:
             run.begin(10, gates, 0.01)

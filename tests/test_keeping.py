@@ -11,10 +11,10 @@ import torch
 
 from sto_lite import keeping
 from sto_lite.config import Config
-from sto_lite.data import ImageSet, Split, load
 from sto_lite.methods import STO
 from sto_lite.scale import Scale
 from sto_lite.train import fit
+from tests.samples import tiny
 
 CPU = torch.device("cpu")
 CONFIG = Config("resnet8", epochs=3, batch_size=32, evaluate_every=3)
@@ -28,9 +28,7 @@ def runs(tmp_path, monkeypatch):
 
 @pytest.fixture(scope="module")
 def images():
-    faces = load("faces", size=8, limit=64)
-    few = {name: Split(split.images[:64], split.labels[:64]) for name, split in faces.splits.items()}
-    return ImageSet("faces", faces.classes, few)
+    return tiny(count=64)
 
 
 def test_nothing_is_kept_at_smoke(runs):
@@ -39,7 +37,7 @@ def test_nothing_is_kept_at_smoke(runs):
 
 def test_a_folder_for_each_scale_and_setting(runs, images):
     scale = Scale("colab", CPU)
-    other = replace(images, splits={**images.splits, "test": images.splits["train"]})
+    other = replace(images, splits={**images.splits, "private": images.splits["train"]})
     asked = [
         scale.keep("first", STO(), CONFIG, images),
         scale.keep("second", STO(), CONFIG, images),

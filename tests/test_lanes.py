@@ -1,6 +1,5 @@
 """Chapter 7: a run as a lane is the run that the trainer's steps make, whichever runs share its launch."""
 
-import json
 import subprocess
 import sys
 
@@ -9,19 +8,17 @@ import torch
 from lanes_device import DEVICE
 
 pytest.importorskip("triton")
-from sto_lite import registry, resnet
+from sto_lite import resnet
 from sto_lite.config import Config
 from sto_lite.data import Batches, ImageSet, Split
 from sto_lite.errors import RunError
-from sto_lite.experiments import jobs, paper
 from sto_lite.fused import FusedSTO
 from sto_lite.methods import Baseline, StochasticDepth
-from sto_lite.speed.lanes import selftest, together
-from sto_lite.speed.lanes.plan import Plan
+from sto_lite.speed.lanes import together
 from sto_lite.speed.lanes.running import Lanes, draw_gates
 from sto_lite.speed.lanes.tiles import Shape, Tile
-from sto_lite.timebox import TimeBox, TimeUp, progress_bar
-from sto_lite.train import Training, fit
+from sto_lite.timebox import progress_bar
+from sto_lite.train import Training
 
 
 def images(count=11, size=8, channels=1):
@@ -190,64 +187,6 @@ def test_gates_of_an_epoch_are_those_of_its_steps(method):
     assert torch.equal(ours.get_state(), theirs.get_state())
 
 
-def toy(epochs=2):
-    """Table 1's first row as ResNet-8 on 4 images of 8 pixels, baseline and STO, of different length."""
-    source = jobs.Source("faces", 8, 4)
-    config = Config(net="resnet8", epochs=epochs, batch_size=4, lr=0.05)
-    cells = [cell for cell in paper.table1().cells if cell.net == "resnet32"]
-    return [jobs.Job(cell.label, source, cell.method, cell.settings, config) for cell in cells]
-
-
-def test_a_row_of_table_1_through_lanes(tmp_path):
-    """The records are today's within float32; a time box stops runs with their last epoch kept, and they go on."""
-    row = [*toy(2), toy(1)[0]]
-    assert together.groups(row) == ([row], [])
-    data = faces(row[0].source)
-
-    def make(job):
-        method = registry.make(job.method, **job.settings)
-        return Training(method, data, job.config, tmp_path / job.name, DEVICE)
-
-    box = TimeBox(1, clock=iter([0.0, 0.0, *[2.0] * 99]).__next__)
-    stopped = ends(row, make, box)
-    assert [isinstance(ended, TimeUp) for ended in stopped] == [True, True, False]
-    assert "after epoch 1 of 2" in str(stopped[0])
-    done = ends(row, make)
-    for job, run in zip(row, done, strict=True):
-        ours = run.record
-        theirs = fit(registry.make(job.method, **job.settings), data, job.config, device=DEVICE).record
-        assert ours.keys() == theirs.keys() and ours["environment"]["lanes"] is True
-        assert ours["history"].keys() == theirs["history"].keys()
-        for name in theirs["history"].keys() - {"seconds", "test_seconds"}:
-            assert ours["history"][name] == pytest.approx(theirs["history"][name], rel=1e-4, abs=1.6), name
-            if "loss" in name:
-                assert ours["history"][name] == pytest.approx(theirs["history"][name], rel=1e-4), name
-        assert json.loads((tmp_path / job.name / "record.json").read_text()) == json.loads(json.dumps(ours))
-    # Killed between the last checkpoint and the record: the record alone is made.
-    (tmp_path / row[0].name / "record.json").unlink()
-    assert ends(row, make)[0].record["history"] == done[0].record["history"]
-
-
-def ends(row, make, box=None):
-    """How each job ends as a lane."""
-    ended = [(row.index(job), end) for job, end in together.along(row, make, DEVICE, box=box)]
-    assert [number for number, _ in sorted(ended)] == list(range(len(row)))
-    return [end for _, end in sorted(ended)]
-
-
-def faces(source):
-    """The toy's images, with a test split as small."""
-    from sto_lite.data import load
-
-    full = load(source.name, source.size, source.limit)
-    test = full.splits["test"]
-    return ImageSet(
-        full.name,
-        full.classes,
-        {"train": full.splits["train"], "test": Split(test.images[:64], test.labels[:64])},
-    )
-
-
 def test_a_run_that_diverges_leaves_the_others_alone():
     data = images(4)
     configs = [
@@ -256,27 +195,6 @@ def test_a_run_that_diverges_leaves_the_others_alone():
     done = dict(together.train([Training(Baseline(), data, config, None, DEVICE) for config in configs]))
     assert isinstance(done[0], RunError) and "take a smaller one" in str(done[0])
     assert done[1].record["result"]["test"]["error"] >= 0
-
-
-def test_groups_keep_apart_what_cannot_share_a_launch():
-    row = toy()
-    other = jobs.Job("other", jobs.Source("faces", 16, 4), "baseline", {}, row[0].config)
-    half = jobs.Job("half", row[0].source, "baseline", {}, Config(precision="fp16"))
-    peers = jobs.Job("DML", row[0].source, "dml", {}, row[0].config)
-    found, rest = together.groups([*row, other, half, peers], most=1)
-    assert found == [[row[0]], [row[1]], [other]] and rest == [half, peers]
-
-
-def test_a_wrong_kernel_fails_the_self_test(monkeypatch, capsys):
-    """Then there are no lanes, and a line says so."""
-    selftest.proved.cache_clear()
-    monkeypatch.setattr(Plan, "inputs", lambda *_, **__: None)
-    assert selftest.proved("resnet8", "float32", 8, 2, DEVICE) is None
-    assert "lanes with default tiles failed their self-test in float32" in capsys.readouterr().err
-    run = Training(Baseline(), images(2), Config(net="resnet8", batch_size=2), None, DEVICE)
-    with pytest.raises(together.Untested, match="self-test"):
-        list(together.train([run]))
-    selftest.proved.cache_clear()
 
 
 def test_other_tiles_give_the_same_run():
@@ -303,8 +221,8 @@ def test_nothing_needs_triton_at_import():
     code = (
         "import sys; sys.modules['triton'] = None\n"
         "import torch, sto_lite.__main__, sto_lite.speed.lanes.together as t\n"
-        "t.find_spec = lambda name: None\n"
-        "print(t.obstacle(torch.device('cpu')))"
+        "t.find_spec = lambda name: None; torch.cuda.get_device_capability = lambda device: (9, 0)\n"
+        "print(t.obstacle(torch.device('cuda')))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout.strip() == "Triton is not installed", done.stderr

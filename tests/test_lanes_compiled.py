@@ -24,7 +24,7 @@ for name in filter(None, sys.argv[2].split(",")):
         made[f"sm_{capability} {name}"] = examine(found[name], capability)
 print(json.dumps([fingerprint(), list(found), made]))
 """
-CHECKED = ["forward ST=1 CI=16 CO=16 T=9 BM=128", "weights ST=1 CI=16 CO=16 T=9 BM=64"]
+CHECKED = ["forward ST=1 CI=16 CO=16 T=9 BM=128 warps=4", "weights ST=1 CI=16 CO=16 T=9 G=128 BM=64 warps=4"]
 
 
 def compiled(nets, names):

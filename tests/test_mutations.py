@@ -5,6 +5,7 @@ suite tries some hundreds. What a family's inputs are made of is in tests/mutant
 """
 
 import contextlib
+import csv
 import io
 import os
 import random
@@ -26,12 +27,9 @@ from sto_lite import data, sets
 from sto_lite.__main__ import main
 from sto_lite.intake import fer
 from tests import mutants
-from tests.packing import image as png
-from tests.packing import mutate, zip_bytes
-from tests.test_prepare import USAGE, as_csv, icml, rows_of
-from tests.test_prepare import look_alike as fer_arrays
-from tests.test_prepare_cifar100 import NAMES, python2
-from tests.test_prepare_rafdb import jpeg
+from tests import packing as p
+from tests.mutants import mutate
+from tests.packing import USAGE
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="pipes, links and alarms are those of Unix")
 COUNT = int(os.environ.get("STO_MUTATIONS", "450"))
@@ -109,8 +107,7 @@ def limited(home):
 # ------------------------------------------------------------------------------------------------ the originals
 
 
-def fer_table():
-    return {key: array[:2] for key, array in fer_arrays(seed=5).items()}
+FER = {key: array[:2] for key, array in p.look_alike(seed=5).items()}
 
 
 def fer_images():
@@ -118,48 +115,25 @@ def fer_images():
     files = {}
     for split, usage in USAGE.items():
         for i, kind in enumerate(("PNG", "JPEG", "BMP")):
-            out = io.BytesIO()
-            Image.fromarray(fer_table()[f"{split}_images"][i % 2]).save(out, kind)
-            label = fer.CLASSES[(i + len(split)) % 7]
-            name = f"{'train' if split == 'train' else 'test'}/{label}/{usage}_{i}.{kind.lower()}"
-            files[name.replace(".jpeg", ".jpg")] = out.getvalue()
+            label, folder = (
+                sets.FER2013.classes[(i + len(split)) % 7],
+                "train" if split == "train" else "test",
+            )
+            name = f"{folder}/{label}/{usage}_{i}.{kind.lower().replace('jpeg', 'jpg')}"
+            files[name] = p.encoded(FER[f"{split}_images"][i % 2], kind)
     return files
 
 
-def cifar(protocol=2):
-    rng = np.random.default_rng(0)
-    files = {"meta": python2({"fine_label_names": NAMES})}
-    for split, n in (("train", 3), ("test", 2)):
-        pixels = rng.integers(0, 256, (n, 3072), dtype=np.uint8)
-        files[split] = python2({"data": pixels, "fine_labels": list(range(n)), "filenames": ["a.png"] * n})
-    return {f"cifar-100-python/{name}": content for name, content in files.items()}
-
-
-RAF = {(split, n): (n % 7 + 1, jpeg(10 * n + len(split))) for split in ("train", "test") for n in (1, 2, 30)}
-
-
-def raf_official(packed=False):
-    text = "".join(f"{split}_{n:05d}.jpg {label}\n" for (split, n), (label, _) in RAF.items())
-    images = {f"aligned/{split}_{n:05d}_aligned.jpg": image for (split, n), (_, image) in RAF.items()}
-    files = {"EmoLabel/list_patition_label.txt": text.encode()}
-    if packed:
-        return files | {"Image/aligned.zip": zip_bytes(images)}
-    return files | {f"Image/{name}": image for name, image in images.items()}
-
-
-def raf_folders():
-    files = {
-        f"DATASET/{split}/{label}/{split}_{n:05d}_aligned.jpg": image
-        for (split, n), (label, image) in RAF.items()
-    }
-    for split in ("train", "test"):
-        rows = [f"{s}_{n:05d}_aligned.jpg,{label}\n" for (s, n), (label, _) in RAF.items() if s == split]
-        files[f"{split}_labels.csv"] = "".join(["image,label\n", *rows]).encode()
-    return files
-
-
-FER, FER_IMAGES, CIFAR = fer_table(), fer_images(), cifar()
-RAF_TREES = (raf_official(), raf_official(packed=True), raf_folders())
+FER_IMAGES = fer_images()
+CIFAR_ARRAYS = p.cifar_arrays({"train": 3, "test": 2})
+CIFAR = p.below(p.HOME, p.cifar_files(arrays=CIFAR_ARRAYS))
+RAF = [(split, n, n % 7 + 1, p.jpeg(10 * n + len(split))) for split in ("train", "test") for n in (1, 2, 30)]
+RAF_TREES = (
+    p.official(RAF),
+    p.with_zip(p.official(RAF)),
+    {n if n.endswith(".csv") else f"DATASET/{n}": d for n, d in p.kaggle(tables=True, entries=RAF).items()},
+)
+RAF_PICTURES = [picture for *_, picture in RAF]
 
 
 def evil_pickle(content, rng):
@@ -181,13 +155,11 @@ def evil_pickle(content, rng):
 
 def tables(place, rng):
     """One CSV of FER-2013. What is accepted is what a reader that checks nothing finds."""
-    whole = rng.choice([as_csv, icml])(rows_of(FER))
+    whole = rng.choice([p.as_csv, p.icml])(p.rows_of(FER))
     path = place / "fer2013.csv"
     path.write_bytes(rng.choice([mutate, mutants.lines, mutants.lines])(whole, rng))
 
     def right(found):
-        import csv
-
         text = path.read_bytes().removeprefix(b"\xef\xbb\xbf").decode("utf-8", "replace")
         header, *rows = [row for row in csv.reader(re.split("\r\n|\n|\r", text)) if any(map(str.strip, row))]
         column = {name.strip().lower(): number for number, name in enumerate(header)}
@@ -220,7 +192,7 @@ def fer_trees(place, rng):
         for split, usage in USAGE.items():
             for image, label in zip(found[f"{split}_images"], found[f"{split}_labels"], strict=True):
                 known = {
-                    fer._LABELS.get(folder.strip().lower())
+                    fer.LABELS.get(folder.strip().lower())
                     for name, folder in files[image.tobytes()]
                     if name.lower().startswith(usage.lower())
                     or "_" not in name  # then its folder names the split
@@ -247,7 +219,7 @@ def raf_trees(place, rng):
 
     def right(found):
         if "Image/aligned.zip" in files:
-            unchanged({image for _, image in RAF.values()}, "RGB")(found)
+            unchanged(RAF_PICTURES, "RGB")(found)
             return
         images, numbered = decodings(place, "RGB"), {}
         for path in place.rglob("list_pa*.txt"):
@@ -288,7 +260,7 @@ def unchanged(contents, mode):
 def fer_archives(place, rng):
     """FER-2013 in archives. No pixel changes where a checksum can tell."""
     table = rng.random() < 0.5
-    files = {"fer2013/fer2013.csv": as_csv(rows_of(FER))} if table else FER_IMAGES
+    files = {"fer2013/fer2013.csv": p.as_csv(p.rows_of(FER))} if table else FER_IMAGES
     path = place / f"source{rng.choice(['.zip', '.tar', '.tar.gz', '.tgz', '.tar.bz2', '.tar.xz'])}"
     unsure = mutants.archive(files, path.with_suffix(".gz") if path.suffix == ".tgz" else path, rng)
     if path.suffix == ".tgz":
@@ -310,7 +282,7 @@ def raf_archives(place, rng):
     """RAF-DB in archives, or in a folder with an archive inside. No pixel changes where a checksum can tell."""
     path = place / f"source{rng.choice(['.zip', '.tar', '.tar.gz'])}"
     unsure = mutants.archive(rng.choice(RAF_TREES), path, rng)
-    right = (lambda found: None) if unsure else unchanged({image for _, image in RAF.values()}, "RGB")
+    right = (lambda found: None) if unsure else unchanged(RAF_PICTURES, "RGB")
     return "rafdb", path, right
 
 
@@ -322,7 +294,7 @@ def cifar_archives(place, rng):
         one = rng.choice(list(CIFAR))
         files = CIFAR | {one: evil_pickle(CIFAR[one], rng)}
     unsure = mutants.archive(files, place / name, rng) or files is not CIFAR
-    pixels = {image.tobytes() for split in ("train", "test") for image in CIFAR_PIXELS[split]}
+    pixels = {image.tobytes() for split in ("train", "test") for image in CIFAR_ARRAYS[f"{split}_images"]}
 
     def right(found):
         for split in ("train", "test"):
@@ -331,46 +303,61 @@ def cifar_archives(place, rng):
     return "cifar100", rng.choice([place, place / name]), right
 
 
-def cifar_pixels():
-    rng = np.random.default_rng(0)
-    made = {
-        split: rng.integers(0, 256, (n, 3072), dtype=np.uint8) for split, n in (("train", 3), ("test", 2))
-    }
-    return {s: p.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1) for s, p in made.items()}
-
-
-CIFAR_PIXELS = cifar_pixels()
-
-
 def blobs(place, rng):
     """Files that are something else altogether, under a name that promises a data set."""
     name = rng.choice(["fer2013", "rafdb", "cifar100"])
-    file = rng.choice(
-        ["fer2013.csv", "a.zip", "a.tar", "a.tar.gz", "a.tgz", "a.npz", "train", "a.png", "a", "a.csv.gz"]
-    )
-    heads = [
-        b"",
-        b"PK\x03\x04",
-        b"PK\x05\x06",
-        b"\x1f\x8b\x08",
-        b"BZh9",
-        b"\xfd7zXZ\0",
-        b"\x80\x04",
-        b"emotion,pixels,Usage\n",
-    ]
+    files = ["fer2013.csv", "a.zip", "a.tar", "a.tar.gz", "a.tgz", "a.npz", "train", "a.png", "a", "a.csv.gz"]
+    heads = [b"", b"PK\x03\x04", b"PK\x05\x06", b"\x1f\x8b\x08", b"BZh9", b"\xfd7zXZ\0", b"\x80\x04"]
     heads += [
+        b"emotion,pixels,Usage\n",
         b"\x93NUMPY\x01\0",
         b"%PDF-1.7",
         b"<!DOCTYPE html>",
         b"\x89PNG\r\n\x1a\n",
-        b"version https://git-lfs",
     ]
-    body = rng.choice([rng.randbytes(rng.randrange(3000)), b"\0" * rng.randrange(3000), png(), b"0 " * 1000])
+    heads += [b"version https://git-lfs"]
+    file, body = rng.choice(files), [rng.randbytes(rng.randrange(3000)), b"\0" * rng.randrange(3000)]
+    body = rng.choice([*body, p.image(), b"0 " * 1000])
     (place / file).write_bytes(rng.choice(heads) + body)
     return name, place / file, lambda found: None
 
 
-FAMILIES = [tables, fer_trees, raf_trees, cifar_trees, fer_archives, raf_archives, cifar_archives, blobs]
+OWN = {
+    f"{split}/{n % 2}/{n}.{kind}": p.jpeg(n, (9, 9))
+    for split in ("train", "test")
+    for n, kind in enumerate(["jpg"] * 4)
+}
+
+
+def own_trees(place, rng):
+    """Somebody's own pictures in folders, with or without splits. Every image accepted is one of the files."""
+    files = OWN if rng.random() < 0.5 else {name.replace("/", "-", 1): data for name, data in OWN.items()}
+    files = (
+        files if files is OWN else {f"{n % 2}/{name}": data for n, (name, data) in enumerate(files.items())}
+    )
+    mutants.tree(files, place / "own", rng, mutate)
+
+    def right(found):
+        known = decodings(place, "RGB")
+        for split in ("train", "test"):
+            for image, label in zip(found[f"{split}_images"], found[f"{split}_labels"], strict=True):
+                if image.shape == (9, 9, 3):  # nothing was resized
+                    assert found["classes"][label] in {folder for _, folder in known[image.tobytes()]}
+
+    return "mine", place / "own", right
+
+
+FAMILIES = [
+    tables,
+    fer_trees,
+    raf_trees,
+    cifar_trees,
+    fer_archives,
+    raf_archives,
+    cifar_archives,
+    blobs,
+    own_trees,
+]
 
 
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.__name__)
@@ -396,7 +383,7 @@ def tried(name, source, right, home):
     """Prepare one input as the command line does; gives what became of it."""
     before, said, told = listing(home), io.StringIO(), io.StringIO()
     with limited(home / "root"), contextlib.redirect_stdout(said), contextlib.redirect_stderr(told):
-        status = main(["prepare", name, "--from", str(source)])
+        status = main(["prepare", name, "--folder" if name == "mine" else "--from", str(source)])
     assert not WATCH.seen, WATCH.seen
     after, line = listing(home), told.getvalue()
     if status == 2:
@@ -427,14 +414,16 @@ def listing(folder: Path) -> dict[str, tuple]:
 
 def check(name, path, right):
     """The prepared file has the set's form, is loaded, and is right by the family's own measure."""
-    published = sets.PUBLISHED[name]
+    published = sets.PUBLISHED.get(name) or sets.Published("mine", "mine", {"train": 0, "test": 0}, (), ())
     with np.load(path, allow_pickle=False) as npz:
         found = dict(npz)
     classes = published.classes or tuple(found["classes"].tolist())
     for split in published.splits:
         images, labels = found[f"{split}_images"], found[f"{split}_labels"]
-        assert images.dtype == labels.dtype == np.uint8 and images.shape[1:] == published.shape
+        assert images.dtype == labels.dtype == np.uint8 and images.shape[1:] == (
+            published.shape or images.shape[1:]
+        )
         assert 0 < len(images) == len(labels) and labels.max() < len(classes)
-    loaded = data.load(name, published.shape[0])
+    loaded = data.load(name, (published.shape or (9,))[0])
     assert all(len(split) == len(found[f"{n}_labels"]) for n, split in loaded.splits.items())
     right(found)

@@ -1,10 +1,10 @@
-"""Every symbol in a formula of a chapter stands in the notation, for the book or for that chapter."""
+"""Texts of chapters: every symbol stands in the notation, and a stated reading time is the one worked out."""
 
 import re
 
 import pytest
 
-from tools import notebooks
+from tools import notebooks, reading_time
 
 CELL = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
 MATH = re.compile(r"\$\$(.+?)\$\$|(?<![\\$`])\$([^$\n]+?)\$", re.DOTALL)
@@ -17,7 +17,7 @@ FACES = "tilde hat bar mathcal mathbb"  # what makes another symbol of a letter
 SYMBOL = re.compile(
     rf"\\({'|'.join(FACES.split())})\s*\{{?\s*(\\?[A-Za-z]+)\s*\}}?|\\({'|'.join(GREEK.split())})(?![A-Za-z])|\\[A-Za-z]+|([A-Za-z])"
 )
-CHAPTER = re.compile(r"^\| \[(\d+)\]\([^)]*\) \| ([^|]*(?:\\\|[^|]*)*) \|", re.MULTILINE)
+CHAPTER = re.compile(r"^\| \[(\d+)b?\]\([^)]*\) \| ([^|]*(?:\\\|[^|]*)*) \|", re.MULTILINE)
 
 
 def symbols(text):
@@ -40,14 +40,29 @@ def notation():
 
 
 @pytest.mark.parametrize("path", notebooks.chapters(), ids=lambda path: path.stem)
-def test_every_symbol_of_a_chapter_is_in_the_notation(path):
+def test_symbols_are_in_the_notation_and_reading_times_are_computed(path):
     whole, local = notation()
-    used = symbols(CELL.sub("", path.with_suffix(".md").read_text(encoding="utf-8")))
-    missing = sorted(used - whole - local.get(path.stem[:2], set()))
+    text = path.with_suffix(".md").read_text(encoding="utf-8")
+    missing = sorted(symbols(CELL.sub("", text)) - whole - local.get(path.stem[:2], set()))
     assert missing == [], f"add them to the table of single chapters in book/notation.md: {missing}"
+    assert set(reading_time.STATED.findall(text)) <= {str(reading_time.minutes(text))}
 
 
 def test_symbols_are_told_apart():
     text = r"$\tilde p^s_c$, $p_l$, $\mathcal{L}_{ce}$ $$\hat{z} = \lambda T^2 \text{ReLU}(\mathrm{KL}) \tag{9}$$ $x$"
     assert symbols(text) >= {r"\tilde p", "p", r"\mathcal L", r"\hat z", r"\lambda", "T", "x"}
     assert "R" not in symbols(r"$\text{ReLU}$") and symbols(r"$\mathrm{d}H$") == {"H"}
+
+
+def test_what_counts_as_reading():
+    head, prose, code = (
+        "---\nkernelspec: x\n---\n",
+        "word " * 1000,
+        "```{code-cell} ipython3\n" + "x = 1\n" * 30 + "```\n",
+    )
+    folded = "```{code-cell} ipython3\n:tags: [hide-input]\n\n" + "x = 1\n" * 300 + "```\n"
+    rest = folded + "$$\na + b + c\n$$\n\n" * 10 + "\n## Exercises\n" + prose
+    for text, minutes in ((prose, 5), (f"{prose}\n{code}", 15), (f"{prose}\n{code}{rest}", 20)):
+        assert reading_time.minutes(head + text) == minutes
+    assert reading_time.minutes(head + "$a + b + c + d$ " * 1000) == 5, "a formula in a sentence is one word"
+    assert reading_time.shown_lines(":tags: [sto-lite]\n\n# why\nx = 1\n\n") == 1

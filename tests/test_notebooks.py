@@ -73,22 +73,12 @@ def test_text_code_and_records_are_those_of_the_outputs(path):
 
 
 @each_chapter
-def test_executed_once_from_top_to_bottom(notebook):
+def test_executed_once_from_top_to_bottom_without_error_or_warning(notebook):
     counts = [cell.execution_count for cell in cells(notebook, "code") if cell.source.strip()]
     assert counts == list(range(1, len(counts) + 1))
-
-
-@each_chapter
-def test_no_error_and_no_warning_is_shown(notebook):
-    bad = [o for o in outputs(notebook) if o.output_type == "error" or o.get("name") == "stderr"]
-    assert bad == []
-
-
-@each_chapter
-def test_says_where_its_outputs_come_from(notebook):
-    made = notebook.metadata["sto"]
-    assert made["scale"] in notebooks.TIMEOUT
-    assert made["seconds"] > 0
+    assert [o for o in outputs(notebook) if o.output_type == "error" or o.get("name") == "stderr"] == []
+    made = notebook.metadata["sto"]  # where its outputs come from
+    assert made["scale"] in notebooks.TIMEOUT and made["seconds"] > 0
     assert made["device"] and made["python"] and made["torch"]
 
 
@@ -99,15 +89,12 @@ def test_markdown_is_plain_so_that_every_viewer_shows_it(notebook):
 
 
 @each_chapter
-def test_every_picture_has_a_description(notebook):
+def test_every_output_is_shown_without_a_kernel_and_described(notebook):
     assert unnamed_pictures(html_of(notebook)) == []
-    bare = [key for o in outputs(notebook) for key in o.get("data", {}) if key.startswith("image/")]
+    keys = [key for o in outputs(notebook) for key in o.get("data", {})]
+    bare = [key for key in keys if key.startswith("image/")]
     assert bare == [], "show figures with plots.show(fig, alt=...): a bare image has no description"
-
-
-@each_chapter
-def test_a_page_without_a_kernel_shows_every_output(notebook):
-    lost = [o for o in outputs(notebook) if any("widget" in key for key in o.get("data", {}))]
+    lost = [key for key in keys if "widget" in key]
     assert lost == [], "show widgets with plots.explore: it draws every state ahead for the page"
 
 
@@ -124,30 +111,16 @@ def test_outputs_are_small_and_name_no_place_on_the_author_s_machine(notebook):
 # -------------------------------------------------------------------------------------- these tests can fail
 
 
-@pytest.mark.parametrize(
-    "bad", ["```{note}\n", ":::{tip}\n", "see {ref}`x`", "(label)=\n", "  ```{figure} a.svg"]
-)
-def test_myst_is_found(bad):
-    assert MYST.search(bad)
-
-
-@pytest.mark.parametrize(
-    "good", ["`{name}`", "$p_{l}$", "```python\n{1}\n```", "f(x)=1", r"$\mathbf{H}$ `a`", "[a](b)"]
-)
-def test_plain_markdown_is_not_taken_for_myst(good):
-    assert not MYST.search(good)
-
-
-def test_pictures_without_a_description_are_found():
+def test_what_is_looked_for_is_found_and_no_more():
+    for bad in ("```{note}\n", ":::{tip}\n", "see {ref}`x`", "(label)=\n", "  ```{figure} a.svg"):
+        assert MYST.search(bad), bad
+    for good in ("`{name}`", "$p_{l}$", "```python\n{1}\n```", "f(x)=1", r"$\mathbf{H}$ `a`", "[a](b)"):
+        assert not MYST.search(good), good
+    for path in ("/home/ada/x", '"/tmp/y', r"C:\\Users\\ada", "lib/site-packages/torch"):
+        assert LOCAL_PATH.search(path), path
     assert len(unnamed_pictures('<img src="a"> <img alt=" "> <svg role="img"> ![](a.png)')) == 4
-    assert (
-        unnamed_pictures('<img alt="A face"> <svg aria-label="Line"> <svg aria-hidden="true"> ![A](a)') == []
-    )
-
-
-@pytest.mark.parametrize("bad", ["/home/ada/x", '"/tmp/y', r"C:\\Users\\ada", "lib/site-packages/torch"])
-def test_local_paths_are_found(bad):
-    assert LOCAL_PATH.search(bad)
+    named = '<img alt="A face"> <svg aria-label="Line"> <svg aria-hidden="true"> ![A](a)'
+    assert unnamed_pictures(named) == []
 
 
 # ---------------------------------------------------------------------------------------- tools/notebooks.py
@@ -206,38 +179,29 @@ def test_stamp_follows_what_is_imported_through_other_modules(package, source):
 
 
 def test_stamp_follows_the_records(package, tmp_path):
-    (tmp_path / "runs" / "depths").mkdir(parents=True)
-    record = tmp_path / "runs" / "depths" / "a.json"
-    record.write_text("{}")
-    source = '%matplotlib inline\nread_records("depths")'
+    folder, source = tmp_path / "runs" / "depths", '%matplotlib inline\nread_records("depths")'
+    folder.mkdir(parents=True)
+    (folder / "a.json").write_text("{}")
     stamp = stamp_of(source, package, tmp_path / "runs")
-    record.write_text('{"accuracy": 1}')
+    (folder / "._a.json").write_bytes(b"\x00\xb0")
+    assert stamp_of(source, package, tmp_path / "runs") == stamp, "dot files are no records"
+    (folder / "a.json").write_text('{"accuracy": 1}')
     assert stamp_of(source, package, tmp_path / "runs") != stamp
+    for wrong in ("read_records(name)", 'read_records("nowhere")'):
+        with pytest.raises(NotebookError, match="read_records"):
+            stamp_of(wrong, package)
 
 
-@pytest.mark.parametrize("source", ["read_records(name)", 'read_records("nowhere")'])
-def test_records_that_cannot_be_found_are_an_error(package, source):
-    with pytest.raises(NotebookError, match="read_records"):
-        stamp_of(source, package)
-
-
-def test_the_edited_side_is_taken(tmp_path):
-    path = pair(tmp_path, "# Old", "x = 1")
-    edit(path.with_suffix(".md"), "# Old", "# New")
-    assert notebooks.newest(path).cells[0].source == "# New"
-    path = pair(tmp_path, "# Old", "x = 1", name="02-trial.ipynb")
-    edit(path, "# Old", "# Newer")
-    assert notebooks.newest(path).cells[0].source == "# Newer"
-
-
-def test_two_edits_are_settled_by_the_author(tmp_path):
-    path = pair(tmp_path, "# Old")
-    edit(path, "# Old", "# Left")
+def test_the_edited_side_is_taken_and_two_edits_are_settled_by_the_author(tmp_path):
+    for name, side in (("01-trial.ipynb", ".md"), ("02-trial.ipynb", ".ipynb")):
+        path = pair(tmp_path, "# Old", "x = 1", name=name)
+        edit(path.with_suffix(side), "# Old", f"# New {side}")
+        assert notebooks.newest(path).cells[0].source == f"# New {side}"
     edit(path.with_suffix(".md"), "# Old", "# Right")
-    with pytest.raises(NotebookError, match="from-md 01-trial"):
+    with pytest.raises(NotebookError, match="from-md 02-trial"):
         notebooks.newest(path)
     assert notebooks.newest(path, "md").cells[0].source == "# Right"
-    assert notebooks.newest(path, "ipynb").cells[0].source == "# Left"
+    assert notebooks.newest(path, "ipynb").cells[0].source == "# New .ipynb"
 
 
 def test_edited_prose_keeps_outputs_and_edited_code_loses_them(tmp_path):
@@ -254,26 +218,27 @@ def test_edited_prose_keeps_outputs_and_edited_code_loses_them(tmp_path):
 
 
 def test_run_writes_outputs_stamp_and_text(tmp_path):
+    """Of a widget its HTML is kept; a cell that fails is named, and nothing is written."""
+    widget = "application/vnd.jupyter.widget-view+json"
+    bundle = f"{{'text/html': '<p>still</p>', '{widget}': {{'model_id': 'a'}}}}"
+    shown = f"from IPython.display import display\ndisplay({bundle}, raw=True)"
     path = pair(
-        tmp_path, "# Title", 'import os\nprint(os.environ["STO_SCALE"])\nprint(os.environ["STO_BOOK"])'
+        tmp_path, "# Title", 'import os\nprint(os.environ["STO_SCALE"], os.environ["STO_BOOK"])', shown
     )
     assert "changed after the outputs were made" in notebooks.problems(path)[0]
     notebooks.run(path, "smoke")
     assert notebooks.problems(path) == []
     done = nbformat.read(path, as_version=4)
-    assert [output.text for output in outputs(done)] == ["smoke\n1\n"]
+    text, page = outputs(done)
+    assert text.text == "smoke 1\n" and page.data == {"text/html": "<p>still</p>"}
     assert done.metadata["sto"]["scale"] == "smoke"
     edit(path.with_suffix(".md"), "Title", "Other title")
     assert "sync" in notebooks.problems(path)[0]
-
-
-def test_run_keeps_the_html_of_a_widget_and_not_the_widget(tmp_path):
-    widget = "application/vnd.jupyter.widget-view+json"
-    bundle = f"{{'text/html': '<p>still</p>', '{widget}': {{'model_id': 'a'}}}}"
-    path = pair(tmp_path, f"from IPython.display import display\ndisplay({bundle}, raw=True)")
-    notebooks.run(path, "smoke")
-    (output,) = outputs(nbformat.read(path, as_version=4))
-    assert output.data == {"text/html": "<p>still</p>"}
+    edit(path.with_suffix(".md"), shown, "x / 0")
+    before = path.read_bytes()
+    with pytest.raises(NotebookError, match=r"(?s)cell 3 failed.*NameError"):
+        notebooks.run(path, "smoke")
+    assert path.read_bytes() == before
 
 
 def test_code_that_a_page_folds_is_folded_in_jupyterlab_too(tmp_path):
@@ -288,50 +253,31 @@ def test_code_that_a_page_folds_is_folded_in_jupyterlab_too(tmp_path):
 
 
 def test_a_reader_s_copy_follows_the_book_until_the_reader_changes_it(tmp_path):
-    (tmp_path / "book").mkdir()
-    (tmp_path / "book" / "glossary.md").write_text("# Glossary\n")
-    (tmp_path / "book" / "._glossary.md").write_bytes(b"\x00\xb0")
-    first, second = (pair(tmp_path / "book", "# Old", "1", name=f"0{n}-trial.ipynb") for n in (1, 2))
-    lab = tmp_path / "lab"
-    assert list(notebooks.lend(lab, tmp_path / "book")) == []
+    book, lab = tmp_path / "book", tmp_path / "lab"
+    book.mkdir()
+    (book / "glossary.md").write_text("# Glossary\n")
+    (book / "._glossary.md").write_bytes(b"\x00\xb0")
+    first, second = (pair(book, "# Old", "1", name=f"0{n}-trial.ipynb") for n in (1, 2))
+    assert list(notebooks.lend(lab, book)) == []
     assert sorted(path.name for path in lab.glob("[!.]*")) == [first.name, second.name, "glossary.md"]
     for path in (first, second):  # the book gets a new edition
         notebook = nbformat.read(path, as_version=4)
         notebook.cells[0].source = "# New"
         notebooks.write_pair(path, notebook)
     edit(lab / first.name, "# Old", "# Mine")
-    edit(
-        lab / second.name,
-        '"outputs": []',
-        '"outputs": [{"name": "stdout", "output_type": "stream", "text": "1"}]',
-    )
-    (said,) = notebooks.lend(lab, tmp_path / "book")
+    output = '[{"name": "stdout", "output_type": "stream", "text": "1"}]'
+    edit(lab / second.name, '"outputs": []', f'"outputs": {output}')
+    (said,) = notebooks.lend(lab, book)
     assert first.name in said and "rename it" in said
     assert "# Mine" in (lab / first.name).read_text() and "# New" in (lab / second.name).read_text()
 
 
-def test_dot_files_are_no_chapters_and_no_records(package, tmp_path):
-    pair(tmp_path, "# Title")
-    (tmp_path / "._01-trial.ipynb").write_bytes(b"\x00\xb0")
-    assert [path.name for path in notebooks.chapters(book=tmp_path)] == ["01-trial.ipynb"]
-    (tmp_path / "runs" / "depths").mkdir(parents=True)
-    (tmp_path / "runs" / "depths" / "a.json").write_text("{}")
-    stamp = stamp_of('read_records("depths")', package, tmp_path / "runs")
-    (tmp_path / "runs" / "depths" / "._a.json").write_bytes(b"\x00\xb0")
-    assert stamp_of('read_records("depths")', package, tmp_path / "runs") == stamp
-
-
-def test_a_failing_cell_is_named_and_nothing_is_written(tmp_path):
-    path = pair(tmp_path, "# Title", "x = 1", "x / 0")
-    before = path.read_bytes()
-    with pytest.raises(NotebookError, match=r"(?s)cell 3 failed.*ZeroDivisionError"):
-        notebooks.run(path, "smoke")
-    assert path.read_bytes() == before
-
-
 def test_an_unreadable_chapter_and_an_unknown_name_are_explained(tmp_path):
-    (tmp_path / "01-trial.md").write_text("---\njupytext: {\n---\n")
+    path = pair(tmp_path, "# Title")
+    (tmp_path / "._01-trial.ipynb").write_bytes(b"\x00\xb0")  # is no chapter
+    assert notebooks.chapters(book=tmp_path) == [path]
+    path.with_suffix(".md").write_text("---\njupytext: {\n---\n")
     with pytest.raises(NotebookError, match=r"01-trial: .* cannot be read"):
-        notebooks.newest(tmp_path / "01-trial.ipynb")
+        notebooks.newest(path)
     with pytest.raises(NotebookError, match="no chapter is called 9"):
         notebooks.chapters(["9"], tmp_path)

@@ -3,7 +3,6 @@
 import importlib
 import os
 import re
-import shutil
 from contextlib import contextmanager
 from functools import cache, partial
 from html.parser import HTMLParser
@@ -19,17 +18,10 @@ from tools.address import COLAB, repository
 
 ROOT = Path(__file__).resolve().parents[1]
 BOOK = ROOT / "_build" / "html"
-CHROMIUM = shutil.which(os.environ.get("CHROMIUM", "chromium"))
-QUIET = ["background-networking", "component-update", "sync", "quic", "gpu"]
 LOADING = {
-    "stylesheet",
     "icon",
     "shortcut",
-    "preload",
-    "prefetch",
-    "preconnect",
-    "dns-prefetch",
-    "modulepreload",
+    *["stylesheet", "preload", "prefetch", "preconnect", "dns-prefetch", "modulepreload"],
 }
 DESK, PHONE = {"width": 1280, "height": 720}, {"width": 360, "height": 740}
 
@@ -92,13 +84,10 @@ def outside(addresses):
 
 
 @each_page
-def test_links_inside_the_book_lead_somewhere(page):
+def test_links_lead_somewhere_nothing_is_loaded_from_elsewhere_and_images_are_described(page):
     assert list(dead(page)) == []
-
-
-@each_page
-def test_nothing_is_loaded_from_elsewhere(page):
     assert outside(parsed(page).loaded) == []
+    assert parsed(page).unnamed == []
 
 
 def test_style_sheets_load_nothing_from_elsewhere():
@@ -120,43 +109,19 @@ def test_launch_links_lead_to_the_repository_or_are_not_there(page):
         assert launching == []
 
 
-@each_page
-def test_every_image_has_a_description(page):
-    assert parsed(page).unnamed == []
-
-
-def test_the_parser_sees_what_it_should():
+def test_the_parser_sees_what_it_should(tmp_path):
     page = Page(
         '<p id="here"><img src="https://a.org/x.png"><link rel="stylesheet" href="//b.org/y.css">'
         '<a href="https://c.org">a link may lead out</a><i style="background: url(http://d.org/z)"></i>'
     )
-    assert page.anchors == {"here"}
-    assert page.unnamed == ["https://a.org/x.png"]
+    assert page.anchors == {"here"} and page.unnamed == ["https://a.org/x.png"]
     assert outside(page.loaded) == ["https://a.org/x.png", "//b.org/y.css", "http://d.org/z"]
-
-
-def test_dead_links_are_seen(tmp_path):
-    (tmp_path / "a.html").write_text(
-        '<a href="b.html">1</a><a href="#x">2</a><p id="y"><a href="a.html#y">3</a>'
-    )
+    html = '<a href="b.html">1</a><a href="#x">2</a><p id="y"><a href="a.html#y">3</a>'
+    (tmp_path / "a.html").write_text(html)
     assert list(dead(tmp_path / "a.html")) == ["b.html: no such file", "#x: no such place on the page"]
 
 
 # ----------------------------------------------------------------------------------------- in a real browser
-
-
-@pytest.fixture(scope="module")
-def browser():
-    if CHROMIUM is None:
-        message = "there is no chromium (install it, or set CHROMIUM to its path)"
-        pytest.fail(message) if os.environ.get("CI") else pytest.skip(message)
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        flags = ["--headless=new", "--no-sandbox", "--no-first-run", *(f"--disable-{name}" for name in QUIET)]
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=flags)
-        yield browser
-        browser.close()
 
 
 @contextmanager
@@ -211,6 +176,7 @@ UNREACHABLE = """() => [...document.querySelectorAll("a[href], button, input, se
     .filter(e => e.tabIndex !== 0 && e.checkVisibility({visibilityProperty: true, opacityProperty: true}))
     .map(e => e.outerHTML.slice(0, 120))"""
 
+WIDE = '<p style="width: 500px">wide</p>'
 # Contrast of each figure's own text colour with what lies behind it, in the colours of the moment.
 FIGURE_CONTRAST = """() => {
     const numbers = colour => colour.match(/[0-9.]+/g).map(Number);
@@ -283,7 +249,6 @@ def seen(browser):
     """What a browser without a network finds on a page: on a desk, in the dark, and on a phone."""
     axe = (Path(importlib.import_module("axe_playwright_python").__file__).parent / "axe.min.js").read_text()
 
-    @cache
     def look(page):
         found = SimpleNamespace()
         with tab_of(browser) as tab:
@@ -312,36 +277,14 @@ def seen(browser):
 
 
 @each_page
-def test_opens_without_a_network_and_without_an_error(seen, page):
-    assert seen(page).trouble == []
-
-
-@each_page
-def test_equations_are_typeset(seen, page):
-    assert seen(page).untypeset == []
-
-
-@each_page
-def test_solutions_unfold_by_keyboard_and_explorations_move(seen, page):
-    assert seen(page).stuck == []
-
-
-@each_page
-def test_figures_follow_light_and_dark(seen, page):
-    assert min([*seen(page).figures, *seen(page).figures_in_the_dark], default=21) >= 7
-
-
-@each_page
-def test_fits_a_phone(seen, page):
-    assert seen(page).width <= PHONE["width"]
-    assert seen(page).sticking_out == []
-
-
-@each_page
-def test_accessible(seen, page):
-    assert seen(page).violations == []
-    assert seen(page).violations_in_the_dark == []
-    assert seen(page).unreachable == []
+def test_a_page_works_for_its_readers(seen, page):
+    found = seen(page)
+    assert found.trouble == [], "it opens without a network and without an error"
+    assert found.untypeset == [], "equations are typeset"
+    assert found.stuck == [], "solutions unfold by keyboard, and explorations move"
+    assert min([*found.figures, *found.figures_in_the_dark], default=21) >= 7, "figures follow light and dark"
+    assert found.width <= PHONE["width"] and found.sticking_out == [], "it fits a phone"
+    assert found.violations == found.violations_in_the_dark == found.unreachable == [], "it is accessible"
 
 
 def test_the_index_leads_to_the_first_page(tab):
@@ -396,9 +339,7 @@ def test_works_under_a_path_of_a_web_server(browser):
         Thread(target=server.serve_forever, daemon=True).start()
         address = f"127.0.0.1:{server.server_port}"
         with tab_of(browser, server=address) as tab:
-            tab.on(
-                "response", lambda answer: answer.status < 400 or tab.trouble.append(f"missing: {answer.url}")
-            )
+            tab.on("response", lambda got: got.status < 400 or tab.trouble.append(f"missing: {got.url}"))
             tab.goto(f"http://{address}/{BOOK.name}/")
             tab.wait_for_url("**/book/intro.html")
             tab.locator("article a[href*='notation.html']").first.click()
@@ -431,31 +372,35 @@ def test_print_leaves_out_what_only_serves_the_screen(tab):
     assert tab.locator("h1:visible").count() == 1
 
 
-def test_what_does_not_fit_a_phone_is_seen(tab):
+@pytest.mark.parametrize(
+    ("html", "script", "expected"),
+    [
+        (
+            '<article><span class="math">x</span><span class="math"><mjx-container/></span></article>',
+            UNTYPESET,
+            1,
+        ),
+        ('<button>a</button><a href="#" tabindex="-1">b</a><a href="#" tabindex="2">c</a>', UNREACHABLE, 2),
+        (f"<article>{WIDE}<pre>{WIDE}</pre></article>", STICKING_OUT, 2),
+        (
+            f"<style>pre {{ overflow-x: auto }}</style><article>{WIDE}<pre>{WIDE}</pre></article>",
+            STICKING_OUT,
+            1,
+        ),
+    ],
+)
+def test_what_these_checks_are_for_is_seen(html, script, expected, tab):
     tab.set_viewport_size(PHONE)
-    tab.set_content(
-        '<article><p style="width: 500px">wide</p><pre><p style="width: 500px">wide</p></pre></article>'
-    )
-    assert len(tab.evaluate(STICKING_OUT)) == 2
-    tab.add_style_tag(content="pre { overflow-x: auto }")
-    assert len(tab.evaluate(STICKING_OUT)) == 1
-
-
-def test_equations_that_are_not_typeset_are_seen(tab):
-    tab.set_content(
-        '<article><span class="math">x</span><span class="math"><mjx-container/></span></article>'
-    )
-    assert tab.evaluate(UNTYPESET) == ["x"]
+    tab.set_content(html)
+    assert len(tab.evaluate(script)) == expected
 
 
 def test_trouble_is_seen(tab):
     tab.goto("about:blank")
-    tab.set_content(
-        '<script>console.error("loud"); no_such_function()</script><img src="https://example.org/a.png">'
-    )
-    assert {"loud", "no_such_function is not defined", "outside: https://example.org/a.png"} <= set(
-        tab.trouble
-    )
+    image = '<img src="https://example.org/a.png">'
+    tab.set_content(f'<script>console.error("loud"); no_such_function()</script>{image}')
+    expected = {"loud", "no_such_function is not defined", "outside: https://example.org/a.png"}
+    assert expected <= set(tab.trouble)
 
 
 def test_faint_figures_are_seen(tab):
@@ -470,8 +415,3 @@ def test_stuck_solutions_and_controls_are_seen(tab):
         <figure data-sto="x"><input type="range" max="2" aria-label="slider"><div class="frame"></div></figure>
         </article>""")
     assert [*stuck_solutions(tab), *stuck_controls(tab)] == ["stuck", "slider"]
-
-
-def test_what_the_keyboard_cannot_reach_is_seen(tab):
-    tab.set_content('<button>a</button><a href="#" tabindex="-1">b</a><a href="#" tabindex="2">c</a>')
-    assert len(tab.evaluate(UNREACHABLE)) == 2

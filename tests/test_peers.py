@@ -1,13 +1,14 @@
 """Chapter 5: each competitor's loss against known answers and plain Python, its gradients, and its model."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 import torch.nn.functional as F
 
-from sto_lite.config import Config, plain
-from sto_lite.data import ImageSet, Split
+from sto_lite.config import plain
+from sto_lite.controls import AttachedONE
 from sto_lite.errors import RunError
 from sto_lite.kd import KD
 from sto_lite.methods import Baseline
@@ -15,6 +16,7 @@ from sto_lite.peers import DML, ONE, Branches, OKDDip, ramp_up
 from sto_lite.registry import make
 from sto_lite.resnet import build, count_parameters
 from sto_lite.train import fit
+from tests.samples import CONFIG, rng, tiny
 
 PARAMETERS = {  # trainable parameters of ResNet-32's training model, for 7 and 100 classes
     "dml": (1_400_133, 1_418_268),
@@ -23,10 +25,6 @@ PARAMETERS = {  # trainable parameters of ResNet-32's training model, for 7 and 
 }
 N, C = 6, 7
 ln = math.log
-
-
-def rng(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 def leaf(*shape, seed=0):
@@ -92,22 +90,26 @@ def test_dml_against_plain_python_and_its_gradient():
         assert torch.allclose(z[i].grad, expected, atol=1e-14)
 
 
+@pytest.mark.parametrize("method", [ONE, AttachedONE])
 @pytest.mark.parametrize(("ramp", "epoch"), [(0, 0), (80, 40)])
-def test_one_against_plain_python_and_its_gradient(ramp, epoch):
-    z, gate = leaf(N, 3, C), torch.softmax(leaf(N, 3, seed=9), 1).detach()
+def test_one_against_plain_python_and_its_gradient(method, ramp, epoch):
+    z, gate = leaf(N, 3, C), torch.softmax(leaf(N, 3, seed=9), 1).detach().requires_grad_()
     teacher = torch.stack([sum(gate[n, b] * z[n, b] for b in range(3)) for n in range(N)])
-    step = ONE(ramp=ramp).step(lambda x: (z, teacher), None, LABELS, rng(), epoch)
+    step = method(ramp=ramp).step(lambda x: (z, teacher), None, LABELS, rng(), epoch)
     w = math.exp(-5 / 4) if ramp else 1.0
     branches = z.unbind(1)
     lessons = sum(kl(teacher, b, 3.0) for b in branches)
     assert step.loss.item() == pytest.approx(sum(map(ce, branches)) + ce(teacher) + w * lessons, rel=1e-12)
     assert step.logits.equal(branches[0])
     step.loss.backward()
+    pairs = [kl_gradients(teacher, b) for b in branches]
+    at_teacher = (soft(teacher) - ONE_HOT) / N
+    if method is AttachedONE:
+        at_teacher = at_teacher + w * sum(target for target, _ in pairs)
     for b in range(3):
-        through_the_teacher = gate[:, b, None] * (soft(teacher) - ONE_HOT)
-        lesson = 3 * w * (soft(z[:, b], 3.0) - soft(teacher, 3.0))
-        expected = (soft(z[:, b]) - ONE_HOT + through_the_teacher + lesson) / N
-        assert torch.allclose(z.grad[:, b], expected, atol=1e-14)
+        expected = (soft(z[:, b]) - ONE_HOT) / N + w * pairs[b][1] + gate[:, b, None].detach() * at_teacher
+        assert torch.allclose(z.grad[:, b], expected, atol=1e-13)
+    assert torch.allclose(gate.grad, torch.einsum("nc,nbc->nb", at_teacher, z.detach()), atol=1e-13)
 
 
 def kl_gradients(target, other, t=3.0):
@@ -220,10 +222,23 @@ def test_same_seed_same_start(name):
     ("name", "settings", "message"),
     [
         ("dml", {"networks": 1}, "two networks"),
+        ("dml-mean", {"networks": 1}, "two networks"),
+        ("dml-mean", {"temperature": 0.0}, "positive"),
         ("one", {"branches": 1}, "two branches"),
         ("one", {"ramp": -1}, "number of epochs"),
+        ("one-attached", {"branches": 1}, "two branches"),
         ("okddip", {"temperature": 0.0}, "positive"),
+        ("label-smoothing", {"smoothing": 1.1}, "smoothing is a share"),
+        ("ema", {"decay": 1.0}, r"decay lies in \[0, 1\)"),
+        ("stochastic-depth-stepped", {"p_last": 2.0}, "probability"),
+        ("sto", {"running_stats": "student"}, "'teacher' or 'both'"),
+        ("sto", {"students": 0}, "at least one"),
+        ("sto", {"temperature": 0.0}, "positive"),
+        ("sto", {"schedule": "cubic"}, "schedule"),
+        ("sto", {"p_last": 2.0}, "probability"),
         ("kd", {}, "needs a teacher"),
+        ("stoo", {}, "no method is called 'stoo'"),
+        ("baseline", {"lam": 1}, "baseline has no setting lam"),
     ],
 )
 def test_settings_that_mean_nothing_are_refused(name, settings, message):
@@ -234,16 +249,11 @@ def test_settings_that_mean_nothing_are_refused(name, settings, message):
 # ------------------------------------------------------------------------------------- a teacher trained beforehand
 
 
-def tiny(classes=7):
-    pixels = torch.randint(0, 256, (32, 3, 8, 8), dtype=torch.uint8, generator=rng(2))
-    split = Split(pixels, torch.arange(32) % classes)
-    return ImageSet("tiny", tuple(map(str, range(classes))), {"train": split, "test": split})
-
-
-@pytest.fixture
-def teacher(tmp_path):
-    fit(Baseline(), tiny(), Config(net="resnet14", epochs=1), tmp_path / "teacher", "cpu")
-    return tmp_path / "teacher"
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("teacher")
+    fit(Baseline(), tiny(), replace(CONFIG, net="resnet14", epochs=1), folder, "cpu")
+    return folder
 
 
 def test_kd_against_plain_python(teacher):
@@ -263,7 +273,7 @@ def test_kd_against_plain_python(teacher):
 def test_kd_record_has_the_teachers_fingerprint_and_no_path(teacher, tmp_path):
     method = KD(str(teacher / "network.pt"))
     assert set(plain(method)) == {"temperature", "lam", "fingerprint", "network"}
-    record = fit(method, tiny(), Config(net="resnet8", epochs=1), tmp_path / "kd", "cpu").record
+    record = fit(method, tiny(), replace(CONFIG, epochs=1), tmp_path / "kd", "cpu").record
     settings = {"temperature": 3.0, "lam": 0.25, "fingerprint": method.fingerprint, "network": "resnet14"}
     assert record["method"] == {"name": "kd", **settings}
     assert str(tmp_path) not in (tmp_path / "kd" / "record.json").read_text()
@@ -281,22 +291,3 @@ def test_kd_refuses_what_is_no_teacher(teacher, tmp_path):
             KD(str(tmp_path / name))
     with pytest.raises(RunError, match="no resnet14 for 100 classes"):
         KD(str(teacher)).build("resnet8", 100, rng())
-
-
-@pytest.mark.parametrize("name", ["dml", "one", "okddip"])
-def test_a_run_resumes_to_the_same_bits(name, tmp_path):
-    config = Config(net="resnet8", epochs=2, batch_size=16)
-    whole = fit(make(name), tiny(), config, device="cpu")
-    method = make(name)
-
-    class Cut(type(method)):
-        def step(self, model, images, labels, generator, epoch=0):
-            if epoch == 1:
-                raise KeyboardInterrupt
-            return super().step(model, images, labels, generator, epoch)
-
-    with pytest.raises(KeyboardInterrupt):
-        fit(Cut(), tiny(), config, tmp_path, "cpu")
-    resumed = fit(method, tiny(), config, tmp_path, "cpu")
-    same = zip(whole.network.state_dict().values(), resumed.network.state_dict().values(), strict=True)
-    assert all(a.equal(b) for a, b in same)

@@ -1,21 +1,18 @@
-"""prepare.fer2013: every layout gives the same arrays; every fault is one DataError that says where it is."""
+"""prepare: every layout of a set gives the same bytes; what is reported; what is kept, and what is read anew."""
 
+# ruff: noqa: F403, F405 - the names that are not defined here are those of tests.packing
 import bz2
 import csv
 import errno
 import gzip
+import hashlib
 import importlib.util
 import io
 import json
 import lzma
 import os
-import random
+import pickle
 import re
-import shutil
-import struct
-import subprocess
-import sys
-import tarfile
 import zipfile
 from pathlib import Path
 
@@ -23,51 +20,20 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from sto_lite import data, sets
 from sto_lite.__main__ import main
-from sto_lite.intake import archives, fer, prepare, tables
-from tests.packing import (
-    UNPACK,
-    files_below,
-    image,
-    one_file,
-    prepared,
-    quiet,
-    refused,
-    same,
-    tarred,
-    written,
-    zipped,
-)
-
-SIZES = {"train": 9, "public": 8, "private": 7}
-USAGE = {"train": "Training", "public": "PublicTest", "private": "PrivateTest"}
+from sto_lite.errors import DataError
+from sto_lite.intake import cifar, fer, prepare, votes
+from sto_lite.sets import FER2013
+from tests.packing import *
 
 
-def look_alike(seed=0):
-    """Random pixels in place of faces; the labels of every split go through all seven classes."""
-    rng = np.random.default_rng(seed)
-    arrays = {}
-    for split, n in SIZES.items():
-        arrays[f"{split}_images"] = rng.integers(0, 256, (n, 48, 48), dtype=np.uint8)
-        arrays[f"{split}_labels"] = np.arange(n, dtype=np.uint8) % 7
-    return arrays
+@pytest.fixture
+def root(tmp_path):
+    return tmp_path / "root"
 
 
-def rows_of(arrays):
-    """(emotion, pixels, Usage) of every image."""
-    return [
-        (str(label), " ".join(map(str, image.ravel())), USAGE[split])
-        for split in SIZES
-        for image, label in zip(arrays[f"{split}_images"], arrays[f"{split}_labels"], strict=True)
-    ]
-
-
-def as_csv(rows, header="emotion,pixels,Usage", end="\n"):
-    return "".join(line + end for line in [header, *map(",".join, rows)]).encode()
-
-
-def icml(rows):
-    return as_csv([(e, u, p) for e, p, u in rows], "emotion, Usage, pixels")
+# ------------------------------------------------------------------------------------------------ layouts
 
 
 def quoted(rows):
@@ -77,185 +43,404 @@ def quoted(rows):
     return b"\xef\xbb\xbf" + out.getvalue().encode()
 
 
-def image_files(arrays, name=lambda split, i: f"{USAGE[split]}_{i:08d}.png", classes=fer.CLASSES):
-    """train/<class>/Training_*.png and test/<class>/{Public,Private}Test_*.png, in shuffled order."""
-    files = {}
-    images = [(split, i) for split, n in SIZES.items() for i in range(n)]
-    random.Random(1).shuffle(images)
-    for split, i in images:
-        out = io.BytesIO()
-        Image.fromarray(arrays[f"{split}_images"][i]).save(out, "PNG")
-        label = classes[arrays[f"{split}_labels"][i]]
-        files[f"{'train' if split == 'train' else 'test'}/{label}/{name(split, i)}"] = out.getvalue()
-    return files
-
-
-ARRAYS = look_alike()
-ROWS = rows_of(ARRAYS)
-TABLE, IMAGES = as_csv(ROWS), image_files(ARRAYS)
-
-
-@pytest.fixture
-def root(tmp_path):
-    return tmp_path / "root"
-
-
-# ---- what is accepted
-
-CSVS = {
-    "fer2013": as_csv,
-    "icml_face_data": icml,
-    "quoted, CRLF and BOM": quoted,
-    "no end of the last line": lambda rows: as_csv(rows).rstrip(b"\n"),
-    "lines that end as on old Macs": lambda rows: as_csv(rows, end="\r"),
-    "blank lines": lambda rows: as_csv(rows).replace(b"\n", b"\n\n"),
-    "rows of nothing but commas": lambda rows: as_csv([*rows[:9], ("", "", ""), *rows[9:]]),
-    "spaces about the fields": lambda rows: as_csv([(f" {e} ", f" {p} ", f" {u}") for e, p, u in rows]),
-    "zero-padded pixels and tabs": lambda rows: as_csv(
-        [(e, "\t".join(v.zfill(4) for v in p.split()), u) for e, p, u in rows]
-    ),
-    "an index column": lambda rows: as_csv(
-        [(f"{i},{e}", p, u) for i, (e, p, u) in enumerate(rows)], ",emotion,pixels,Usage"
-    ),
-    "semicolons": lambda rows: as_csv(rows).replace(b",", b";"),
-    "columns between tabs": lambda rows: as_csv(rows).replace(b",", b"\t"),
-    "UTF-16, as PowerShell writes it": lambda rows: as_csv(rows).decode().encode("utf-16"),
-}
 PACKERS = {"gz": gzip.compress, "bz2": bz2.compress, "xz": lzma.compress}
-
-
-def layouts(tmp):
-    """The same data in every layout that holds the pixels exactly."""
-    below = {"._x": b"\0", "__MACOSX/fer2013/._fer2013.csv": b"\0", "README.md": b"read me"}
-    inside = {"fer2013/fer2013.csv": TABLE, **below}
-    kaggle = {"fer2013.tar.gz": b"-", "icml_face_data.csv": icml(ROWS), "train.csv": b"emotion,pixels\n"}
-    kaggle |= {"test.csv": b"", "._icml_face_data.csv": b"\0"}
-    usage = {}
-    for name, data in IMAGES.items():
-        _, label, file = name.split("/")
-        usage["/".join([file.split("_")[0], label, file.split("_")[1]])] = data
-    folders = {
-        "folder with the csv": inside,
-        "Kaggle's folder": kaggle,
-        "Kaggle's folder, unpacked": {"fer2013/fer2013.csv": TABLE, **kaggle},
-        "image folders": IMAGES,
-        "folders that name the test set": usage,
-        "numbers without zeros": image_files(ARRAYS, lambda split, i: f"{USAGE[split]}_{10 ** (i + 1)}.png"),
+# fmt: off
+CSVS = {
+    "fer2013": TABLE,
+    "icml_face_data": icml(ROWS),
+    "quoted, CRLF and BOM": quoted(ROWS),
+    "no end of the last line": TABLE.rstrip(b"\n"),
+    "lines that end as on old Macs": as_csv(ROWS, end="\r"),
+    "blank lines": TABLE.replace(b"\n", b"\n\n"),
+    "rows of nothing but commas": as_csv([*ROWS[:9], ("", "", ""), *ROWS[9:]]),
+    "spaces about the fields": as_csv([(f" {e} ", f" {p} ", f" {u}") for e, p, u in ROWS]),
+    "zero-padded, tabs": as_csv([(e, "\t".join(v.zfill(4) for v in p.split()), u) for e, p, u in ROWS]),
+    "an index column": as_csv([(f"{i},{e}", p, u) for i, (e, p, u) in enumerate(ROWS)], ",emotion,pixels,Usage"),
+    "semicolons": TABLE.replace(b",", b";"),
+    "columns between tabs": TABLE.replace(b",", b"\t"),
+    "UTF-16, as PowerShell writes it": TABLE.decode().encode("utf-16"),
+}
+INSIDE = {
+    "fer2013/fer2013.csv": TABLE,
+    "._x": b"\0",
+    "__MACOSX/fer2013/._fer2013.csv": b"\0",
+    "README.md": b"read",
+}
+KAGGLE = {
+    "fer2013.tar.gz": b"-",
+    "icml_face_data.csv": icml(ROWS),
+    "train.csv": b"emotion,pixels\n",
+    "test.csv": b"",
+}
+# fmt: on
+NAMED = {  # folders that name the test set: PublicTest/angry/00000001.png
+    re.sub(r"\w+/(\w+)/(\w+)_(\w+)", r"\2/\1/\3", name): data for name, data in IMAGES.items()
+}
+# Each in a folder, a zip and a tar of every compression.
+# fmt: off
+TREES = {
+    "fer2013": {
+        "the csv in a folder": INSIDE,
+        "Kaggle's folder": KAGGLE,
+        "Kaggle's folder, unpacked": {"fer2013/fer2013.csv": TABLE, **KAGGLE},
         "beside FER+": {"fer2013new.csv": b"-", "FER2013Train/label.csv": b"-", "fer2013.csv": TABLE},
-        "an archive in a folder": {
-            "fer2013.tar.gz": tarred(tmp / "x", inside).read_bytes(),
-            "other.zip": b"",
-        },
-        "as Kaggle's tool brings one file": {
-            "fer2013.csv.zip": zipped(tmp / "x", {"fer2013.csv": TABLE}).read_bytes()
-        },
-    }
-    folders |= {
-        f"{kind} in a folder": {f"a/fer2013.csv.{kind}": pack(TABLE)} for kind, pack in PACKERS.items()
-    }
-    folders["gz beside what it holds"] = {"fer2013.csv.gz": b"-", "fer2013.csv": TABLE}
-    found = {name: written(tmp / "folders" / name, files) for name, files in folders.items()}
-    for name, write in CSVS.items():
-        found[f"csv: {name}"] = written(tmp, {f"{name}.csv": write(ROWS)}) / f"{name}.csv"
-    for kind, pack in PACKERS.items():
-        found[f"csv.{kind}"] = written(tmp, {f"fer2013.csv.{kind}": pack(TABLE)}) / f"fer2013.csv.{kind}"
-    found |= {
-        "a gz that the browser unpacked": written(tmp / "b", {"fer2013.csv.gz": TABLE}) / "fer2013.csv.gz",
-        "zip": zipped(tmp / "fer2013.zip", {"fer2013.csv": TABLE}),
-        "zip with a folder": zipped(tmp / "archive.zip", inside),
-        "zip of Kaggle's folder": zipped(tmp / "kaggle.zip", kaggle),
-        "zip of a gz": zipped(tmp / "gz.zip", {"fer2013.csv.gz": gzip.compress(TABLE)}),
-        "zip with backslashes": zipped(tmp / "windows.zip", {"fer2013\\fer2013.csv": TABLE}),
-        "zip without a suffix": zipped(tmp / "download", inside),
-        "tar": tarred(tmp / "fer2013.tar", inside, "w"),
-        "tar.gz": tarred(tmp / "fer2013.tar.gz", inside),
-        "tgz, ./": tarred(tmp / "fer2013.tgz", {"./fer2013/fer2013.csv": TABLE}),
-        "tar.bz2": tarred(tmp / "fer2013.tar.bz2", inside, "w:bz2"),
-        "tar.xz": tarred(tmp / "fer2013.tar.xz", inside, "w:xz"),
-        "zip of image folders": zipped(tmp / "images.zip", {f"archive/{n}": d for n, d in IMAGES.items()}),
-        "tar of image folders": tarred(tmp / "images.tar.gz", IMAGES),
-    }
-    for mode in ("RGB", "RGBA", "LA", "P"):
-        place = written(tmp / "modes" / mode, IMAGES)
-        for file in (place / "test").rglob("*.png"):
-            with Image.open(file) as picture:
-                picture.convert(mode).save(file)
-        found[f"grey images saved as {mode}"] = place
-    (tmp / "link.csv").symlink_to(tmp / "fer2013.csv.gz")
-    (found["image folders"] / "train" / "again").symlink_to(found["image folders"], target_is_directory=True)
-    return found | {"link to the csv": tmp / "link.csv"}
+        "an archive inside": {"fer2013.tar.gz": tarred, "other.zip": b""},
+        "a zip inside": {"fer2013.csv.zip": zip_bytes({"fer2013.csv": TABLE})},
+        "gz beside what it holds": {"fer2013.csv.gz": b"-", "fer2013.csv": TABLE},
+        **{f"{kind} inside": {f"a/fer2013.csv.{kind}": pack(TABLE)} for kind, pack in PACKERS.items()},
+        "image folders": below("archive", IMAGES),
+        "folders that name the test set": NAMED,
+        "numbers without zeros": image_files(FER, lambda split, i: f"{USAGE[split]}_{10 ** (i + 1)}.png"),
+        "class names": image_files(FER, classes=("ANGER", "disgusted", "fearful", "Happiness", "Sad", "surprised",
+            " neutral")),
+        "other class names": image_files(FER, classes=("Anger", "Disgust", "Afraid", "happy", "sadness",
+            "Surprise", "Neutral")),
+        "class numbers": image_files(FER, classes=tuple("0123456")),
+    },
+    "rafdb": {
+        "official": WHOLE_RAF | {f"Image/original/{s}_{n:05d}.jpg": b"large" for s, n,
+            *_ in ENTRIES} | {"Annotation/manual/train_00001_manu_attri.txt": b"1 2\n"},
+        "zip inside": with_zip(WHOLE_RAF),
+        "flat zip inside": with_zip(WHOLE_RAF, ""),
+        "basic beside compound": below("RAF-DB/basic", with_zip(WHOLE_RAF)) | {f"RAF-DB/compound/{LIST}":
+            b"train_0001.jpg 11\n", f"RAF-DB/compound/{ALIGNED}train_0001_aligned.jpg": b""},
+        "spelt well": {n.replace("patition", "partition"): d for n, d in WHOLE_RAF.items()},
+        "CRLF, no end": WHOLE_RAF | {LIST: WHOLE_RAF[LIST].strip().replace(b"\n", b"\r\n")},
+        "blank lines": WHOLE_RAF | {LIST: WHOLE_RAF[LIST].replace(b"\n", b"\n\n")},
+        "a third column in the list": WHOLE_RAF | {LIST: WHOLE_RAF[LIST].replace(b"\n", b" 0.93\n")},
+        "kaggle": kaggle(),
+        "kaggle with tables": below("archive/raf", kaggle(tables=True)),
+        "DATASET": {n if n.endswith(".csv") else f"DATASET/{n}": d for n, d in kaggle(tables=True).items()},
+        "one table": without(kaggle(tables=True), "test_labels.csv"),
+        "no first line": kaggle(tables=True, header=""),
+        "semicolons": kaggle(tables=True, line="{name};{label}", header="image;label"),
+        "a third column": kaggle(tables=True, line="{name},{label},face", header="image,label,kind"),
+        "an index column": kaggle(tables=True, line="{i},{name},{label}", header=",image,label"),
+        "valid for test": kaggle(test="valid"),
+        "valid for test, with tables": kaggle(tables=True, test="valid"),
+        "training images in validation": {n.replace("train/3", "validation/3"): d for n,
+            d in kaggle(tables=True).items()},
+    },
+    "cifar100": {
+        "its own folder": PICKLES,
+        "deep": below(f"a/b c/{HOME}", PICKLES | {"file.txt~": b""}),
+        "an archive inside": {f"x/{HOME}.tar.gz": tarred, "other.zip": b""},
+        "an archive of another name": {"data.tgz": tarred},
+        "both": {f"{HOME}.tar.gz": b"-", **below(HOME, PICKLES)},
+    },
+}
+# fmt: on
+INNER = {"fer2013": INSIDE, "cifar100": below(HOME, PICKLES)}  # of the archives inside
+HIDDEN = {"._x.csv": b"\0", "._train_00001.jpg": b"\0", ".DS_Store": b"\0", "__MACOSX/._x": b"\0"}
+HIDDEN |= {".ipynb_checkpoints/fer2013-checkpoint.csv": b"x", ".ipynb_checkpoints/train_00001.jpg": b"x"}
 
 
-def test_every_layout_gives_the_same_bytes(tmp_path, root):
-    one_file("fer2013", layouts(tmp_path), ARRAYS, tmp_path)
-    with zipfile.ZipFile(prepare.fer2013(tmp_path / "fer2013.tar", root, report=quiet)) as npz:
+def sources(name, files, tmp):
+    """The files as folder, zip and tar, with what systems hide lying everywhere in them."""
+    files = {
+        file: data if isinstance(data, bytes) else data(tmp / "x.tar.gz", INNER[name]).read_bytes()
+        for file, data in files.items()
+    }
+    for place in {"", *(file.rpartition("/")[0] + "/" for file in files if "/" in file)}:
+        files |= {f"{place}{file}": data for file, data in HIDDEN.items()}
+    for kind in ("folder", "zip", "tar"):
+        yield packed(kind, tmp / "source", files)
+    (tmp / "source" / ".#fer2013.csv").symlink_to("user@host.1234")  # of an editor that still runs
+
+
+@pytest.mark.parametrize(
+    ("name", "layout"), [(name, layout) for name, trees in TREES.items() for layout in trees]
+)
+def test_every_layout_gives_the_same_bytes(name, layout, tmp_path):
+    made = set()
+    for source in sources(name, TREES[name][layout], tmp_path):
+        before, root = stamps(tmp_path), tmp_path / "root of one"
+        same(prepared(name, source, root), SETS[name])
+        made.add((root / f"{name}.npz").read_bytes())
+        for path in root.iterdir():
+            path.unlink()
+        assert stamps(tmp_path) == before, "something was written outside root"
+    assert len(made) == 1
+    with zipfile.ZipFile(io.BytesIO(made.pop())) as npz:
         for info in npz.infolist():
             assert info.compress_type == zipfile.ZIP_STORED and info.date_time == (1980, 1, 1, 0, 0, 0)
 
 
-def test_order_of_the_file_is_kept_when_splits_are_mixed(tmp_path, root):
-    order = np.random.default_rng(3).permutation(len(ROWS))
-    (tmp_path / "fer2013.csv").write_bytes(as_csv([ROWS[i] for i in order]))
-    found = prepared("fer2013", tmp_path / "fer2013.csv", root)
-    start = 0
-    for split, n in SIZES.items():
-        mine = [i - start for i in order if start <= i < start + n]
-        for kind in ("images", "labels"):
-            np.testing.assert_array_equal(found[f"{split}_{kind}"], ARRAYS[f"{split}_{kind}"][mine])
-        start += n
+FILES = {f"{name}.csv": data for name, data in CSVS.items()}
+FILES |= {f"fer2013.csv.{kind}": pack(TABLE) for kind, pack in PACKERS.items()} | {"unpacked.csv.gz": TABLE}
+FILES |= {"windows.zip": zip_bytes({"fer2013\\fer2013.csv": TABLE}), "download": zip_bytes(INSIDE)}
 
 
-@pytest.mark.parametrize(
-    "classes",
-    [
-        ("Angry", "Disgust", "fear", "Happy", "sad", "Surprise", "Neutral"),
-        ("ANGER", "disgusted", "fearful", "happiness", "sadness", "surprised", "neutral"),
-        ("anger", "Disgusted", "Afraid", "Happiness", "Sad", "Surprised", " neutral"),
-        tuple("0123456"),
-    ],
-)
-def test_names_of_class_folders(classes, tmp_path, root):
-    same(prepared("fer2013", written(tmp_path / "a", image_files(ARRAYS, classes=classes)), root), ARRAYS)
+@pytest.mark.parametrize("file", FILES)
+def test_every_file_of_fer2013_gives_the_same_arrays(file, tmp_path, root):
+    same(prepared("fer2013", written(tmp_path, {file: FILES[file]}) / file, root), FER)
 
 
-# ---- prepared twice
-
-
-def test_second_time_reads_nothing(tmp_path, root, monkeypatch):
-    for source in (
-        written(tmp_path, {"fer2013.csv": TABLE}) / "fer2013.csv",
-        zipped(tmp_path / "fer2013.zip", {"fer2013.csv": TABLE}),
-        written(tmp_path / "images", IMAGES),
+@pytest.mark.parametrize("ending", ["tar.gz", "tgz", "tar.bz2", "tar.xz"])
+def test_compressed_tars_and_links(ending, tmp_path, root):
+    for name, files in (
+        ("fer2013", {f"./{n}": d for n, d in INSIDE.items()}),
+        ("cifar100", INNER["cifar100"]),
+        ("fer2013", IMAGES),
     ):
-        prepared("fer2013", source, root)
-        stamp = (root / "fer2013.npz").stat().st_mtime_ns
-        said = []
-        with monkeypatch.context() as patch:
-            patch.setattr(archives, "opened", None)  # any reading would fail
-            patch.setattr(prepare, "_write", None)
-            prepare.fer2013(source, root, report=said.append)
-        assert "not read again" in said[0] and "copies" in said[0]
-        assert (root / "fer2013.npz").stat().st_mtime_ns == stamp
+        same(prepared(name, tarred(tmp_path / f"x.{ending}", files), root), SETS[name])
+        (tmp_path / "link").unlink(missing_ok=True)
+        (tmp_path / "link").symlink_to(tmp_path / f"x.{ending}")
+        same(prepared(name, tmp_path / "link", root), SETS[name])
+    folder = written(tmp_path / "images", IMAGES)
+    (folder / "train" / "again").symlink_to(folder, target_is_directory=True)  # a loop
+    same(prepared("fer2013", folder, root), FER)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "LA", "P"])
+def test_grey_images_saved_in_another_mode(mode, tmp_path, root):
+    for file in (written(tmp_path / "a", IMAGES) / "test").rglob("*.png"):
+        with Image.open(file) as picture:
+            picture.convert(mode).save(file)
+    same(prepared("fer2013", tmp_path / "a", root), FER)
+
+
+def with_bytes(value):
+    return {key.encode(): item for key, item in value.items()}
+
+
+def replaced(value, key, change):
+    return {k: change(v) if k == key else v for k, v in value.items()}
+
+
+# fmt: off
+COPIES = {
+    **{f"protocol {n}": lambda value, n=n: pickle.dumps(value, n) for n in range(6)},
+    "keys of bytes": lambda value: pickle.dumps(with_bytes(value), 2),
+    "NumPy 1": lambda value: pickle.dumps(value, 2).replace(b"numpy._core", b"numpy.core"),
+    "NumPy 2": lambda value: pickle.dumps(value, 2).replace(b"numpy.core", b"numpy._core"),
+    "by columns": lambda value: pickle.dumps(replaced(value, "data", np.asfortranarray), 5),
+    "labels in an array": lambda value: pickle.dumps(replaced(value, "fine_labels", lambda v: np.array(v, ">i8"))),
+}
+# fmt: on
+
+
+@pytest.mark.parametrize("name", COPIES)
+def test_pickles_that_others_wrote(name, tmp_path, root):
+    same(prepared("cifar100", written(tmp_path / HOME, cifar_files(COPIES[name])), root), CIFAR)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_the_pickle_of_python_2_is_one():
+    found = pickle.loads(PICKLES["test"], encoding="bytes")
+    assert list(found) == list(with_bytes(content("test"))) and found[b"filenames"][3] == b"test_3.png"
+    np.testing.assert_array_equal(found[b"data"], content("test")["data"])
+
+
+# ------------------------------------------------------------------------------------------------ votes
+
+HEADER = "Usage,Image name,neutral,happiness,surprise,sadness,anger,disgust,fear,contempt,unknown,NF"
+COUNTS = np.random.default_rng(0).multinomial(10, [0.1] * 10, len(ROWS)).astype(np.uint8)
+COUNTS[[2, 11]] = 0  # shown to nobody: a training image and a public one
+COUNTS[23] = [0] * 9 + [10]  # no face: the last private one
+RATED = np.array([i not in (2, 11, 23) for i in range(len(ROWS))])
+VOTES = [
+    ",".join([usage, f"fer{i:07d}.png" if RATED[i] else "", *map(str, COUNTS[i])])
+    for i, (_, _, usage) in enumerate(ROWS)
+]
+
+
+def vote_table(lines=VOTES, header=HEADER):
+    return "".join(f"{line}\n" for line in [header, *lines]).encode()
+
+
+# fmt: off
+VOTE_FILES = {
+    "fer2013new.csv": vote_table(),
+    "a/fer2013new.csv": vote_table(),
+    "v.zip": zip_bytes({"fer2013new.csv": vote_table()}),
+    "fer2013new.csv.gz": gzip.compress(vote_table()),
+    "semicolons.csv": vote_table().replace(b",", b";"),
+    "CRLF.csv": vote_table().replace(b"\n", b"\r\n"),
+    "columns in another order.csv": b"\n".join(b",".join(r.split(b",")[::-1]) for r in vote_table().split(b"\n")),
+}
+# fmt: on
+
+
+def test_votes_lie_beside_the_images(tmp_path, root, monkeypatch):
+    written(tmp_path, {"fer2013.csv": TABLE, **VOTE_FILES})
+    monkeypatch.setenv("STO_DATA", str(root))
+    for file in VOTE_FILES:
+        path = tmp_path / (file if file.count("/") == 0 else "a")
+        found = prepared("fer2013", tmp_path / "fer2013.csv", root, votes=path)
+        same({key: found[key] for key in FER}, FER)
+        start = 0
+        for split, n in FER_SIZES.items():
+            for counts, rated in (votes.read(split), (found[f"{split}_votes"], found[f"{split}_rated"])):
+                assert counts.dtype == np.uint8 and rated.dtype == bool
+                np.testing.assert_array_equal(counts, COUNTS[start : start + n])
+                np.testing.assert_array_equal(rated, RATED[start : start + n])
+            start += n
+    with_votes = data.load("fer2013").fingerprint
+    same(prepared("fer2013", tmp_path / "fer2013.csv", root), FER)
+    assert data.load("fer2013").fingerprint == with_votes
+
+
+def test_the_order_of_mixed_splits_is_kept_and_so_are_their_votes(tmp_path, root):
+    order = np.random.default_rng(3).permutation(len(ROWS))
+    lines = [",".join([ROWS[i][2], f"fer{n:07d}.png", *map(str, COUNTS[i])]) for n, i in enumerate(order)]
+    files = {"a.csv": icml([ROWS[i] for i in order]), "b.csv": vote_table(lines)}
+    found = prepared("fer2013", written(tmp_path, files) / "a.csv", root, votes=tmp_path / "b.csv")
+    for kind in ("images", "labels", "votes"):
+        whole = COUNTS if kind == "votes" else np.concatenate([FER[f"{split}_{kind}"] for split in FER_SIZES])
+        for split in FER_SIZES:
+            mine = [i for i in order if ROWS[i][2] == USAGE[split]]
+            np.testing.assert_array_equal(found[f"{split}_{kind}"], whole[mine])
+
+
+def test_the_classes_that_both_name():
+    """FER+ says happiness where FER-2013 says happy; each of the seven is named once."""
+    pairs = {votes.CLASSES[i]: FER2013.classes[label] for i, label in enumerate(votes.FER2013_LABELS)}
+    assert sorted(votes.FER2013_LABELS) == list(range(7)) and len(votes.CLASSES) == 10
+    assert all(new[:3] == old[:3] or (new, old) == ("anger", "angry") for new, old in pairs.items())
+
+
+# ------------------------------------------------------------------------------------------------ report and audit
+
+
+def test_audit_counts_what_was_planted():
+    planted = {key: array.copy() for key, array in FER.items()}
+    planted["train_images"][1] = planted["train_images"][0]  # within train, with another label: a conflict
+    planted["public_images"][0] = planted["train_images"][3]  # public in train; labels 0 and 3: a conflict
+    planted["private_images"][3] = planted["train_images"][3]  # private in train and in public
+    planted["private_images"][5] = planted["public_images"][5]  # private in public, with the same label
+    planted["train_images"][6] = planted["private_images"][6] = 0  # black, private in train, the same label
+    found = prepare.audit(planted, FER2013.classes)
+    assert found.counts["train"] == [2, 2, 1, 1, 1, 1, 1] and found.counts["private"] == [1] * 7
+    assert found.copies == 5 and found.copies_within == {"train": 1, "public": 0, "private": 0}
+    assert found.stand_in == {"public_in_train": 1, "private_in_train": 2, "private_in_public": 2}
+    assert (found.conflicts, found.black) == (2, 2)
+    assert "1 public, 2 private; private images in public: 2" in str(found)
+
+
+def planted_cifar(value):
+    if "data" in value and len(value["data"]) == 120:
+        value["data"][7] = value["data"][3]  # another label
+        value["data"][110] = 0
+    elif "data" in value:
+        value["data"][5] = CIFAR["train_images"][5].transpose(2, 0, 1).ravel()  # the same label
+    return python2(value)
+
+
+PICTURE = WHOLE_RAF[
+    f"{ALIGNED}train_00001_aligned.jpg"
+]  # label 1; planted as labels 4 and 1, and one is black
+PLANTED = {"train_00009": PICTURE, "test_00001": PICTURE, "test_00021": image((100, 100), "RGB", kind="JPEG")}
+# fmt: off
+REPORTS = {
+    "fer2013": ({"fer2013.csv": TABLE, "icml_face_data.csv": icml(ROWS)}, ["not known; that is no fault",
+        "train 9 of 28,709", "disgust", "notice: took ", "as the same data"]),
+    "rafdb": (WHOLE_RAF | {f"{ALIGNED}{name}_aligned.jpg": data for name, data in PLANTED.items()} | {LIST:
+        WHOLE_RAF[LIST].replace(b"\n", b" x\n")}, ["notice: not the whole of RAF-DB",
+        "train 9 of 12,271, test 7 of 3,068", "happiness",
+        "list_patition_label.txt has 3 columns, of which name and label were read", "all splits together: 2\n",
+        "stand in train: 1\n", "labels: 1; all-black images: 1"]),
+    "cifar100": (cifar_files(planted_cifar),
+        ["checksums (md5) of its files: not known of meta, test, train; that is no fault",
+        "train 120 of 50,000, test 100 of 10,000", "classes images a class    total   copies\n",
+        "train         100         1 to 2      120        1\n",
+        "test          100              1      100        0\n", "all splits together: 2\n", "stand in train: 1\n",
+        "conflicting labels: 1; all-black images: 1"]),
+}
+# fmt: on
+
+
+@pytest.mark.parametrize("name", REPORTS)
+def test_report(name, tmp_path, root):
+    (files, parts), said = REPORTS[name], []
+    run(name, written(tmp_path / "a", files), root, said.append)
+    for part in parts:
+        assert part in said[0], said[0]
+    found = json.loads((root / f"{name}.json").read_text())["audit"]
+    assert {s: sum(c) for s, c in found["counts"].items()} == {
+        s: len(SETS[name][f"{s}_labels"]) for s in found["counts"]
+    }
+
+
+def test_reports_of_known_files_and_of_tables_that_agree(tmp_path, root, monkeypatch):
+    said = []
+    monkeypatch.setitem(fer.KNOWN_MD5, hashlib.md5(TABLE).hexdigest(), "fer2013.csv")
+    monkeypatch.setattr(cifar, "KNOWN_MD5", {n: hashlib.md5(data).hexdigest() for n, data in PICKLES.items()})
+    run("fer2013", written(tmp_path, {"fer2013.csv": TABLE}) / "fer2013.csv", root, said.append)
+    run("cifar100", written(tmp_path / "b", PICKLES), root, said.append)
+    run("rafdb", written(tmp_path / "k", kaggle(tables=True)), root, said.append)
+    assert ": as published (fer2013.csv)" in said[0]
+    assert "checksums (md5) of its files: all as published\n" in said[1]
+    assert f"{tmp_path / 'k' / 'test_labels.csv'} agrees with the folders" in said[2]
+
+
+def test_known_checksums_are_torchvisions():
+    spec = importlib.util.find_spec("torchvision")  # its source is read: to import it takes seconds
+    source = "".join(
+        (Path(spec.origin).parent / "datasets" / f"{name}.py").read_text() for name in ("fer2013", "cifar")
+    )
+    known = [
+        *fer.KNOWN_MD5,
+        *fer.KNOWN_MD5.values(),
+        *cifar.KNOWN_MD5.values(),
+        sets.CIFAR100.md5,
+        sets.CIFAR100.url,
+    ]
+    assert all(f'"{text}"' in source for text in known)
+
+
+# ------------------------------------------------------------------------------------------------ prepared twice
+
+
+@pytest.mark.parametrize("what", SOURCES)
+def test_the_second_time_reads_nothing(what, tmp_path, root, monkeypatch):
+    name, files = SOURCES[what]
+    source, said = written(tmp_path / "a", files), []
+    prepared(name, source, root)
+    stamp = (root / f"{name}.npz").stat().st_mtime_ns
+    monkeypatch.setattr(prepare, "opened", None)  # any reading would fail
+    run(name, source, root, said.append)
+    assert "not read again" in said[0] and "copies" in said[0]
+    assert (root / f"{name}.npz").stat().st_mtime_ns == stamp
 
 
 def test_a_changed_source_is_read_again(tmp_path, root):
-    source = tmp_path / "fer2013.csv"
-    source.write_bytes(TABLE)
+    source = written(tmp_path, {"fer2013.csv": TABLE}) / "fer2013.csv"
     status = source.stat()
     assert prepared("fer2013", source, root)["train_labels"][0] == 0
     source.write_bytes(as_csv([("6", *ROWS[0][1:]), *ROWS[1:]]))
     os.utime(source, ns=(status.st_atime_ns, status.st_mtime_ns))  # same size, same date
     assert prepared("fer2013", source, root)["train_labels"][0] == 6
     images = written(tmp_path / "images", IMAGES)
-    same(prepared("fer2013", images, root), ARRAYS)  # another source
+    same(prepared("fer2013", images, root), FER)  # another source
     for old, new in (("angry", "moved"), ("sad", "angry"), ("moved", "sad")):
         (images / "train" / old).rename(images / "train" / new)
-    swapped = np.array([{0: 4, 4: 0}.get(label, label) for label in ARRAYS["train_labels"]])
+    swapped = np.array([{0: 4, 4: 0}.get(label, label) for label in FER["train_labels"]])
     np.testing.assert_array_equal(prepared("fer2013", images, root)["train_labels"], swapped)
 
 
+def test_votes_that_change_or_go_are_seen(tmp_path, root):
+    written(tmp_path, {"fer2013.csv": TABLE, "fer2013new.csv": vote_table()})
+    said, path = [], tmp_path / "fer2013new.csv"
+
+    def again(given):
+        run("fer2013", tmp_path / "fer2013.csv", root, said.append, votes=given)
+        return said[-1]
+
+    text = again(path)
+    assert f"votes from {path}: 21 of 24 images" in text
+    assert "no votes for 2 images (1 train, 1 public, 0 private), which are masked" in text
+    assert "no face for 1 images (0 train, 0 public, 1 private), which are masked" in text
+    assert "not read again" in again(path)
+    assert json.loads((root / "fer2013.json").read_text())["votes"] == str(path)
+    path.write_bytes(vote_table().replace(b"fer0000000.png", b""))
+    assert "20 of 24 images" in again(path)
+    assert "votes from" not in again(None)
+    assert "not read again" in again(None) and "not read again" not in again(path)
+
+
 def test_a_damaged_prepared_file_or_record_is_mended(tmp_path, root):
-    source = tarred(tmp_path / "fer2013.tar", {"fer2013.csv": TABLE}, "w")
+    source = tarred(tmp_path / "fer2013.tar", {"fer2013.csv": TABLE})
     prepared("fer2013", source, root)
     npz, record = root / "fer2013.npz", root / "fer2013.json"
     whole = record.read_text()
@@ -271,360 +456,33 @@ def test_a_damaged_prepared_file_or_record_is_mended(tmp_path, root):
         lambda: record.write_text(json.dumps(json.loads(whole) | {"version": 0})),
     ):
         damage()
-        same(prepared("fer2013", source, root), ARRAYS)
+        same(prepared("fer2013", source, root), FER)
         assert record.read_text() == whole
 
 
-# ---- the report and the audit
-
-
-def test_audit_counts_what_was_planted():
-    planted = {key: array.copy() for key, array in ARRAYS.items()}
-    planted["train_images"][1] = planted["train_images"][0]  # within train, with another label: a conflict
-    planted["public_images"][0] = planted["train_images"][3]  # public in train; labels 0 and 3: a conflict
-    planted["private_images"][3] = planted["train_images"][3]  # private in train and in public
-    planted["private_images"][5] = planted["public_images"][5]  # private in public, with the same label
-    planted["train_images"][6] = 0
-    planted["private_images"][6] = 0  # black, private in train, with the same label
-    found = prepare.audit(planted, fer.CLASSES)
-    assert found.counts["train"] == [2, 2, 1, 1, 1, 1, 1] and found.counts["private"] == [1] * 7
-    assert found.copies == 5 and found.copies_within == {"train": 1, "public": 0, "private": 0}
-    assert found.stand_in == {"public_in_train": 1, "private_in_train": 2, "private_in_public": 2}
-    assert (found.conflicts, found.black) == (2, 2)
-
-
-def test_report(tmp_path, root, monkeypatch):
-    source = tmp_path / "fer2013.csv"
-    source.write_bytes(TABLE)
-    said = []
-    prepare.fer2013(source, root, report=said.append)
-    (text,) = said
-    assert "not known; that is no fault" in text and "train 9 of 28,709" in text and "disgust" in text
-    assert json.loads((root / "fer2013.json").read_text())["audit"]["counts"]["private"] == [1] * 7
-    md5 = text.split("(md5) ")[1][:32]
-    monkeypatch.setitem(fer.KNOWN_MD5, md5, "fer2013.csv")
-    (root / "fer2013.json").unlink()
-    prepare.fer2013(source, root, report=said.append)
-    assert f"{md5}: as published (fer2013.csv)" in said[1]
-    (tmp_path / "icml_face_data.csv").write_bytes(icml(ROWS))
-    prepare.fer2013(tmp_path, root, report=said.append)
-    assert f"notice: took {source}; not icml_face_data.csv, published as the same data" in said[2]
-
-
-def test_known_checksums_are_torchvisions():
-    spec = importlib.util.find_spec("torchvision")  # its source is read: to import it takes seconds
-    source = (Path(spec.origin).parent / "datasets" / "fer2013.py").read_text()
-    published = {md5: name for name, md5 in re.findall(r'\("(\w+\.csv)", "([0-9a-f]{32})"\)', source)}
-    assert {"fer2013.csv", "icml_face_data.csv"} <= set(published.values())
-    assert fer.KNOWN_MD5.items() <= published.items() and len(fer.KNOWN_MD5) == 2
-
-
-# ---- faults in the CSV
-
-PIXELS = " ".join(["7"] * 2304)
-
-
-def row(field, value):
-    """The table with a faulty sixth line."""
-    bad = ["3", PIXELS, "Training"]
-    bad[field] = value
-    return as_csv([*ROWS[:4], bad, *ROWS[4:]])
-
-
-CSV_FAULTS = {
-    "no Usage: train.csv": (
-        as_csv([(e, p) for e, p, _ in ROWS], "emotion,pixels"),
-        ("line 1", "no column 'Usage'", "train.csv", "take fer2013.csv or icml_face_data.csv"),
-    ),
-    "no emotion: test.csv": (
-        as_csv([(p,) for _, p, _ in ROWS], "pixels"),
-        ("line 1", "'emotion'", "take fer2013.csv"),
-    ),
-    "no first line": (as_csv(ROWS[1:], ",".join(ROWS[0])), ("line 1", "no column 'emotion'")),
-    "column twice": (as_csv(ROWS, "emotion,pixels,pixels"), ("line 1", "more than one column 'pixels'")),
-    "of something else": (b"name,price\ntea,3\n", ("line 1", "no column 'emotion'", "name, price")),
-    "README": (b"# FER-2013\n\nFaces.\n", ("line 1", "no column 'emotion'")),
-    "binary": (bytes(range(1, 256)) * 600, ("line",)),
-    "binary with zeros": (bytes(range(256)) * 600, ("line 1: is no text, but binary data",)),
-    "binary, one line": (b"\xfe" * 300_000, ("line 1", "longer than", "none of the data sets")),
-    "empty": (b"", ("is empty",)),
-    "empty lines": (b"\n\n", ("line",)),
-    "first line only": (b"emotion,pixels,Usage\n", ("no images",)),
-    "2,303 pixels": (row(1, PIXELS[2:]), ("line 6", "2,303 pixels, not 2,304")),
-    "2,305 pixels": (row(1, PIXELS + " 7"), ("line 6", "2,305 pixels, not 2,304")),
-    "no pixels": (row(1, ""), ("line 6", "has 0 pixels")),
-    "pixel 256": (row(1, "256" + PIXELS[1:]), ("line 6", "pixel 1 is '256'", "from 0 to 255")),
-    "pixel -1": (row(1, PIXELS[:-1] + "-1"), ("line 6", "pixel 2,304 is '-1'")),
-    "pixel 1.5": (row(1, "7 1.5" + PIXELS[3:]), ("line 6", "pixel 2 is '1.5'")),
-    "pixel of 20 digits": (row(1, "18446744073709551621" + PIXELS[1:]), ("line 6", "pixel 1 is '184467")),
-    "pixel of 5,000 digits": (row(1, "9" * 5000 + PIXELS[1:]), ("line 6", "pixel 1 is '9999")),
-    "pixel no number": (row(1, "7 x" + PIXELS[3:]), ("line 6", "pixel 2 is 'x'")),
-    "pixel in Arabic digits": (row(1, "\u0663" + PIXELS[1:]), ("line 6", "pixel 1 is")),
-    "label 7": (row(0, "7"), ("line 6", "emotion is '7'", "from 0 to 6")),
-    "label x": (row(0, "x"), ("line 6", "emotion is 'x'")),
-    "label 3.0": (row(0, "3.0"), ("line 6", "emotion is '3.0'")),
-    "label with escape codes": (row(0, "\x1b[2J"), ("line 6", "emotion is '?[2J'")),
-    "no label": (row(0, ""), ("line 6", "emotion is ''")),
-    "unknown Usage": (
-        row(2, "Testing"),
-        ("line 6", "Usage is 'Testing'", "Training, PublicTest, PrivateTest"),
-    ),
-    "too many columns": (row(2, "Training,,"), ("line 6", "has 5 columns, the first line has 3")),
-    "an open quote": (row(2, '"Training'), ("line 6", "nothing closes")),
-    "cut in the pixels": (TABLE[:-1000], ("line 25", "Usage is ''", "the file ends in this line")),
-    "cut in the Usage": (TABLE[:-5], ("line 25", "Usage is 'Private", "seems cut short")),
-    "icml cut in the pixels": (icml(ROWS)[:-1000], ("line 25", "pixels, not 2,304", "seems cut short")),
-    "no train": (as_csv(ROWS[9:]), ("no train images",)),
-    "no public": (as_csv(ROWS[:9] + ROWS[17:]), ("no public images",)),
-    "cut after public": (as_csv(ROWS[:17]), ("no private images",)),
-}
-
-
-@pytest.mark.parametrize("name", CSV_FAULTS)
-@pytest.mark.parametrize("packed", [False, True], ids=["csv", "zip"])
-def test_faults_in_the_csv(name, packed, tmp_path, root, monkeypatch):
-    data, parts = CSV_FAULTS[name]
-    source = tmp_path / "fer2013.csv"
-    source.write_bytes(data)
-    where = str(source)
-    if packed:
-        monkeypatch.setattr(tables, "_ROWS", 4)  # so that the fault is not in the first part
-        source = zipped(tmp_path / "a.zip", {"fer2013/fer2013.csv": data})
-        member = "" if "images" in parts[0] and "no images" not in parts else ", member fer2013/fer2013.csv"
-        where = f"{source}{member}"
-    assert refused("fer2013", source, root, *parts).startswith(where)
-    assert ("cut short" in parts[-1] or "ends in" in parts[-1]) == (
-        "seems cut short" in refused("fer2013", source, root)
-    )
-
-
-def test_a_fault_leaves_the_prepared_file_as_it_was(tmp_path, root):
-    source = tmp_path / "fer2013.csv"
-    source.write_bytes(TABLE)
-    prepared("fer2013", source, root)
-    source.write_bytes(as_csv([*ROWS, ("7", *ROWS[0][1:])]))
-    refused("fer2013", source, root, "line 26", "emotion is '7'")
-
-
-# ---- faults in archives and paths
-
-
-def test_paths_that_are_no_data_set(tmp_path, root):
-    written(
-        tmp_path,
-        {"photos/me.png": image(), "folder/x/fer2013.tar.gz": b"", "t/train.csv": b"", "t/test.csv": b""},
-    )
-    (tmp_path / "empty").mkdir()
-    os.mkfifo(tmp_path / "pipe")
-    for name, *parts in (
-        ("nowhere", "nowhere: does not exist"),
-        ("long" * 100, "long"),
-        ("empty", "holds no FER-2013", "fer2013.csv"),
-        ("pipe", "neither a file nor a folder"),
-        ("photos", "holds no FER-2013"),
-        ("photos/me.png", "is a single image"),
-        ("folder", "x/fer2013.tar.gz: is empty"),
-        ("t", "train.csv", "take fer2013.csv"),
+def test_what_is_prepared_is_loaded(tmp_path, monkeypatch):
+    monkeypatch.setenv("STO_DATA", str(tmp_path))
+    with pytest.raises(
+        DataError, match="CIFAR-100 is not prepared.*prepare cifar100 --from PATH.*--download"
     ):
-        refused("fer2013", tmp_path / name, root, *parts)
-    refused("fer2013", zipped(tmp_path / "no.zip", {}), root, "no.zip", "holds no FER-2013")
-    refused(
-        "fer2013",
-        zipped(tmp_path / "a.npz", {"train_images.npy": b""}),
-        root,
-        "holds train_images.npy, an array",
-    )
+        data.load("cifar100")
+    prepared("cifar100", written(tmp_path / HOME, PICKLES), tmp_path)
+    prepared("rafdb", written(tmp_path / "raf", WHOLE_RAF), tmp_path)
+    for name, size in (("cifar100", 32), ("rafdb", 100)):
+        full = data.load(name, size)
+        assert full.classes == (tuple(THINGS) if size == 32 else sets.RAFDB.classes)
+        for split, part in full.splits.items():
+            np.testing.assert_array_equal(part.images.permute(0, 2, 3, 1), SETS[name][f"{split}_images"])
+            np.testing.assert_array_equal(part.labels, SETS[name][f"{split}_labels"])
+    assert data.load("cifar100", size=24, limit=50).splits["train"].images.shape == (50, 3, 24, 24)
+    assert len(RAF["test_labels"]) == len(data.load("rafdb").splits["test"])
 
 
-def test_two_data_sets(tmp_path, root):
-    for files in (
-        {"a/fer2013.csv": TABLE, "b/fer2013.csv": TABLE},
-        {"one.csv": TABLE, "two.csv": TABLE},
-        {"fer2013.csv": TABLE, **IMAGES},
-        {f"{home}/{name}": data for home in ("a", "b") for name, data in IMAGES.items()},
-        {"a/fer2013.zip": b"", "b/fer2013.zip": b""},
-    ):
-        source = zipped(tmp_path / "two.zip", files)
-        refused("fer2013", source, root, "two.zip", "more than one data set", "give the path of one")
-    twice = zipfile.ZipFile(tmp_path / "twice.zip", "w")
-    with pytest.warns(UserWarning, match="Duplicate name"), twice as archive:
-        for name, data in [*IMAGES.items(), next(iter(IMAGES.items()))]:
-            archive.writestr(name, data)
-    refused("fer2013", tmp_path / "twice.zip", root, "twice.zip", "twice")
-
-
-@pytest.mark.parametrize("folder", ["../", "/tmp/", "a/../../", "..\\", "C:\\", "/"])
-def test_paths_that_climb_out(folder, tmp_path, root):
-    name = f"{folder}fer2013.csv"
-    for source in (
-        zipped(tmp_path / "evil.zip", {name: TABLE}),
-        tarred(tmp_path / "evil.tar.gz", {name: TABLE}),
-        tarred(tmp_path / "beside.tar", {"fer2013.csv": TABLE, name: b""}, "w"),
-    ):
-        before = sorted(tmp_path.iterdir())
-        refused("fer2013", source, root, source.name, "leads out of the archive")
-        assert sorted(tmp_path.iterdir()) == before
-
-
-@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE, None])
-def test_links_devices_and_secrets(kind, tmp_path, root):
-    source = tarred(tmp_path / "link.tar", {"fer2013.csv": TABLE}, "w")
-    if kind:
-        with tarfile.open(source, "a") as archive:
-            info = tarfile.TarInfo("fer2013/fer2013.csv")
-            info.type, info.linkname = kind, "/etc/passwd"
-            archive.addfile(info)
-        refused("fer2013", source, root, "link.tar, member fer2013/fer2013.csv", "is a link or a device")
-        return
-    info = zipfile.ZipInfo("fer2013.csv")
-    info.create_system, info.external_attr = 3, 0o120777 << 16
-    with zipfile.ZipFile(tmp_path / "link.zip", "w") as archive:
-        archive.writestr(info, "/etc/passwd")
-    refused("fer2013", tmp_path / "link.zip", root, "link.zip, member fer2013.csv", "is a link")
-    whole = zipped(tmp_path / "secret.zip", {"fer2013.csv": TABLE}).read_bytes()
-    central = whole.index(b"PK\x01\x02")
-    data = bytearray(whole)
-    data[6] |= 1  # the flag in the member's own header, and in the directory
-    data[central + 8] |= 1
-    (tmp_path / "secret.zip").write_bytes(data)
-    refused(
-        "fer2013",
-        tmp_path / "secret.zip",
-        root,
-        "member fer2013.csv",
-        "encrypted; unpack it with its password",
-    )
-    data = bytearray(whole)
-    for start in (8, central + 10):
-        data[start : start + 2] = struct.pack("<H", 93)  # Zstandard
-    (tmp_path / "new.zip").write_bytes(data)
-    refused(
-        "fer2013", tmp_path / "new.zip", root, "new.zip, member fer2013.csv", "unpack it and give the folder"
-    )
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        "a.zip",
-        "a.tar",
-        "a.tar.gz",
-        "a.tar.bz2",
-        "a.tar.xz",
-        "images.zip",
-        "images.tar",
-        "a.csv.gz",
-        "a.csv.xz",
-    ],
-)
-def test_archives_cut_short(name, tmp_path, root):
-    files, kind = IMAGES if "images" in name else {"fer2013.csv": TABLE}, name.rpartition(".")[2]
-    if name.endswith(".zip"):
-        whole = zipped(tmp_path / name, files).read_bytes()
-    elif ".csv" in name:
-        whole = PACKERS[kind](TABLE)
-    else:
-        whole = tarred(tmp_path / name, files, "w" if kind == "tar" else f"w:{kind}").read_bytes()
-    cuts = [1, 200, 512, 1024, len(whole) // 2, len(whole) - 1]
-    if name == "images.tar":  # between two members, and in the middle of one; its last 10 kB are zeros
-        cuts = [4096, 4096 * 4, 4096 * 4 + 512, 4096 * 4 + 1000]
-    elif name == "a.tar":
-        cuts = cuts[:-1]
-    for cut in cuts:
-        (tmp_path / name).write_bytes(whole[:cut])
-        refused("fer2013", tmp_path / name, root, name)
-    if name == "images.tar":
-        (tmp_path / name).write_bytes(whole)
-        with tarfile.open(tmp_path / name) as archive:
-            last = archive.getmembers()[-1]
-        os.truncate(tmp_path / name, last.offset)  # every other member is whole, and every split has images
-        refused("fer2013", tmp_path / name, root, "the end of the archive is missing")
-
-
-def test_bombs(tmp_path, root, monkeypatch):
-    monkeypatch.setattr(fer, "_MAX_CSV", 1 << 17)
-    monkeypatch.setattr(archives, "MAX_MEMBER", 1 << 17)
-    zeros, lines = bytes((1 << 17) + 1), b"emotion,pixels,Usage\n" + b"\n" * (1 << 17)
-    (tmp_path / "fer2013.csv").write_bytes(zeros)
-    (tmp_path / "fer2013.csv.gz").write_bytes(gzip.compress(lines))
-    (tmp_path / "zeros.csv.xz").write_bytes(lzma.compress(b"1" * (1 << 17)))
-    with bz2.open(tmp_path / "forged.tar.bz2", "wb") as file:  # a header that asks for gigabytes
-        info = tarfile.TarInfo("long name")
-        info.type, info.size = tarfile.GNUTYPE_LONGNAME, 1 << 33
-        file.write(info.tobuf(tarfile.GNU_FORMAT) + bytes(1 << 17))
-    zipped(tmp_path / "bomb.zip", {"fer2013.csv": zeros})
-    tarred(tmp_path / "bomb.tgz", {"fer2013.csv": zeros})
-    zipped(tmp_path / "image.zip", {"train/happy/1.png": bytes((10 << 20) + 1)})
-    for name, *parts in (
-        ("bomb.zip", "bomb.zip, member fer2013.csv", "131,073 bytes"),
-        ("bomb.tgz", "bomb.tgz, member fer2013.csv", "131,073 bytes"),
-        ("fer2013.csv", "fer2013.csv: has 131,073 bytes"),
-        ("fer2013.csv.gz", "has more bytes than it says; more than 131,072"),
-        ("zeros.csv.xz", "line 1: is longer than"),
-        ("image.zip", "member train/happy/1.png", "10,485,761 bytes"),
-        ("forged.tar.bz2", "forged.tar.bz2", "asks for"),
-    ):
-        refused("fer2013", tmp_path / name, root, *parts)
-
-
-def test_too_many_files(tmp_path, root, monkeypatch):
-    monkeypatch.setattr(archives, "MAX_MEMBERS", 5)
-    files = {f"{i}.txt": b"" for i in range(6)}
-    refused("fer2013", zipped(tmp_path / "many.zip", files), root, "many.zip", "5 files")
-    refused("fer2013", tarred(tmp_path / "many.tar", files, "w"), root, "many.tar", "5 files")
-    refused("fer2013", written(tmp_path / "many", files), root, "many", "5 files")
-
-
-# ---- faults in folders of images
-
-IMAGE_FAULTS = {
-    "size": ("train/happy/Training_99.png", image((47, 48)), ("47 x 48 pixels, not 48 x 48",)),
-    "colour": ("train/happy/Training_99.png", image(mode="RGB", colour=(1, 2, 3)), ("is in colour",)),
-    "16 bits": ("train/happy/Training_99.png", image(mode="I;16"), ("no 8-bit grey image",)),
-    "empty": ("train/happy/Training_99.jpg", b"", ("cannot be decoded",)),
-    "text": ("train/happy/Training_99.jpg", b"<html>", ("cannot be decoded (no JPEG, PNG or BMP)",)),
-    "cut": ("train/happy/Training_99.png", image(colour=9)[:-30], ("cannot be decoded",)),
-    "class": ("train/bored/Training_99.png", image(), ("'bored' is no class", "angry, disgust")),
-    "no class": ("train/Training_99.png", image(), ("lies in no folder of a class",)),
-    "no prefix": ("test/happy/99.png", image(), ("PublicTest_*, PrivateTest_*", "guess", "fer2013.csv")),
-    "validation": ("validation/happy/99.png", image(), ("public or the private",)),
-    "training in test": (
-        "test/happy/Training_99.png",
-        image(),
-        ("is called Training but lies in a folder of test",),
-    ),
-    "test in training": (
-        "train/happy/PublicTest_99.png",
-        image(),
-        ("is called PublicTest but lies in a folder of train",),
-    ),
-}
-
-
-@pytest.mark.parametrize("name", IMAGE_FAULTS)
-@pytest.mark.parametrize("packed", [False, True], ids=["folder", "tar"])
-def test_faults_in_images(name, packed, tmp_path, root):
-    file, data, parts = IMAGE_FAULTS[name]
-    files = IMAGES | {file: data}
-    source = tarred(tmp_path / "images.tgz", files) if packed else written(tmp_path / "images", files)
-    refused("fer2013", source, root, f"{source}, member {file}" if packed else str(source / file), *parts)
-
-
-def test_missing_splits_and_links_that_lead_nowhere(tmp_path, root):
-    for part, missing in (("train", "public"), ("test", "train")):
-        files = {name: data for name, data in IMAGES.items() if name.startswith(part)}
-        refused("fer2013", written(tmp_path / part, files), root, f"no {missing} images")
-    source = written(tmp_path / "images", IMAGES)
-    (source / "train" / "happy" / "Training_99.png").symlink_to(tmp_path / "gone.png")
-    refused("fer2013", source, root, "Training_99.png", "No such file")
-
-
-# ---- faults while writing
+# ------------------------------------------------------------------------------------------------ while writing
 
 
 def test_root_that_cannot_be_made(tmp_path):
-    (tmp_path / "fer2013.csv").write_bytes(TABLE)
-    (tmp_path / "file").write_text("no folder")
+    written(tmp_path, {"fer2013.csv": TABLE, "file": b"no folder"})
     for root in (tmp_path / "file", tmp_path / "file" / "below"):
         refused("fer2013", tmp_path / "fer2013.csv", root, "file", "cannot be written", "STO_DATA")
     (tmp_path / "taken" / "fer2013.npz").mkdir(parents=True)
@@ -644,8 +502,7 @@ def test_what_may_not_be_read_or_written(tmp_path, root):
 @pytest.mark.parametrize("call", ["fsync", "replace"])
 @pytest.mark.parametrize("earlier", [False, True])
 def test_disk_full_and_ctrl_c(call, earlier, tmp_path, root, monkeypatch):
-    source = tmp_path / "fer2013.csv"
-    source.write_bytes(TABLE)
+    source = written(tmp_path, {"fer2013.csv": TABLE}) / "fer2013.csv"
     root.mkdir()
     if earlier:
         prepared("fer2013", source, root)
@@ -659,51 +516,34 @@ def test_disk_full_and_ctrl_c(call, earlier, tmp_path, root, monkeypatch):
 
         return raise_it
 
-    monkeypatch.setattr(prepare.os, call, fail(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))))
+    monkeypatch.setattr(os, call, fail(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))))
     refused("fer2013", source, root, "cannot be written: No space left on device", "MB must fit")
-    monkeypatch.setattr(prepare.os, call, fail(KeyboardInterrupt()))
+    monkeypatch.setattr(os, call, fail(KeyboardInterrupt()))
     with pytest.raises(KeyboardInterrupt):
-        prepare.fer2013(source, root, report=quiet)
+        run("fer2013", source, root)
     assert files_below(root) == before
 
 
-def test_a_source_that_changes_while_it_is_read(tmp_path, root, monkeypatch):
-    source = tmp_path / "fer2013.csv"
-    source.write_bytes(TABLE)
-    read = fer.read
-
-    def grow(*arguments):
-        found = read(*arguments)
-        source.write_bytes(TABLE * 2)
-        return found
-
-    monkeypatch.setattr(fer, "read", grow)
-    refused("fer2013", source, root, "changed while it was read")
-
-
-def test_the_command_line_shows_a_fault_in_one_message(tmp_path, root, monkeypatch, capsys):
-    (tmp_path / "fer2013.csv").write_bytes(as_csv([ROWS[0], ("9", *ROWS[0][1:])]))
+def test_the_command_line(tmp_path, root, monkeypatch, capsys):
     monkeypatch.setenv("STO_DATA", str(root))
-    assert main(["prepare", "fer2013", "--from", str(tmp_path / "fer2013.csv")]) == 2
-    output = capsys.readouterr()
-    assert "line 3: emotion is '9'" in output.err and output.err.count("\n") == 1
-    assert not output.out and not root.exists()
-
-
-# ---- the real data, where it is at hand
-
-
-@pytest.mark.skipif(UNPACK is None, reason="the real FER-2013 is not at hand (../shared/data/unpack.py)")
-def test_real_images_as_csv_and_as_folders(tmp_path):
-    found = []
-    for layout in ("csv", "folders"):
-        command = [sys.executable, str(UNPACK), "fer2013", "--layout", layout, "--limit", "200"]
-        subprocess.run([*command, str(tmp_path / layout)], check=True)
-        found.append(prepared("fer2013", tmp_path / layout, tmp_path / "root"))
-        shutil.rmtree(tmp_path / "root")
-    table, folders = found
-    for split in SIZES:
-        assert table[f"{split}_images"].shape == (200, 48, 48)
-        np.testing.assert_array_equal(table[f"{split}_labels"], folders[f"{split}_labels"])
-        difference = np.abs(table[f"{split}_images"].astype(int) - folders[f"{split}_images"])
-        assert difference.mean() < 2  # JPEG
+    table, plus = (str(tmp_path / name) for name in ("fer2013.csv", "fer2013new.csv"))
+    written(tmp_path, {"fer2013.csv": as_csv([ROWS[0], ("9", *ROWS[0][1:])]), "fer2013new.csv": vote_table()})
+    for words, message in (
+        (["fer2013", "--from", table], "line 3: emotion is '9'"),
+        (["cifar100"], "say where the set is, as --from PATH, or --download"),
+        (["cifar100", "--from", table, "--download"], "say where the set is, as --from PATH, or --download"),
+        (["rafdb", "--download"], "RAF-DB is not free to download: get it as data/README.md says"),
+        (["rafdb", "--from", table, "--votes", plus], "they go with prepare fer2013 --from PATH"),
+        (["cifar100", "--download", "--votes", plus], "they go with prepare fer2013 --from PATH"),
+        (["fer2013", "--from", table, "--pixels", "3"], "--person go with --folder"),
+        (["mine", "--folder", table, "--download"], "--folder goes without --from"),
+        (["faces", "--folder", table], "'faces' cannot be the name of your own set"),
+        (["../x", "--folder", table], "'../x' cannot be the name of your own set: take small letters"),
+    ):
+        assert main(["prepare", *words]) == 2
+        said = capsys.readouterr()
+        assert message in said.err and said.err.count("\n") == 1 and not said.out and not root.exists()
+    written(tmp_path, {"fer2013.csv": TABLE})
+    assert main(["prepare", "fer2013", "--from", table, "--votes", plus]) == 0
+    said = capsys.readouterr()
+    assert "21 of 24 images" in said.out and f"prepared: {root / 'fer2013.npz'}" in said.out and not said.err

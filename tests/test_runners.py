@@ -23,8 +23,11 @@ CHAPTERS = notebooks.chapters()
 
 
 @pytest.mark.parametrize("path", CHAPTERS, ids=lambda path: path.stem)
-def test_every_chapter_starts_with_the_set_up_cell(path):
-    assert not setup_cell.differs(jupytext.read(path.with_suffix(".md"), fmt="md:myst"))
+def test_every_chapter_starts_with_the_set_up_cell_and_says_whether_it_keeps_runs(path):
+    notebook = jupytext.read(path.with_suffix(".md"), fmt="md:myst")
+    assert not setup_cell.differs(notebook)
+    code = notebooks.code_of(notebook)
+    assert ("keeps=True" in code) is (".keep(" in code)
 
 
 def chapter(*sources):
@@ -33,54 +36,43 @@ def chapter(*sources):
 
 
 def test_the_set_up_cell_is_placed_first_and_replaced():
-    notebook = chapter("import sto_lite", "1 + 1")
+    notebook, bare = chapter("import sto_lite", "1 + 1"), chapter("import sto_lite", "1 + 1")
     assert setup_cell.differs(notebook)
-    setup_cell.place(notebook)
-    assert [cell.source for cell in notebook.cells][1:] == [setup_cell.CELL, "import sto_lite", "1 + 1"]
-    notebook.cells[1].source = "an older one"
-    assert setup_cell.differs(notebook)
+    setup_cell.place(bare)
+    assert [cell.source for cell in bare.cells][1:] == [setup_cell.CELL, "import sto_lite", "1 + 1"]
+    notebook.cells.insert(2, nbformat.v4.new_code_cell("an older one", metadata={"tags": ["set-up"]}))
     setup_cell.place(notebook, URL)
-    assert not setup_cell.differs(notebook)
-    assert f'SOURCE = "git+{URL}"' in notebook.cells[1].source and len(notebook.cells) == 4
+    assert not setup_cell.differs(notebook) and len(notebook.cells) == 4
+    assert Repository(URL).in_hints(setup_cell.CELL) == notebook.cells[1].source
+    assert notebooks.stamp(bare) == notebooks.stamp(notebook), "the address leaves the stamp alone"
     notebook.cells.insert(1, nbformat.v4.new_code_cell("0"))
     assert setup_cell.differs(notebook), "something runs before it"
 
 
-def test_the_address_is_that_of_the_repository_and_leaves_the_stamp_alone():
-    bare, addressed = chapter("1 + 1"), chapter("1 + 1")
-    setup_cell.place(bare)
-    setup_cell.place(addressed, URL)
-    assert Repository(URL).in_hints(bare.cells[1].source) == addressed.cells[1].source
-    assert notebooks.stamp(bare) == notebooks.stamp(addressed)
-
-
 def test_the_command_writes_what_it_checks(tmp_path, monkeypatch, capsys):
+    """Also where the cell is there, and in the wrong place."""
     monkeypatch.setattr(notebooks.chapters, "__defaults__", ((), tmp_path))
     path = tmp_path / "01-trial.md"
-    path.write_text(notebooks.markdown(chapter("import sto_lite")), encoding="utf-8")
-    assert setup_cell.main(["--check"]) == 1 and "01-trial" in capsys.readouterr().out
-    assert setup_cell.main([]) == 0
-    written = path.read_text(encoding="utf-8")
-    assert setup_cell.main(["--check"]) == setup_cell.main([]) == 0
-    assert path.read_text(encoding="utf-8") == written and setup_cell.CELL in written
-
-
-@pytest.mark.parametrize("path", CHAPTERS, ids=lambda path: path.stem)
-def test_a_chapter_says_that_it_keeps_runs_if_it_does(path):
-    code = notebooks.code_of(jupytext.read(path.with_suffix(".md"), fmt="md:myst"))
-    assert ("keeps=True" in code) is (".keep(" in code)
+    late = chapter("import sto_lite", setup_cell.CELL)
+    late.cells[2].metadata["tags"] = [*setup_cell.TAGS]
+    for notebook in (chapter("import sto_lite"), late):
+        path.write_text(notebooks.markdown(notebook), encoding="utf-8")
+        assert setup_cell.main(["--check"]) == 1 and "01-trial" in capsys.readouterr().out
+        assert setup_cell.main([]) == 0 and "01-trial: written" in capsys.readouterr().out
+        written = path.read_text(encoding="utf-8")
+        assert setup_cell.main(["--check"]) == setup_cell.main([]) == 0
+        assert capsys.readouterr().out == "", "nothing more to write"
+        assert path.read_text(encoding="utf-8") == written
+        assert 0 < written.index(setup_cell.CELL) < written.index("import sto_lite\n```")
 
 
 def set_up(folder, source="git+ADDRESS"):
     """What the set-up cell says, and which sto_lite is found after it, in a folder of a Python that has none."""
-    cell = setup_cell.CELL.replace("git+ADDRESS", source).replace(
-        "%pip install -q {SOURCE}", "print('pip', SOURCE)"
-    )
-    code = cell + "\nprint(Path(find_spec('sto_lite').origin))"
+    pip = "%pip install -q {SOURCE}"
+    cell = setup_cell.CELL.replace("git+ADDRESS", source).replace(pip, "print('pip', SOURCE)")
+    command = [sys.executable, "-S", "-c", f"{cell}\nprint(Path(find_spec('sto_lite').origin))"]
     bare = {k: v for k, v in os.environ.items() if not k.startswith("PYTHON")}
-    return subprocess.run(
-        [sys.executable, "-S", "-c", code], cwd=folder, env=bare, capture_output=True, text=True
-    )
+    return subprocess.run(command, cwd=folder, env=bare, capture_output=True, text=True)
 
 
 def clone(folder):
@@ -119,12 +111,9 @@ def test_the_remote_of_another_repository_is_not_the_books(tmp_path):
     root.mkdir(parents=True)
     shutil.copy(notebooks.ROOT / "_config.yml", root)
     for folder, name in ((tmp_path / "course", "theirs"), (root, "ours")):
-        subprocess.run(["git", "init", "-q", folder], check=True)
-        subprocess.run(
-            ["git", "-C", folder, "remote", "add", "origin", f"https://github.com/o/{name}"], check=True
-        )
-        found = repository(root)
-        assert found == (Repository("https://github.com/o/ours") if name == "ours" else None)
+        for words in (["init", "-q"], ["remote", "add", "origin", f"https://github.com/o/{name}"]):
+            subprocess.run(["git", "-C", folder, *words], check=True)
+        assert repository(root) == (Repository("https://github.com/o/ours") if name == "ours" else None)
 
 
 # ---------------------------------------------------------------------------------------------- opened alone
@@ -153,18 +142,8 @@ def published(tmp_path_factory):
 @pytest.fixture
 def index(bare, tmp_path):
     """What building the module needs, from a package index."""
-    command = [
-        bare,
-        "-m",
-        "pip",
-        "download",
-        "--quiet",
-        "--no-deps",
-        "--dest",
-        tmp_path / "pip",
-        "setuptools>=77",
-    ]
-    if places.call(command).returncode:
+    words = ["download", "--quiet", "--no-deps", "--dest", tmp_path / "pip", "setuptools>=77"]
+    if places.call([bare, "-m", "pip", *words]).returncode:
         pytest.skip("pip reaches no package index, which installing sto_lite needs")
 
 
@@ -197,12 +176,13 @@ def test_the_page_for_hubs_holds_whole_blocks():
 
 def test_the_image_has_what_the_chapters_and_the_module_import():
     declared = (notebooks.ROOT / "pyproject.toml").read_text(encoding="utf-8")
-    needed = re.findall(
-        r'^  "([a-z]+)[>=]', declared.split("[project.optional-dependencies]")[0], re.MULTILINE
-    )
-    needed += ["ipywidgets", "matplotlib", "pandas", "seaborn", "nbgitpuller"]
-    words = re.findall(r"[a-z]+", hub.block("hub-dockerfile"))
-    assert len(needed) > 8 and set(needed) <= set(words)
+    module = declared.split("[project.optional-dependencies]")[0]
+    needed = {
+        *re.findall(r'^  "([a-z]+)[>=]', module, re.MULTILINE),
+        *["ipywidgets", "matplotlib", "nbgitpuller"],
+    }
+    needed |= {"pandas", "seaborn"}
+    assert len(needed) > 8 and needed <= set(re.findall(r"[a-z]+", hub.block("hub-dockerfile")))
 
 
 def test_the_link_on_the_page_for_hubs_is_the_one_that_opens_a_chapter():

@@ -28,7 +28,10 @@ def said(capsys) -> str:
     return " ".join(printed.split())
 
 
-def test_hardware_decides(monkeypatch, capsys):
+@pytest.mark.parametrize("variable", [None, ""])
+def test_hardware_decides(variable, monkeypatch, capsys):
+    if variable is not None:
+        monkeypatch.setenv("STO_SCALE", variable)
     assert begin("1 Data") == Scale("smoke", CPU)
     assert "no CUDA GPU was found" in said(capsys)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
@@ -48,15 +51,14 @@ def test_environment_decides(name, gpu, monkeypatch, capsys):
     assert ("Without a GPU" in text) == (name != "smoke" and not gpu)
 
 
-def test_wrong_scale_names_the_three(monkeypatch):
+def test_what_does_not_exist_is_refused(monkeypatch):
+    with pytest.raises(ValueError, match="tiny"):
+        begin("1 Data", {"tiny": 1})
+    with pytest.raises(DataError, match="'fer2012'.*fer2013"):
+        begin("9 For instance", data="fer2012")
     monkeypatch.setenv("STO_SCALE", "large")
     with pytest.raises(StoError, match=r"'large'.*smoke, colab or paper"):
         begin("1 Data")
-
-
-def test_empty_scale_is_none(monkeypatch):
-    monkeypatch.setenv("STO_SCALE", "")
-    assert begin("1 Data").name == "smoke"
 
 
 def test_one_paragraph_without_paths(capsys):
@@ -68,23 +70,13 @@ def test_one_paragraph_without_paths(capsys):
     assert not re.search(r"(^|\s)(/|~|[A-Z]:\\)\w", text)
 
 
-@pytest.mark.parametrize(
-    ("minutes", "words"),
-    [(0.4, "under a minute"), (1, "about 1 minute."), (4, "about 4 minutes"), (150, "about 2.5 hours")],
-)
-def test_time_in_words(minutes, words, capsys):
-    begin("1 Data", {"smoke": minutes})
-    assert words in said(capsys)
-
-
-def test_time_that_was_not_measured_is_not_said(capsys):
-    begin("1 Data", {"paper": 600})
+def test_time_in_words(capsys):
+    words = {0.4: "under a minute", 1: "about 1 minute.", 4: "about 4 minutes", 150: "about 2.5 hours"}
+    for minutes, told in words.items():
+        begin("1 Data", {"smoke": minutes})
+        assert told in said(capsys)
+    begin("1 Data", {"paper": 600})  # not measured at this scale
     assert "Time to expect" not in said(capsys)
-
-
-def test_unknown_scale_in_minutes():
-    with pytest.raises(ValueError, match="tiny"):
-        begin("1 Data", {"tiny": 1})
 
 
 def test_data_that_is_prepared_is_used_and_else_faces_stand_in(tmp_path, monkeypatch, capsys):
@@ -96,11 +88,6 @@ def test_data_that_is_prepared_is_used_and_else_faces_stand_in(tmp_path, monkeyp
     assert begin("9 For instance", data="fer2013").data == "fer2013"
     text = said(capsys)
     assert "Data: FER-2013." in text and "prepared" not in text and str(tmp_path) not in text
-
-
-def test_a_data_set_that_does_not_exist_is_refused():
-    with pytest.raises(DataError, match="'fer2012'.*fer2013"):
-        begin("9 For instance", data="fer2012")
 
 
 def test_it_says_whether_and_where_runs_are_kept(monkeypatch, capsys):
@@ -136,6 +123,21 @@ def test_threads_are_left_alone_and_scale_is_frozen():
     assert scale.seed == 3
     with pytest.raises(FrozenInstanceError):
         scale.name = "paper"
+
+
+def test_a_chapter_that_trains_in_one_cell_says_where_and_for_how_long(monkeypatch, capsys, tmp_path):
+    monkeypatch.setenv("STO_RUNS", str(tmp_path))
+    told = []
+    for name in ("smoke", "colab"):
+        monkeypatch.setenv("STO_SCALE", name)
+        assert begin("8 E", {"smoke": 1, "colab": 15}, data="records", keeps=True).data == "faces"
+        told.append(capsys.readouterr().out.replace("\n", " "))
+    assert (
+        "one cell trains: scale smoke (from STO_SCALE), device CPU" in told[0]
+        and "it is not a result" in told[0]
+    )
+    assert "about 15 minutes" in told[1] and "the cells again: they go on" in told[1]
+    assert "trains nothing" not in told[0] and "not prepared" not in told[0]
 
 
 def test_a_chapter_that_reads_records_says_the_same_everywhere(monkeypatch, capsys):

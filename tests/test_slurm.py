@@ -13,6 +13,7 @@ import pytest
 
 from sto_lite import records
 from sto_lite.errors import RunError
+from sto_lite.experiments import slurm as engine
 from sto_lite.experiments.jobs import jobs
 from sto_lite.experiments.paper import EXPERIMENTS
 
@@ -54,6 +55,11 @@ def free_port():
     with socket.socket() as one:
         one.bind(("127.0.0.1", 0))
         return one.getsockname()[1]
+
+
+def detached(seed=0, **overrides):
+    """The two jobs of the experiment `detach`."""
+    return jobs(EXPERIMENTS["detach"], "faces", [seed], "smoke", {"net": "resnet8", **overrides})
 
 
 @pytest.fixture(scope="module")
@@ -146,7 +152,7 @@ def in_queue():
 @real
 def test_a_job_that_is_requeued_goes_on_from_its_checkpoint(slurm, tmp_path):
     """SIGUSR2 is what Slurm sends before the time limit; submitit then puts the job back into the queue."""
-    made = jobs(EXPERIMENTS["detach"], "faces", [0], "smoke", {"net": "resnet8", "epochs": 150})
+    made = detached(epochs=150)
     line = [*command(tmp_path, "--epochs", "150")]
     line[line.index("table3")] = "detach"
     queue = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -174,9 +180,7 @@ def test_an_option_that_slurm_does_not_know_is_one_message(slurm, tmp_path):
 
 @real
 def test_a_second_command_waits_for_jobs_that_are_queued(slurm, tmp_path):
-    from sto_lite.experiments import slurm as engine
-
-    made = jobs(EXPERIMENTS["detach"], "faces", [1], "smoke", {"net": "resnet8"})
+    made = detached(seed=1)
     first: dict = {}
     second: dict = {}
     assert engine.submit(made, first, tmp_path, {"partition": "main"}, 5) == []
@@ -192,41 +196,33 @@ def test_a_second_command_waits_for_jobs_that_are_queued(slurm, tmp_path):
 
 
 def test_the_queue_is_read_whatever_jobs_are_called(tmp_path, monkeypatch):
-    from sto_lite.experiments import slurm as engine
-
     fake = tmp_path / "squeue"
     fake.write_text("#!/bin/sh\nprintf '7|None|my job | x\\n12|JobHeldUser|sto-1\\nnonsense\\n'\n")
     fake.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     assert engine.queue() == {"7": ("my job | x", "None"), "12": ("sto-1", "JobHeldUser")}
+    with pytest.raises(RunError, match="--minutes"):  # the time of a job is given in one way
+        engine.make_executor(tmp_path, {"time": "1:00"}, 5)
+    monkeypatch.setenv("PATH", "/nowhere")
+    with pytest.raises(RunError, match="there is no Slurm here"):
+        engine.queue()
 
 
 def test_a_job_that_slurm_holds_for_good_has_failed(tmp_path, monkeypatch):
-    from sto_lite.experiments import slurm as engine
-
-    (job,) = jobs(EXPERIMENTS["detach"], "faces", [0], "smoke", {"net": "resnet8"})[:1]
+    job, _ = detached()
     monkeypatch.setattr(engine, "queue", lambda: {"5": (engine.slurm_name(job, tmp_path), "JobHeldAdmin")})
     (outcome,) = engine.on_cluster([job], tmp_path, lambda outcome: None)
     assert outcome.status == "failed" and "Slurm holds job 5 (JobHeldAdmin)" in outcome.message
 
 
-def test_the_time_of_a_job_is_given_in_one_way(tmp_path):
-    from sto_lite.experiments import slurm as engine
-
-    with pytest.raises(RunError, match="--minutes"):
-        engine.make_executor(tmp_path, {"time": "1:00"}, 5)
-
-
 def test_flags_of_sbatch_reach_the_script(tmp_path):
-    from sto_lite.experiments import slurm as engine
-
     pytest.importorskip("submitit")
     bin_ = tmp_path / "bin"
     bin_.mkdir()
     for name in ("srun", "sbatch"):
         (bin_ / name).write_text("#!/bin/sh\necho 'Submitted batch job 7'\n")
         (bin_ / name).chmod(0o755)
-    (job,) = jobs(EXPERIMENTS["detach"], "faces", [0], "smoke", {"net": "resnet8"})[:1]
+    job, _ = detached()
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PATH", f"{bin_}:/usr/bin:/bin")
         patch.setattr(engine, "queue", dict)
@@ -241,11 +237,7 @@ def test_flags_of_sbatch_reach_the_script(tmp_path):
 
 def test_what_a_node_calls_trains_the_job_or_fails_with_its_message(tmp_path, capsys):
     """Without the command line, which starts the engine."""
-    from sto_lite.experiments import slurm as engine
-
-    job, other = jobs(
-        EXPERIMENTS["detach"], "faces", [0], "smoke", {"net": "resnet8", "limit": 32, "epochs": 1}
-    )
+    job, other = detached(limit=32, epochs=1)
     training = pickle.loads(pickle.dumps(engine.Training(tmp_path, "cpu", 1)))
     training(job)
     assert records.read_record(tmp_path / job.name / "record.json")["config"]["epochs"] == 1
@@ -254,11 +246,3 @@ def test_what_a_node_calls_trains_the_job_or_fails_with_its_message(tmp_path, ca
         training(other)
     assert f"sto_lite train: cannot write into {tmp_path / other.name}" in capsys.readouterr().err
     assert "__main__" not in Path(engine.__file__).read_text()
-
-
-def test_without_slurm_there_is_one_message(monkeypatch):
-    from sto_lite.experiments import slurm as engine
-
-    monkeypatch.setenv("PATH", "/nowhere")
-    with pytest.raises(RunError, match="there is no Slurm here"):
-        engine.queue()

@@ -23,6 +23,8 @@ def test_one_seed_has_no_interval_and_none_is_refused():
     assert found.mean == 31 and math.isnan(found.low) and math.isnan(found.high) and found.seeds == 1
     with pytest.raises(ValueError, match="at least one value"):
         stats.interval([])
+    assert stats.standard_error(31.0, 3589) == pytest.approx(100 * math.sqrt(0.31 * 0.69 / 3589))
+    assert round(stats.standard_error(31.0, 3589), 2) == 0.77
 
 
 def test_prediction_interval_holds_the_next_run():
@@ -78,15 +80,10 @@ def test_image_error_by_simulation():
 
 
 def test_crossed_interval_covers_seeds_and_images():
-    rng = np.random.default_rng(0)
-    inside = 0
+    rng, inside = np.random.default_rng(0), 0
     for _ in range(200):
-        d = (
-            0.1
-            + 0.05 * rng.normal(size=(8, 1))
-            + rng.normal(size=(1, 50)) * 0.3
-            + rng.normal(size=(8, 50)) * 0.3
-        )
+        luck = (0.05, (8, 1)), (0.3, (1, 50)), (0.3, (8, 50))
+        d = 0.1 + sum(scale * rng.normal(size=size) for scale, size in luck)
         found = stats.crossed_interval(d, resamples=400)
         inside += found.low <= 10 <= found.high
     assert inside / 200 > 0.9
@@ -100,12 +97,11 @@ def test_crossed_interval_covers_seeds_and_images():
 def drawn(rows=5, seeds=4, missing=(), noise=0.5):
     rng = np.random.default_rng(2)
     effects, luck = rng.normal(60, 1, rows), rng.normal(0, 1, seeds)
-    return {
-        f"m{m}": {
-            s: effects[m] + luck[s] + noise * rng.normal() for s in range(seeds) if (m, s) not in missing
-        }
-        for m in range(rows)
-    }
+    cells = [(m, s) for m in range(rows) for s in range(seeds) if (m, s) not in missing]
+    errors = {f"m{m}": {} for m in range(rows)}
+    for m, s in cells:
+        errors[f"m{m}"][s] = effects[m] + luck[s] + noise * rng.normal()
+    return errors
 
 
 @pytest.mark.parametrize("missing", [(), {(0, 3), (2, 1), (4, 0)}], ids=["full", "with gaps"])
@@ -174,11 +170,8 @@ def test_holm_is_statsmodels_and_its_intervals_agree_with_it():
 def test_a_family_without_a_common_row_is_holms():
     block = fit_block(drawn(rows=4))
     one, two = compare(block, [("m0", "m1"), ("m2", "m3")])
-    assert max(one.wide.half, two.wide.half) == pytest.approx(
-        one.alone.half
-        * scipy_stats.t.ppf(1 - 0.05 / 4, block.freedom)
-        / scipy_stats.t.ppf(0.975, block.freedom)
-    )
+    wider = scipy_stats.t.ppf(1 - 0.05 / 4, block.freedom) / scipy_stats.t.ppf(0.975, block.freedom)
+    assert max(one.wide.half, two.wide.half) == pytest.approx(one.alone.half * wider)
 
 
 def test_a_block_that_says_nothing():
@@ -215,11 +208,6 @@ def test_calibration_error_by_hand():
     assert stats.calibration_error(one, "t", bins=10) == pytest.approx(100 * 1.9 / 4)
     perfect = record([0] * 100, [0] * 75 + [1] * 25, [0.75] * 100)
     assert stats.calibration_error(perfect, "t") == pytest.approx(0)
-
-
-def test_standard_error():
-    assert stats.standard_error(31.0, 3589) == pytest.approx(100 * math.sqrt(0.31 * 0.69 / 3589))
-    assert round(stats.standard_error(31.0, 3589), 2) == 0.77
 
 
 def test_seeds_needed_gives_the_power_it_promises():

@@ -66,51 +66,8 @@ def test_the_file_says_what_the_record_says(run, taken):
     assert 100 * counts[:, 1].sum() / found["images"] == pytest.approx(found["error"])
 
 
-def test_a_resumed_or_repeated_run_writes_the_same_file(run, tmp_path):
-    """KD knows its teacher by the bytes, so that nothing in them may depend on the day."""
-    folder, images, _ = run
-    fit(make("sto"), images, CONFIG, tmp_path, "cpu", progress=False)
-    assert (tmp_path / "network.pt").read_bytes() == (folder / "network.pt").read_bytes()
-
-
-@pytest.mark.parametrize(("wrong", "images"), [(0, 10), (3, 10), (10, 10), (40, 2000)])
-def test_the_interval_is_wilsons(wrong, images):
-    from scipy.stats import binomtest
-
-    found = binomtest(wrong, images).proportion_ci(method="wilson")
-    assert about.wilson(wrong, images) == pytest.approx((100 * found.low, 100 * found.high))
-
-
-def test_importing_sto_lite_imports_nothing_heavy():
-    heavy = "[m for m in ('torch', 'numpy', 'PIL') if m in sys.modules]"
-    code = f"import sys, sto_lite; print(sto_lite.__version__, {heavy})"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.split() == [sto_lite.__version__, "[]"]
-
-
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        (
-            lambda state: state.pop("about"),
-            "is of format 1: .*not its classes, size, normalisation.*another --out",
-        ),
-        (lambda state: state.update(about=json.dumps({"format": 9})), "a newer sto_lite wrote"),
-        (lambda state: state.update(about=json.dumps({"format": 2})), "does not say its classes, size"),
-        (lambda state: state.update(about="{"), "holds no network that a run has written"),
-        (lambda state: state.pop("weights"), "holds no network that a run has written"),
-    ],
-)
-def test_files_that_do_not_describe_themselves(run, tmp_path, change, words):
-    state = decode((run[0] / "network.pt").read_bytes())
-    change(state)
-    (tmp_path / "network.pt").write_bytes(encode(state))
-    with pytest.raises(RunError, match=words):
-        sto_lite.load(tmp_path)
-
-
-def test_an_old_file_is_written_anew_from_its_checkpoint(run, tmp_path):
-    """What the message says, done."""
+def test_a_file_is_written_anew_from_its_checkpoint_the_same_to_the_byte(run, tmp_path):
+    """What the message says, done. KD knows its teacher by the bytes, so nothing in them may depend on the day."""
     for name in ("checkpoint.pt", "record.json"):
         (tmp_path / name).write_bytes((run[0] / name).read_bytes())
     state = decode((run[0] / "network.pt").read_bytes())
@@ -118,9 +75,47 @@ def test_an_old_file_is_written_anew_from_its_checkpoint(run, tmp_path):
     with pytest.raises(RunError, match="is of format 1: .*Delete record.json beside it and run the command"):
         sto_lite.load(tmp_path)
     (tmp_path / "record.json").unlink()
-    again = fit(make("sto"), run[1], CONFIG, tmp_path, "cpu", progress=False)
-    assert again.record["history"] == run[2]["history"]
-    assert (tmp_path / "network.pt").read_bytes() == (run[0] / "network.pt").read_bytes()
+    for folder in (tmp_path, tmp_path / "repeated"):
+        again = fit(make("sto"), run[1], CONFIG, folder, "cpu", progress=False)
+        drop = ("seconds", "test_seconds")
+        histories = [{k: v for k, v in r["history"].items() if k not in drop} for r in (again.record, run[2])]
+        assert histories[0] == histories[1]
+        assert (folder / "network.pt").read_bytes() == (run[0] / "network.pt").read_bytes()
+
+
+def test_the_interval_is_wilsons():
+    from scipy.stats import binomtest
+
+    for wrong, images in ((0, 10), (3, 10), (10, 10), (40, 2000)):
+        found = binomtest(wrong, images).proportion_ci(method="wilson")
+        assert about.wilson(wrong, images) == pytest.approx((100 * found.low, 100 * found.high))
+
+
+def test_importing_sto_lite_imports_nothing_heavy(capsys):
+    heavy = "[m for m in ('torch', 'numpy', 'PIL') if m in sys.modules]"
+    code = f"import sys, sto_lite; print(sto_lite.__version__, {heavy})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == [sto_lite.__version__, "[]"]
+    with pytest.raises(SystemExit) as end:
+        main(["--version"])
+    assert end.value.code == 0 and capsys.readouterr().out == f"sto_lite {sto_lite.__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"about": None}, "is of format 1: .*not its classes, size, normalisation.*another --out"),
+        ({"about": json.dumps({"format": 9})}, "a newer sto_lite wrote"),
+        ({"about": json.dumps({"format": 2})}, "does not say its classes, size"),
+        ({"about": "{"}, "holds no network that a run has written"),
+        ({"weights": None}, "holds no network that a run has written"),
+    ],
+)
+def test_files_that_do_not_describe_themselves(run, tmp_path, change, words):
+    state = decode((run[0] / "network.pt").read_bytes()) | change
+    (tmp_path / "network.pt").write_bytes(encode({k: v for k, v in state.items() if v is not None}))
+    with pytest.raises(RunError, match=words):
+        sto_lite.load(tmp_path)
 
 
 def test_a_run_that_is_not_there_or_not_finished(tmp_path):
@@ -151,22 +146,13 @@ def test_every_form_of_a_picture_gives_the_same_answer(run, taken, tmp_path):
     picture.save(tmp_path / "face.png")
     (tmp_path / "notes.txt").write_text("no picture")
     (tmp_path / "._face.png").write_bytes(b"macOS")
-    colour = np.repeat(gray[..., None], 3, 2)
     clear = Image.merge("LA", (picture, Image.new("L", picture.size, 255)))
-    turned = io.BytesIO()
-    exif = Image.Exif()
+    turned, exif = io.BytesIO(), Image.Exif()
     exif[0x0112] = 3  # upside down
     picture.rotate(180).save(turned, "PNG", exif=exif)
-    forms = [
-        tmp_path / "face.png",
-        str(tmp_path / "face.png"),
-        picture,
-        picture.convert("RGB"),
-        clear,
-        gray,
-        colour,
-    ]
-    forms += [pixels, pixels[0], pixels.expand(3, -1, -1), Image.open(turned), tmp_path]
+    forms = [tmp_path / "face.png", str(tmp_path / "face.png"), tmp_path, Image.open(turned)]
+    forms += [picture, picture.convert("RGB"), clear, gray, np.repeat(gray[..., None], 3, 2)]
+    forms += [pixels, pixels[0], pixels.expand(3, -1, -1)]
     first, *others = taken.predict(forms)
     assert len(others) == len(forms) - 1
     assert all(other.probabilities == pytest.approx(first.probabilities, abs=1e-6) for other in others)
@@ -240,17 +226,21 @@ def test_predict_on_faces_that_it_draws(run, capsys, tmp_path):
 
 
 def test_mistakes_of_predict(run, capsys, tmp_path):
-    status, _, err = says(capsys, "predict", run[0])
-    assert status == 2 and "say which pictures, or --draw 7" in err
-    (tmp_path / "bad.png").write_bytes(b"none")
-    assert "is no picture that Pillow can read" in says(capsys, "predict", run[0], tmp_path / "bad.png")[2]
-    (tmp_path / "empty").mkdir()
-    assert "holds no picture (.png" in says(capsys, "predict", run[0], tmp_path / "empty")[2]
     file = io.BytesIO()
     Image.effect_noise((64, 64), 50).save(file, "PNG")
+    (tmp_path / "bad.png").write_bytes(b"none")
     (tmp_path / "cut.png").write_bytes(file.getvalue()[:900])
-    assert "cut.png is damaged" in says(capsys, "predict", run[0], tmp_path / "cut.png")[2]
-    assert "--draw takes 1 face or more" in says(capsys, "predict", run[0], "--draw", 0)[2]
+    (tmp_path / "empty").mkdir()
+    for words, message in {
+        (): "say which pictures, or --draw 7",
+        ("bad.png",): "is no picture that Pillow can read",
+        ("empty",): "holds no picture (.png",
+        ("cut.png",): "cut.png is damaged",
+        ("--draw", 0): "--draw takes 1 face or more",
+    }.items():
+        words = [tmp_path / word if str(word)[0] in "bce" else word for word in words]
+        status, _, err = says(capsys, "predict", run[0], *words)
+        assert status == 2 and message in err
 
 
 def test_train_says_what_to_do_next_and_it_works(capsys, tmp_path):
@@ -263,12 +253,6 @@ def test_train_says_what_to_do_next_and_it_works(capsys, tmp_path):
     assert "nothing was kept; with --out" in says(capsys, "train", *words)[1]
 
 
-def test_version(capsys):
-    with pytest.raises(SystemExit) as end:
-        main(["--version"])
-    assert end.value.code == 0 and capsys.readouterr().out == f"sto_lite {sto_lite.__version__}\n"
-
-
 # ------------------------------------------------------------------------------------------------ card
 
 
@@ -277,24 +261,28 @@ def section(text, heading):
     return text.split(f"## {heading}\n\n")[1].split("\n\n#")[0]
 
 
-def test_a_card_says_what_the_record_says(run, taken, capsys, tmp_path):
+def test_a_card_says_what_the_record_says(run, capsys, tmp_path):
     _, images, record = run
-    assert (
-        says(capsys, "card", run[0], "--out", tmp_path / "card.md")[1]
-        == f"model card: {tmp_path / 'card.md'}\n"
-    )
-    text = (tmp_path / "card.md").read_text()
+    path = tmp_path / "card.md"
+    assert says(capsys, "card", run[0], "--out", path)[1] == f"model card: {path}\n"
+    text = path.read_text()
     assert says(capsys, "card", run[0]) == (0, text, "")
     listed = dict(re.findall(r"- \*\*(.+?)\*\*: (.+)", text))
     assert not [name for name, value in listed.items() if not value.strip()]
-    assert listed["Network"] == f"resnet8, {record['parameters']:,} parameters in training"
     for name, values in (("Method", record["method"]), ("Protocol", record["config"])):
         assert listed[name].split(", ") == card.settings(values).split(", ")
         assert len(listed[name].split(", ")) == len(values)
     assert "batch size 32" in listed["Protocol"] and "augment no" in listed["Protocol"]
-    assert listed["Images"] == "train 256, test 2,000"
-    assert listed["Settings"] == "difficulty 0.0, label noise 0.0"
-    assert listed["Fingerprint"] == images.fingerprint and listed["Terms"] == about.TERMS["faces"]
+    assert (
+        listed.items()
+        >= {
+            "Network": f"resnet8, {record['parameters']:,} parameters in training",
+            "Images": "train 256, test 2,000",
+            "Settings": "difficulty 0.0, label noise 0.0",
+            "Fingerprint": images.fingerprint,
+            "Terms": about.TERMS["faces"],
+        }.items()
+    )
     assert listed["Who is in it"].startswith("Nobody: every face is drawn")
     assert "An expression is not a feeling" in section(text, "Misuse")
     found = section(text, "Errors on the test images")
@@ -303,10 +291,10 @@ def test_a_card_says_what_the_record_says(run, taken, capsys, tmp_path):
     rows = [line.strip("| ").split(" | ") for line in found.splitlines() if line.startswith("|")][2:]
     assert [row[0] for row in rows] == list(images.classes)
     for label, row, error in zip(range(7), rows, stats.class_errors(record, "test", 7), strict=True):
-        assert [int(row[1]), int(row[2])] == [(labels == label).sum(), wrong[labels == label].sum()]
-        assert row[3] == f"{error:.1f} %"
-        low, high = about.wilson(int(row[2]), int(row[1]))
-        assert row[4] == f"{low:.1f} to {high:.1f} %" and low <= error <= high
+        count, bad = (labels == label).sum(), wrong[labels == label].sum()
+        low, high = about.wilson(bad, count)
+        assert row[1:] == [f"{count}", f"{bad}", f"{error:.1f} %", f"{low:.1f} to {high:.1f} %"]
+        assert low <= error <= high
 
 
 def test_a_card_of_a_set_that_nobody_has_described(taken):

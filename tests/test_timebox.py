@@ -19,21 +19,8 @@ from sto_lite.methods import Baseline
 from sto_lite.timebox import TIME_UP, Costs, TimeBox, TimeUp, read_duration, tell_duration
 from sto_lite.train import Training, fit
 
-RUN = [
-    "run",
-    "table3",
-    "--data",
-    "faces",
-    "--scale",
-    "smoke",
-    "--net",
-    "resnet8",
-    "--size",
-    "8",
-    "--limit",
-    "64",
-]
-RUN += ["--batch-size", "32", "--threads", "1", "--seeds", "0"]
+RUN = ["run", "table3", "--data", "faces", "--scale", "smoke", "--net", "resnet8", "--size", "8"]
+RUN += ["--limit", "64", "--batch-size", "32", "--threads", "1", "--seeds", "0"]
 
 
 class Clock:
@@ -48,15 +35,29 @@ class Clock:
 
 def results(out):
     """What every run of a folder has measured, its times aside."""
-    found = {}
+    keys, found = ("config", "method", "data", "result", "predictions", "confidence"), {}
     for path in sorted(out.glob("*/record.json")):
         record = json.loads(path.read_text())
-        record["history"] = {k: v for k, v in record["history"].items() if "seconds" not in k}
-        found[path.parent.name] = {
-            k: record[k] for k in ("config", "method", "data", "result", "history", "predictions")
-        }
-        found[path.parent.name]["confidence"] = record["confidence"]
+        history = {k: v for k, v in record["history"].items() if "seconds" not in k}
+        found[path.parent.name] = {"history": history, **{k: record[k] for k in keys}}
     return found
+
+
+def ticking(clock):
+    """Training in which an epoch takes a second of a clock, spread over its steps."""
+    train_epoch = Training.train_epoch
+
+    def timed(self, batches, bar):
+        started, steps = clock.now, train_epoch(self, batches, bar)
+        while True:
+            try:
+                step = next(steps)
+            except StopIteration as end:
+                return end.value | {"seconds": clock.now - started}
+            clock.now += 1 / len(batches)
+            yield step
+
+    return timed
 
 
 def tiny(**settings):
@@ -64,80 +65,52 @@ def tiny(**settings):
 
 
 def test_a_queue_through_boxes_one_of_them_killed_gives_the_same_records(tmp_path, monkeypatch):
-    """Six boxes of two epochs each on a clock of their own, and a process that is killed in between."""
+    """Boxes of five epochs each on a clock of their own, and a process that is killed in between."""
     monkeypatch.setenv("STO_SCALE", "smoke")
-    many = [*RUN, "--epochs", "5"]
+    many, boxed = [*RUN, "--epochs", "5"], tmp_path / "boxed"
     assert main([*many, "--out", str(tmp_path / "whole")]) == 0
     whole = results(tmp_path / "whole")
     assert len(whole) == 5
-    made = jobs(
-        paper.find("table3"), "faces", [0], "smoke", {"net": "resnet8", "size": 8, "limit": 64, "epochs": 5}
-    )
-    clock, train_epoch = Clock(), Training.train_epoch
-
-    def timed(self, batches, bar):  # an epoch takes a second
-        row = yield from train_epoch(self, batches, bar)
-        clock.now += 1
-        return row | {"seconds": 1.0}
-
-    monkeypatch.setattr(Training, "train_epoch", timed)
+    made, clock = _jobs(5), Clock()
+    monkeypatch.setattr(Training, "train_epoch", ticking(clock))
     statuses, epochs = [], []
     for number in range(20):
         if number == 2:
-            killed = subprocess.Popen(
-                [sys.executable, "-m", "sto_lite", *many, "--out", str(tmp_path / "boxed")]
-            )
-            checkpoints = len(list((tmp_path / "boxed").glob("*/checkpoint.pt")))
-            while (
-                len(list((tmp_path / "boxed").glob("*/checkpoint.pt"))) == checkpoints
-                and killed.poll() is None
-            ):
+            command = [sys.executable, "-m", "sto_lite", *many, "--out", str(boxed)]
+            before = len(list(boxed.glob("*/checkpoint.pt")))
+            killed = subprocess.Popen(command)
+            while len(list(boxed.glob("*/checkpoint.pt"))) == before and killed.poll() is None:
                 time.sleep(0.01)
             killed.kill()
             assert killed.wait() == -signal.SIGKILL
             continue
-        outcomes = turns.take_turns(
-            made, tmp_path / "boxed", lambda _: None, 1, "cpu", None, TimeBox(5.9, clock=clock)
-        )
+        outcomes = turns.take_turns(made, boxed, lambda _: None, 1, "cpu", None, TimeBox(5.9, clock=clock))
         statuses.append({outcome.status for outcome in outcomes})
-        epochs.append(sum(forecast.look(job, tmp_path / "boxed").epoch for job in made))
+        epochs.append(sum(forecast.look(job, boxed).epoch for job in made))
         if statuses[-1] <= {"kept", "done"}:
             break
-    assert results(tmp_path / "boxed") == whole
+    assert results(boxed) == whole
     assert len(statuses) >= 5 and all("failed" not in found for found in statuses)
     assert all(after > before for before, after in pairwise(epochs)), "every box gets on"
     assert epochs[0] == 5, "no epoch that would not be done in time is begun: 5.9 seconds hold five"
 
 
-def test_the_same_from_the_command_line(tmp_path, capsys):
-    """`--for` again and again until the status says that nothing is left; told what is finished and what is not."""
-    out, tries, lines = tmp_path / "boxed", 0, []
-    while (status := main([*RUN, "--epochs", "30", "--for", "4s", "--out", str(out)])) == TIME_UP:
-        lines += capsys.readouterr().out.splitlines()[-1:]
-        tries += 1
-        assert tries < 60
-    assert status == 0
-    for line in lines:  # none on a very quick machine
-        assert (
-            line.startswith("time is up: ")
-            and "of 5 runs are finished" in line
-            and "The same command" in line
-        )
-    assert main([*RUN, "--epochs", "30", "--out", str(tmp_path / "whole")]) == 0
-    assert results(out) == results(tmp_path / "whole")
+def test_a_box_from_the_command_line(tmp_path, capsys):
+    """Told what is finished and what is not; the same command goes on."""
+    assert main([*RUN, "--epochs", "4000", "--for", "2s", "--out", str(tmp_path)]) == TIME_UP
+    line = capsys.readouterr().out.splitlines()[-1]
+    assert line.startswith("time is up: 0 of 5 runs are finished") and "The same command" in line
 
 
 def test_processes_side_by_side_in_a_box(tmp_path, capsys, monkeypatch):
     """Each run is told how much is left; what was begun is kept, what was not is said."""
     monkeypatch.setenv("CI", "1")
-    command = [*RUN, "--epochs", "4000", "--jobs", "2", "--out", str(tmp_path)]
-    assert main([*command, "--for", "25s"]) == TIME_UP
+    words = ["--epochs", "4000", "--jobs", "2", "--out", str(tmp_path), "--for", "25s"]
+    assert main([*RUN, *words]) == TIME_UP
     told = capsys.readouterr().out
     assert "will be finished in the" in told and "at the measured speed" in told
-    assert (
-        "time is up: 0 of 5 runs are finished, 2 begun (epochs " in told
-        and ", 3 not begun; the rest takes" in told
-    )
+    assert "time is up: 0 of 5 runs are finished, 2 begun (epochs " in told
+    assert ", 3 not begun; the rest takes" in told
     assert all(forecast.look(job, tmp_path).epoch for job in _jobs(4000)[:2])
 
 
@@ -148,19 +121,8 @@ def _jobs(epochs):
 
 def test_turns_prefer_whole_runs(tmp_path, monkeypatch, capsys):
     """Four lanes, and a box that holds two runs of ten epochs: the first two are finished, as a pair."""
-    clock, train_epoch = Clock(), Training.train_epoch
-
-    def timed(self, batches, bar):  # a second of the machine for each epoch, whoever else takes turns
-        started, steps = clock.now, train_epoch(self, batches, bar)
-        while True:
-            clock.now += 1 / len(batches)
-            try:
-                yield next(steps)
-            except StopIteration as end:
-                clock.now -= 1 / len(batches)
-                return end.value | {"seconds": clock.now - started}
-
-    monkeypatch.setattr(Training, "train_epoch", timed)
+    clock = Clock()
+    monkeypatch.setattr(Training, "train_epoch", ticking(clock))
     made = [replace(job, config=replace(job.config, batch_size=4)) for job in _jobs(10)]
     outcomes = turns.take_turns(made, tmp_path, lambda _: None, 4, "cpu", None, TimeBox(26.0, clock=clock))
     status = {outcome.job.label: outcome.status for outcome in outcomes}
@@ -203,9 +165,8 @@ def test_no_epoch_is_begun_that_would_not_be_done(tmp_path):
 
 def test_a_run_in_a_box_says_how_to_go_on(tmp_path):
     images, config = tiny(epochs=3)
-    with pytest.raises(
-        TimeUp, match=r"time is up after epoch 0 of 3; .*: the same command goes on from there, in "
-    ):
+    match = "time is up after epoch 0 of 3; .*: the same command goes on from there, in "
+    with pytest.raises(TimeUp, match=match):
         fit(Baseline(), images, config, tmp_path, "cpu", False, box=TimeBox(1, since=time.monotonic() - 2))
     run = fit(Baseline(), images, config, tmp_path, "cpu", False, box=TimeBox(1000))
     assert run.record["history"]["test_seconds"][-1] > 0 and len(run.record["history"]["test_seconds"]) == 3
@@ -228,24 +189,11 @@ def test_an_outlook_uses_what_is_known_of_runs_like_it(tmp_path):
     assert forecast.ends([3, 1, 1, 2], 2) == [3, 1, 2, 4]
 
 
-@pytest.mark.parametrize(
-    ("text", "seconds"), [("90s", 90), ("9m", 540), ("1h30m", 5400), ("45", 45), ("1.5h", 5400), ("0.5m", 30)]
-)
-def test_durations(text, seconds):
-    assert read_duration(text) == seconds
-
-
-@pytest.mark.parametrize("text", ["", "0", "-9m", "9 minutes", "m", "nan", "9x", "1m-"])
-def test_no_durations(text, capsys):
-    with pytest.raises(ValueError, match="a time is written as 90s, 9m or 1h30m"):
-        read_duration(text)
-
-
-def test_durations_in_words():
-    assert [tell_duration(s) for s in (0.2, 40, 89, 720, 7300)] == [
-        "1 s",
-        "40 s",
-        "89 s",
-        "12 min",
-        "2 h 2 min",
-    ]
+def test_durations():
+    texts = {"90s": 90, "9m": 540, "1h30m": 5400, "45": 45, "1.5h": 5400, "0.5m": 30}
+    assert {text: read_duration(text) for text in texts} == texts
+    for text in ("", "0", "-9m", "9 minutes", "m", "nan", "9x", "1m-"):
+        with pytest.raises(ValueError, match="a time is written as 90s, 9m or 1h30m"):
+            read_duration(text)
+    words = {0.2: "1 s", 40: "40 s", 89: "89 s", 720: "12 min", 7300: "2 h 2 min"}
+    assert {seconds: tell_duration(seconds) for seconds in words} == words

@@ -9,38 +9,13 @@ import torch
 
 from sto_lite import records
 from sto_lite.config import Config
-from sto_lite.data import ImageSet, Split
+from sto_lite.data import Split
 from sto_lite.errors import RunError
 from sto_lite.evaluation import evaluate
-from sto_lite.faces import EXPRESSIONS
 from sto_lite.methods import STO, Baseline, StochasticDepth
+from sto_lite.registry import METHODS, make
 from sto_lite.train import fit
-
-CONFIG = Config(net="resnet8", epochs=3, batch_size=32, seed=0)
-
-
-def tiny(seed=0, count=96, size=8):
-    """A learnable set: the label is which part of the image is bright."""
-    g = torch.Generator().manual_seed(seed)
-    splits = {}
-    for name in ("train", "public", "private"):
-        labels = torch.randint(0, 7, (count,), generator=g)
-        images = torch.randint(0, 120, (count, 1, size, size), generator=g)
-        images[torch.arange(count), 0, labels] += 120
-        splits[name] = Split(images.to(torch.uint8), labels)
-    return ImageSet("tiny", EXPRESSIONS, splits)
-
-
-def same_run(a, b):
-    """Equal to the last bit, wall time and date aside."""
-    drop = ("seconds", "test_seconds")
-    histories = [{k: v for k, v in run.record["history"].items() if k not in drop} for run in (a, b)]
-    weights = [run.network.state_dict() for run in (a, b)]
-    return (
-        histories[0] == histories[1]
-        and all(v.equal(weights[1][k]) for k, v in weights[0].items())
-        and all(a.record[k] == b.record[k] for k in ("result", "predictions", "confidence"))
-    )
+from tests.samples import CONFIG, rng, same_run, stopping, tiny
 
 
 @pytest.mark.parametrize("method", [Baseline(), StochasticDepth(), STO()])
@@ -113,18 +88,22 @@ def test_seeds_are_paired_across_methods():
     assert with_one == seen and len({s[0] for s in seen}) == 9
 
 
-def test_learning_rate_schedule():
-    rates = [Config().learning_rate(e) for e in (0, 149, 150, 224, 225, 299)]
-    assert rates == pytest.approx([0.1, 0.1, 0.01, 0.01, 0.001, 0.001])
+@pytest.mark.parametrize(
+    ("config", "rates"),
+    [
+        (Config(), {0: 0.1, 149: 0.1, 150: 0.01, 224: 0.01, 225: 0.001, 299: 0.001}),
+        (Config(epochs=100, drop_at=(0.55,)), {54: 0.1, 55: 0.01}),  # 0.55 × 100 is 55.00000000000001
+    ],
+)
+def test_learning_rate_schedule(config, rates):
+    assert [config.learning_rate(epoch) for epoch in rates] == pytest.approx([*rates.values()])
 
 
 def test_optimizer_is_the_papers():
     """One step against SGD with Nesterov momentum and weight decay, by its formula."""
     images = tiny(count=16)
     config = Config(net="resnet8", epochs=1, batch_size=16, seed=3, augment=False, drop_at=())
-    before = (
-        Baseline().build("resnet8", 7, torch.Generator().manual_seed(3)).classifier.weight.detach().clone()
-    )
+    before = Baseline().build("resnet8", 7, rng(3)).classifier.weight.detach().clone()
     gradient = []
 
     @dataclass(frozen=True)
@@ -138,23 +117,15 @@ def test_optimizer_is_the_papers():
     assert torch.allclose(after, before - 0.1 * (g + 0.9 * g), atol=1e-6)
 
 
-class Interrupt(Exception):
-    pass
-
-
-@pytest.mark.parametrize("epoch", [1, 2])
-def test_an_interrupted_run_ends_like_one_that_was_not(tmp_path, epoch):
-    @dataclass(frozen=True)
-    class Stop(STO):
-        def step(self, model, images, labels, generator, now=0):
-            if now == epoch:
-                raise Interrupt
-            return super().step(model, images, labels, generator, now)
-
-    with pytest.raises(Interrupt):
-        fit(Stop(), tiny(), CONFIG, tmp_path)
+@pytest.mark.parametrize(
+    ("name", "epoch"), [("sto", 1), *((name, 2) for name in METHODS if name not in ("kd", "baseline"))]
+)
+def test_an_interrupted_run_ends_like_one_that_was_not(tmp_path, name, epoch):
+    images, config = tiny(count=48), replace(CONFIG, batch_size=16)
+    with pytest.raises(KeyboardInterrupt):
+        fit(stopping(make(name), epoch), images, config, tmp_path)
     assert torch.load(tmp_path / "checkpoint.pt", weights_only=True)["epoch"] == epoch
-    assert same_run(fit(STO(), tiny(), CONFIG, tmp_path), fit(STO(), tiny(), CONFIG))
+    assert same_run(fit(make(name), images, config, tmp_path), fit(make(name), images, config))
 
 
 def test_a_finished_run_is_not_run_again(tmp_path):
@@ -175,12 +146,6 @@ def test_another_configuration_or_data_in_the_same_folder(tmp_path):
     (tmp_path / "record.json").unlink()
     with pytest.raises(RunError, match=r"checkpoint.pt.*data.fingerprint"):
         fit(STO(), tiny(seed=1), CONFIG, tmp_path)
-
-
-def test_a_folder_that_cannot_be_made(tmp_path):
-    (tmp_path / "file").write_text("")
-    with pytest.raises(RunError, match="cannot write into"):
-        fit(Baseline(), tiny(), CONFIG, tmp_path / "file" / "out")
 
 
 @pytest.mark.parametrize(
@@ -207,9 +172,9 @@ def test_disk_full(tmp_path, monkeypatch, call, name, epoch):
 
 
 def test_records_that_are_none(tmp_path):
-    for content in ("", "{", "[]", '{"config": {}}'):
+    for content in ("", "{", "[]", '{"config": {}}', '{"kind": "bench", "config": {}}'):
         (tmp_path / "record.json").write_text(content)
-        with pytest.raises(RunError, match=r"record.json is (no readable record|JSON, but no record)"):
+        with pytest.raises(RunError, match="no readable record|JSON, but no record|it lacks results"):
             records.read_record(tmp_path / "record.json")
     with pytest.raises(RunError, match="no records in data/runs/nothing"):
         records.read_records("nothing")
@@ -232,15 +197,8 @@ def test_a_run_finished_on_another_machine_says_so(tmp_path, monkeypatch):
 
 
 def test_a_run_that_goes_on_elsewhere_names_both_machines(tmp_path, monkeypatch):
-    @dataclass(frozen=True)
-    class Stop(STO):
-        def step(self, model, images, labels, generator, epoch=0):
-            if epoch == 1:
-                raise Interrupt
-            return super().step(model, images, labels, generator, epoch)
-
-    with pytest.raises(Interrupt):
-        fit(Stop(), tiny(), CONFIG, tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        fit(stopping(STO(), 1), tiny(), CONFIG, tmp_path)
     first = records.environment(torch.device("cpu"))
     monkeypatch.setattr(records, "environment", lambda _: {"device": "another"})
     record = fit(STO(), tiny(), CONFIG, tmp_path).record

@@ -5,7 +5,6 @@ taken if it is a public https address, so that a fork's pages lead to the fork. 
 launch buttons and set-up hints keep the word ADDRESS.
 """
 
-import ipaddress
 import re
 import subprocess
 from dataclasses import dataclass
@@ -16,7 +15,12 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 COLAB = "https://colab.research.google.com"
-PROVIDERS = ("github", "gitlab", "bitbucket")  # those whose links the theme can make
+# Those whose links the theme can make, and their pages of a file and of a commit.
+PROVIDERS = {
+    "github": ("/blob/", "/commit/"),
+    "gitlab": ("/-/blob/", "/-/commit/"),
+    "bitbucket": ("/src/", "/commits/"),
+}
 HINT = re.compile(
     r"(?<=git\+)(?:ADDRESS|https://[^\s\"'\\`]+)|(?<=git clone )(?:ADDRESS|https://[^\s\"'\\`]+)"
 )
@@ -50,6 +54,17 @@ class Repository:
             buttons["jupyterhub_url"] = self.hub
         return buttons if len(buttons) > 1 else {}
 
+    def linked(self, text: str, file: str = "", commit: str = "") -> str:
+        """A text that leads to a file on the branch or to a commit, Markdown; where no page is known, the text."""
+        if not self.provider:
+            return text
+        at_file, at_commit = PROVIDERS[self.provider]
+        return (
+            f"[{text}]({self.url}{at_file}{self.branch}/{file})"
+            if file
+            else f"[{text}]({self.url}{at_commit}{commit})"
+        )
+
     def in_hints(self, text: str) -> str:
         """Put the address into ``pip install`` and ``git clone`` hints, in place of ADDRESS or an older one."""
         return HINT.sub(self.url, text)
@@ -58,14 +73,7 @@ class Repository:
 def public(url: str) -> str:
     """Return ``url`` without a trailing ``/`` or ``.git`` if anybody could open it, else an empty string."""
     url = url.strip().removesuffix("/").removesuffix(".git")
-    parts = urlsplit(url)
-    host = parts.hostname or ""
-    if parts.scheme != "https" or "@" in parts.netloc or parts.path.count("/") < 2 or "." not in host:
-        return ""
-    try:
-        return url if ipaddress.ip_address(host).is_global else ""
-    except ValueError:  # a name, not a number
-        return "" if host.rpartition(".")[2] in {"local", "internal", "localhost", "lan", "test"} else url
+    return url if re.fullmatch(r"https://[^/@\s]+\.[a-z]{2,}(/[^/\s]+){2,}", url) else ""
 
 
 def configured(root: Path = ROOT) -> Repository:

@@ -1,18 +1,23 @@
-"""Train the small networks behind figures of chapters 2 and 3b, and write their records into data/runs/chapters-….
+"""Train the small networks behind figures of chapters 2 to 6, and write their records into data/runs/chapters-….
 
-    python tools/chapter_networks.py plain --seed 0       a plain network with one block deleted, each in turn
-    python tools/chapter_networks.py residual --seed 0    the same of a residual network (or stochastic-depth)
-    python tools/chapter_networks.py ensemble --seed 0    the 64 students of a ResNet-14, and how near the teacher is
+    python tools/chapter_networks.py plain --seed 0          a plain network with one block deleted, each in turn
+    python tools/chapter_networks.py residual --seed 0       the same of a residual network (or stochastic-depth)
+    python tools/chapter_networks.py ensemble --seed 0       the 64 students of a ResNet-14, and its teacher
+    python tools/chapter_networks.py distillation --seeds 3  what a teacher says, and students that never saw fear
+    python tools/chapter_networks.py peers --seeds 3         how alike those who teach one another grow
+    python tools/chapter_networks.py students --seeds 3      all eight students of networks trained in three ways
 
 Planned before the first run: seeds 0 to 2 for deletions (so far seed 0 is there), 0 to 4 for ensemble. The data are
-synthetic faces; a run takes about half a minute on one CPU core. A record that exists is not made again.
+synthetic faces; the first three take about half a minute on one CPU core, the others some ten. A record that exists
+is not made again.
 """
 
 import argparse
 import base64
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import cast
 
@@ -30,6 +35,7 @@ from sto_lite.faces import EXPRESSIONS, generate  # noqa: E402
 from sto_lite.methods import Baseline, StochasticDepth, fixed_running_stats  # noqa: E402
 from sto_lite.records import Record, encode, environment  # noqa: E402
 from sto_lite.train import Config, evaluate, fit  # noqa: E402
+from tools import lessons  # noqa: E402
 
 RUNS = ROOT / "data" / "runs"
 LENGTHS = (3, 9, 27)  # epochs, each with a schedule of its own
@@ -83,21 +89,15 @@ def faces(size: int) -> ImageSet:
     return ImageSet("faces", EXPRESSIONS, splits)
 
 
-def described(config: Config, data: ImageSet, **more: object) -> Record:
-    """What every record of this file begins with."""
-    return {
-        "kind": "curves",
-        "config": plain(config),
-        "data": {"name": data.name, "difficulty": 0.3, "fingerprint": data.fingerprint},
-        "environment": environment(torch.device("cpu")),
-        **more,
-    }
+def told(data: ImageSet) -> dict[str, object]:
+    """What a record says of these faces."""
+    return {"name": data.name, "difficulty": 0.3, "fingerprint": data.fingerprint}
 
 
 METHODS = {"plain": Plain(), "residual": Baseline(), "stochastic-depth": StochasticDepth()}
 
 
-def deletion(network: str, seed: int) -> Record:
+def deletion(network: str, seed: int) -> lessons.Found:
     """Test errors (%) of a network, intact and with each block deleted, after each of LENGTHS epochs."""
     data, errors, losses = faces(16), {}, {}
     for epochs in LENGTHS:
@@ -108,7 +108,11 @@ def deletion(network: str, seed: int) -> Record:
         found = [evaluate(each, data.splits["test"], data.mean_std).error for each in shortened]
         errors[str(epochs)] = [round(error, 2) for error in found]
         losses[str(epochs)] = run.record["history"]["train_loss"][-1]
-    return described(config, data, figure="deletion", network=network, errors=errors, train_loss=losses)
+    return (
+        config,
+        told(data),
+        {"figure": "deletion", "network": network, "errors": errors, "train_loss": losses},
+    )
 
 
 def every_student(num_blocks: int) -> Tensor:
@@ -158,7 +162,7 @@ def distances(
     return found
 
 
-def ensemble(seed: int) -> Record:
+def ensemble(seed: int) -> lessons.Found:
     """All 64 students of a ResNet-14 trained by stochastic depth; with seed 0 its weights."""
     data, method = faces(24), StochasticDepth()
     config = Config("resnet14", 20, 30, augment=False, seed=seed, evaluate_every=20)
@@ -186,24 +190,42 @@ def ensemble(seed: int) -> Record:
         floats = [tensor for tensor in net.state_dict().values() if tensor.is_floating_point()]
         content = torch.cat([tensor.flatten() for tensor in floats]).half().numpy().tobytes()
         extra["weights"] = base64.b64encode(content).decode()
-    return described(config, data, figure="ensemble", distances=found, **extra)
+    return config, told(data), {"figure": "ensemble", "distances": found, **extra}
+
+
+FIGURES: dict[str, tuple[str, Callable[[int], lessons.Found]]] = {
+    **{name: ("chapters-deletion/deletion-{}-s{}", partial(deletion, name)) for name in METHODS},
+    "ensemble": ("chapters-ensemble/{}-s{}", ensemble),
+    "distillation": ("chapters-b/{}", lessons.distillation),
+    "peers": ("chapters-b-peers/{}", lessons.peers),
+    "students": ("chapters-b-students/{}", lessons.students),
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Make one record; return the exit status."""
-    parser = argparse.ArgumentParser(description="Train the networks behind figures of chapters 2 and 3b.")
-    parser.add_argument("what", choices=(*METHODS, "ensemble"))
-    parser.add_argument("--seed", type=int, default=0)
+    parser = argparse.ArgumentParser(
+        description=str(__doc__), formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("what", choices=FIGURES)
+    parser.add_argument("--seed", type=int, default=0, help="of a record of one seed (default: 0)")
+    parser.add_argument("--seeds", type=int, default=3, help="how many, of a record of several (default: 3)")
     options = parser.parse_args(arguments)
-    name = "ensemble" if options.what == "ensemble" else f"deletion-{options.what}"
-    path = RUNS / f"chapters-{name.partition('-')[0]}" / f"{name}-s{options.seed}.json"
+    name, make = FIGURES[options.what]
+    path = RUNS / f"{name.format(options.what, options.seed)}.json"
     if path.exists():
         print(f"{path.name} is there")
         return 0
-    ensembles = options.what == "ensemble"
-    record = ensemble(options.seed) if ensembles else deletion(options.what, options.seed)
+    config, data, found = make(options.seeds if name.endswith("/{}") else options.seed)
+    made = {
+        "kind": "curves",
+        "config": plain(config),
+        "data": data,
+        "environment": environment(lessons.CPU),
+        **found,
+    }
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(encode(record))
+    path.write_bytes(encode(made))
     print(f"wrote {path.name}")
     return 0
 

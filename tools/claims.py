@@ -1,21 +1,16 @@
 """The paper's claims, as ``book/claims.yml`` lists them; tools/findings.py says what became of each."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import yaml
 
 from sto_lite.experiments.paper import EXPERIMENTS, Cell, Experiment
+from tools.entries import ROOT, EntryError, make
 
-ROOT = Path(__file__).resolve().parents[1]
 MEASURED = ("reproduced", "not reproduced", "undecided", "not measured")
 DERIVED = ("holds", "holds in part", "does not hold")
 NAMES = {"fer2013": "FER-2013", "rafdb": "RAF-DB", "cifar100": "CIFAR-100", "faces": "synthetic faces"}
-
-
-class ClaimError(Exception):
-    """``claims.yml`` says something that cannot be."""
 
 
 @dataclass(frozen=True)
@@ -56,23 +51,16 @@ def read_claims(path: Path = ROOT / "book" / "claims.yml") -> list[Claim]:
     """Every claim, in the order of the file.
 
     Raises:
-        ClaimError: an unknown field, kind, status or cell; an id that two claims share.
+        EntryError: an unknown field, kind, status or cell; an id that two claims share.
     """
-    found: list[Claim] = []
-    for group, entries in yaml.safe_load(path.read_text(encoding="utf-8")).items():
-        for entry in entries:
-            if unknown := set(entry) - {f.name for f in fields(Claim)}:
-                raise ClaimError(f"{path.name}, {entry.get('id')}: no claim has {', '.join(sorted(unknown))}")
-            values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in entry.items()}
-            if "pairs" in values:
-                values["pairs"] = tuple((better, worse) for better, worse in values["pairs"])
-            if isinstance(values.get("data"), str):
-                values["data"] = (values["data"],)
-            found.append(Claim(group=group, **values))
-            check(found[-1])
-    ids = [claim.id for claim in found]
-    if twice := {i for i in ids if ids.count(i) > 1}:
-        raise ClaimError(f"{path.name}: {', '.join(sorted(twice))} stands there twice")
+    groups = yaml.safe_load(path.read_text(encoding="utf-8")).items()
+    raws = [{**entry, "group": group} for group, entries in groups for entry in entries]
+    for raw in raws:
+        if isinstance(raw.get("data"), str):
+            raw["data"] = [raw["data"]]
+    found = make(Claim, path.name, "claim", raws)
+    for claim in found:
+        check(claim)
     return found
 
 
@@ -91,13 +79,13 @@ def check(claim: Claim) -> None:
         if not asked or asked - labels:
             wrong = f"{claim.experiment} has no cell {', '.join(sorted(asked - labels)) or 'without a name'}"
     if wrong:
-        raise ClaimError(f"{claim.id}: {wrong}")
+        raise EntryError(f"{claim.id}: {wrong}")
 
 
 def experiment_of(claim: Claim) -> Experiment:
     """The claim's experiment."""
     if claim.experiment not in EXPERIMENTS:
-        raise ClaimError(f"{claim.id}: no experiment is called {claim.experiment!r}")
+        raise EntryError(f"{claim.id}: no experiment is called {claim.experiment!r}")
     return EXPERIMENTS[claim.experiment]
 
 

@@ -5,7 +5,7 @@ A Sphinx extension, named in ``_config.yml``. Each directive writes Markdown, wh
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import cache, partial
+from functools import cache
 from itertools import groupby
 from pathlib import Path
 from typing import ClassVar
@@ -21,15 +21,15 @@ from sto_lite.experiments.evidence import short
 from sto_lite.experiments.formats import signed
 from sto_lite.experiments.tables import ask
 from sto_lite.records import Record
-from tools.address import repository
-from tools.claims import DERIVED, MEASURED, NAMES, ROOT, Claim, read_claims
+from tools.address import Repository, repository
+from tools.claims import DERIVED, MEASURED, NAMES, Claim, read_claims
+from tools.entries import ROOT
 from tools.findings import Finding, Results, find, read_all, split_of, spread
 
 BOOK = ROOT / "book"
 TABLES = ("table1", "table2", "table3")
 MARKS = dict(zip((*MEASURED, "open", *DERIVED), "✓✗?–○✓~✗", strict=True))
 PLURAL = {"holds": "hold", "holds in part": "hold in part", "does not hold": "do not hold"}
-CODE = {"github": "/blob/", "gitlab": "/-/blob/", "bitbucket": "/src/"}
 
 
 # -------------------------------------------------------------------------------------------------- evidence
@@ -59,17 +59,12 @@ def evidence(reference: str) -> str:
     """A link to what a claim rests on, Markdown."""
     if reference.startswith("tests/"):
         path, _, test = reference.partition("::")
-        home = repository()
-        shown = f"`{test}`"
-        if home and home.provider:
-            return f"[{shown}]({home.url}{CODE[home.provider]}{home.branch}/{path}) in `{path}`"
-        return f"{shown} in `{path}`"
+        return f"{(repository() or Repository('')).linked(f'`{test}`', file=path)} in `{path}`"
     if reference.startswith("data/"):
         return f"`{reference}`"
     title, heading = place(reference)
     number = re.match(r"\d+", title)
-    page = f"chapter {number[0]}" if number else title
-    return f"[{page}{', ' if heading else ''}{heading}]({reference})"
+    return f"[{f'chapter {number[0]}' if number else title}{', ' if heading else ''}{heading}]({reference})"
 
 
 # ---------------------------------------------------------------------------------------------------- claims
@@ -94,17 +89,13 @@ def badge(status: str) -> str:
 
 def quantity(claim: Claim) -> str:
     """What a number of a table is, in words."""
-    if claim.parameters:
-        return "parameters"
     kind = "gain" if claim.gain is not None else "error"
-    return f"{kind}, {NAMES[claim.data[0]]}"
+    return "parameters" if claim.parameters else f"{kind}, {NAMES[claim.data[0]]}"
 
 
 def number(claim: Claim) -> str:
     """A number as the paper prints it."""
-    if claim.gain is not None:
-        return signed(claim.gain)
-    return claim.parameters or f"{claim.error:.2f}"
+    return signed(claim.gain) if claim.gain is not None else claim.parameters or f"{claim.error:.2f}"
 
 
 def number_table(found: Sequence[Finding]) -> Iterator[str]:
@@ -112,37 +103,29 @@ def number_table(found: Sequence[Finding]) -> Iterator[str]:
     yield from ["| Number | Paper | Ours | Status |", "|---|--:|--:|---|"]
     for cell, group in groupby(found, key=lambda f: f.claim.cell):
         rows = list(group)
-        lead = f"**{cell}**"
         if len(rows) > 1:
-            yield f"| {lead} | | | |"
+            yield f"| **{cell}** | | | |"
         for f in rows:
-            name = quantity(f.claim) if len(rows) > 1 else lead
+            name = quantity(f.claim) if len(rows) > 1 else f"**{cell}**"
             yield f"| [{name}]{{#{f.claim.id}}} | {number(f.claim)} | {f.ours or '–'} | {badge(f.status)} |"
     yield ""
-    for f in found:
-        if f.claim.note:
-            yield f"- {f.claim.cell}, {quantity(f.claim)}: {f.claim.note}"
+    yield from (f"- {f.claim.cell}, {quantity(f.claim)}: {f.claim.note}" for f in found if f.claim.note)
     yield ""
-    reduced = [f for f in found if f.reduced]
+    reduced = [f"- {quantity(f.claim).partition(', ')[2]}: {f.reduced}." for f in found if f.reduced]
     if reduced:
-        yield from ["Under a reduced protocol, which decides nothing about these numbers:", ""]
-        yield from (f"- {quantity(f.claim).partition(', ')[2]}: {f.reduced}." for f in reduced)
+        yield from ["Under a reduced protocol, which decides nothing about these numbers:", "", *reduced]
 
 
 def claim_list(found: Iterable[Finding]) -> Iterator[str]:
     """Claims of the text: the quotation, its status, what the book says, and where to look."""
     for f in found:
-        yield from [
-            f"[“{f.claim.quote}”]{{#{f.claim.id}}} [{f.claim.where}]{{.claim-where}}",
-            f": {badge(f.status)} {f.claim.note}",
-        ]
-        if f.ours:
-            yield from ["", f"  At the paper's protocol: {f.ours}."]
-        if f.reduced:
-            yield from ["", f"  Reduced protocol: {f.reduced}."]
+        yield f"[“{f.claim.quote}”]{{#{f.claim.id}}} [{f.claim.where}]{{.claim-where}}"
+        yield f": {badge(f.status)} {f.claim.note}"
         sources = "; ".join(map(evidence, f.claim.evidence))
-        if sources:
-            yield from ["", f"  See {sources}."]
+        told = {"At the paper's protocol: ": f.ours, "Reduced protocol: ": f.reduced, "See ": sources}
+        for lead, text in told.items():
+            if text:
+                yield from ["", f"  {lead}{text}."]
         yield ""
 
 
@@ -157,35 +140,32 @@ def claims(group: str) -> Iterator[str]:
 def found_so_far() -> Iterator[str]:
     """What was found, in a few lines: of the claims by status, and of STO under the reduced protocols."""
     by_status = {status: [f.claim for f in findings() if f.status == status] for status in MARKS}
+    made = [t for own in (False, True) for t in results().tables("table3") if t.own_images == own]
+    for table in made:
+        row = table.row("STO")
+        if table.faithful or table.data != "fer2013" or not row.gain:
+            continue
+        beside = ""
+        for one in ("stochastic depth", "without backward of the full network"):
+            for said in filter(None, ask(table, [(one, "STO")])):
+                beside += f"; its lead over {short(one)} is {spread(said.alone, signed)}"
+        found = row.block.wide if row.block else row.gain
+        yield (
+            f"- **What a reduced protocol shows** ({table.protocol}): STO errs less than the baseline by "
+            f"{spread(found, signed)}, verdict: {row.verdict}{beside}."
+        )
     counts = ", ".join(f"{len(by_status[status])} {PLURAL[status]}" for status in DERIVED)
-    total = sum(len(by_status[status]) for status in DERIVED)
-    failed = "; ".join(map(title, by_status["does not hold"]))
-    for own in (False, True):
-        for table in results().tables("table3"):
-            row = table.row("STO")
-            if table.faithful or table.own_images != own or table.data != "fer2013" or not row.gain:
-                continue
-            found = row.block.wide if row.block else row.gain
-            beside = [
-                f"its lead over {short(one)} is {spread(said.alone, signed)}"
-                for one in ("stochastic depth", "without backward of the full network")
-                for said in ask(table, [(one, "STO")])
-                if said
-            ]
-            yield (
-                f"- **What a reduced protocol shows** ({table.protocol}): STO errs less than the baseline by "
-                f"{spread(found, signed)}, verdict: {row.verdict}{''.join(f'; {text}' for text in beside)}."
-            )
     yield (
         f"- **What follows without a run**, from equations, from counting, or from the paper's own numbers: of "
-        f"{total} claims {counts}. Those that do not hold: {failed}."
+        f"{sum(len(by_status[status]) for status in DERIVED)} claims {counts}. Those that do not hold: "
+        f"{'; '.join(map(title, by_status['does not hold']))}."
     )
     measured = {status: len(by_status[status]) for status in MEASURED}
-    done = sum(measured.values()) - measured["not measured"]
-    each = ", ".join(f"{n} {status}" for status, n in measured.items() if status != "not measured")
+    total, done = sum(measured.values()), sum(measured.values()) - measured.pop("not measured")
+    each = ": " + ", ".join(f"{n} {status}" for status, n in measured.items()) if done else ""
     yield (
-        f"- **What needs runs by the paper's protocol**: of {sum(measured.values())} claims {done or 'none'} "
-        f"{'is' if done in (0, 1) else 'are'} measured so far{f': {each}' if done else ''}."
+        f"- **What needs runs by the paper's protocol**: of {total} claims {done or 'none'} "
+        f"{'is' if done in (0, 1) else 'are'} measured so far{each}."
     )
     yield from [
         "",
@@ -203,61 +183,51 @@ def title(claim: Claim) -> str:
 def count_table() -> Iterator[str]:
     """How many claims have each status, in the paper's tables and in its text."""
     yield from ["| Status | Tables | Text | All |", "|---|--:|--:|--:|"]
-    totals = [0, 0]
-    for status in MARKS:
-        found = [f.claim.group in TABLES for f in findings() if f.status == status]
-        counts = [sum(found), len(found) - sum(found)]
-        totals = [total + count for total, count in zip(totals, counts, strict=True)]
-        yield f"| {badge(status)} | {counts[0]} | {counts[1]} | {len(found)} |"
-    yield f"| all | {totals[0]} | {totals[1]} | {sum(totals)} |"
+    for name, statuses in (*((badge(status), {status}) for status in MARKS), ("all", {*MARKS})):
+        found = [f.claim.group in TABLES for f in findings() if f.status in statuses]
+        yield f"| {name} | {sum(found)} | {len(found) - sum(found)} | {len(found)} |"
 
 
 # --------------------------------------------------------------------------------------------------- choices
 
 
-def best_epoch(records: Sequence[Record]) -> str:
-    """How much the best test epoch flatters."""
-    rows = [record["result"][split_of(record)] for record in records]
-    return mean(
-        [row["error"] - row["best_error"] for row in rows],
+# What all committed runs say: in words, and of one record in points (None where it has no say).
+FROM_ALL: dict[str, tuple[str, Callable[[Record], float | None]]] = {
+    "best-epoch": (
         "error of the last epoch minus that of the best one",
-    )
-
-
-def test_set(records: Sequence[Record]) -> str:
-    """How far FER-2013's two test sets lie apart."""
-    rows = [record["result"] for record in records if record["data"]["name"] == "fer2013"]
-    return mean(
-        [row["private"]["error"] - row["public"]["error"] for row in rows], "error on private minus on public"
-    )
-
-
-def mean(values: Sequence[float], what: str) -> str:
-    """Mean and range over runs; empty without runs."""
-    if not values:
-        return ""
-    average = stats.interval(values).mean
-    return (
-        f"{what}: {signed(average)} points on average over {len(values)} committed runs "
-        f"({signed(min(values))} to {signed(max(values))}), of all methods and protocols."
-    )
-
-
-FROM_ALL: dict[str, Callable[[Sequence[Record]], str]] = {"best-epoch": best_epoch, "test-set": test_set}
+        lambda record: (
+            record["result"][split_of(record)]["error"] - record["result"][split_of(record)]["best_error"]
+        ),
+    ),
+    "test-set": (
+        "error on private minus on public",
+        lambda record: (
+            record["result"]["private"]["error"] - record["result"]["public"]["error"]
+            if record["data"]["name"] == "fer2013"
+            else None
+        ),
+    ),
+}
 
 
 def effect(name: str, results: Results) -> Iterator[str]:
     """What an experiment's records say of each of its settings against the one that the book takes."""
     if name in FROM_ALL:
-        yield from filter(None, [FROM_ALL[name](results.records)])
+        what, of = FROM_ALL[name]
+        if values := [value for record in results.records if (value := of(record)) is not None]:
+            yield (
+                f"{what}: {signed(stats.interval(values).mean)} points on average over {len(values)} committed runs "
+                f"({signed(min(values))} to {signed(max(values))}), of all methods and protocols."
+            )
         return
     for table in results.tables(name):
         kind = "the paper's protocol" if table.faithful else "reduced protocol"
         for row in table.rows:
-            if row.gain:
-                of = f"{row.cell.label} against {row.cell.against}"
-                found = row.block.wide if row.block else row.gain
-                yield f"{of}: {spread(found, signed)} ({kind}, {NAMES[table.data]}: {table.protocol})."
+            if not row.gain:
+                continue
+            said = spread(row.block.wide if row.block else row.gain, signed)
+            where = f"{kind}, {NAMES[table.data]}: {table.protocol}"
+            yield f"{row.cell.label} against {row.cell.against}: {said} ({where})."
 
 
 def effects(names: str, found: Results | None = None) -> Iterator[str]:
@@ -286,11 +256,9 @@ class Written(Directive):
     def run(self) -> list[nodes.Node]:
         """Return what the page shows."""
         env = self.state.document.settings.env
-        for path in (
-            BOOK / "claims.yml",
-            ROOT / "data" / "register.yml",
-            *sorted((ROOT / "data" / "runs").glob("*/*.json")),
-        ):
+        for path in (BOOK / "claims.yml", *sorted((ROOT / "data").glob("register.yml"))):
+            env.note_dependency(str(path))
+        for path in sorted((ROOT / "data" / "runs").glob("*/*.json")):
             env.note_dependency(str(path))
         try:
             lines = [*type(self).write(self.arguments[0] if self.arguments else "")]
@@ -301,13 +269,14 @@ class Written(Directive):
         return [box]
 
 
-def setup(app: Sphinx) -> dict[str, bool]:
-    """Tell Sphinx what this extension adds."""
-    for name, write in (
-        ("claims-table", claims),
-        ("claims-count", lambda _: count_table()),
-        ("claims-found", lambda _: found_so_far()),
-        ("measured-effect", partial(effects, found=None)),
-    ):
+def add(app: Sphinx, directives: dict[str, Callable[[str], Iterator[str]]]) -> dict[str, bool]:
+    """Tell Sphinx of directives by the functions that write them."""
+    for name, write in directives.items():
         app.add_directive(name, type(name, (Written,), {"write": staticmethod(write)}))
     return {"parallel_read_safe": True, "parallel_write_safe": True}
+
+
+def setup(app: Sphinx) -> dict[str, bool]:
+    """Tell Sphinx what this extension adds."""
+    written = {"claims-count": lambda _: count_table(), "claims-found": lambda _: found_so_far()}
+    return add(app, {"claims-table": claims, "measured-effect": effects, **written})

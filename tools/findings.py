@@ -4,7 +4,7 @@ The rules are told in ``book/claims.md``. Only runs at the paper's protocol give
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
@@ -14,11 +14,12 @@ from sto_lite import registry, stats
 from sto_lite.blocks import compare, fit_block
 from sto_lite.experiments.formats import signed
 from sto_lite.experiments.paper import EXPERIMENTS
-from sto_lite.experiments.tables import SEEDS, Table, pair_key, tables, verdict
+from sto_lite.experiments.tables import SEEDS, Row, Table, pair_key, tables, verdict
 from sto_lite.records import Record, read_record
 from sto_lite.resnet import count_parameters
 from sto_lite.stats import Interval
-from tools.claims import NAMES, ROOT, Claim, ClaimError, cell_of, experiment_of
+from tools.claims import NAMES, Claim, cell_of, experiment_of
+from tools.entries import ROOT, EntryError
 
 CLASSES = {"fer2013": 7, "rafdb": 7, "cifar100": 100}
 # What is said of a difference under a reduced protocol, which reproduces nothing.
@@ -39,21 +40,15 @@ class Finding:
     reduced: str = ""
 
 
-@dataclass
 class Results:
     """Records as tables, each experiment's made once."""
 
-    records: Sequence[Record]
-    made: dict[str, list[Table]] = field(default_factory=dict)
-
-    def tables(self, experiment: str) -> list[Table]:
-        """Tables of an experiment, one a protocol."""
-        if experiment not in self.made:
-            self.made[experiment] = tables(EXPERIMENTS[experiment], self.records)
-        return self.made[experiment]
+    def __init__(self, records: Sequence[Record]):
+        self.records = records
+        self.tables = cache(lambda name: tables(EXPERIMENTS[name], records))
 
     def at_paper(self, experiment: str, data: str) -> list[Table]:
-        """Those at the paper's protocol."""
+        """An experiment's tables at the paper's protocol."""
         return [t for t in self.tables(experiment) if t.faithful and t.data == data]
 
 
@@ -64,41 +59,31 @@ def read_all(runs: Path = ROOT / "data" / "runs") -> list[Record]:
 
 
 def find(claims: Iterable[Claim], records: Sequence[Record]) -> list[Finding]:
-    """Every claim's finding."""
+    """Every claim's finding, by its kind."""
     results = Results(records)
     return [finding(claim, results) for claim in claims]
 
 
 def finding(claim: Claim, results: Results) -> Finding:
-    """One claim's finding, by its kind."""
-    if claim.kind == "derived":
-        return Finding(claim, claim.status)
-    if claim.kind == "open":
-        return Finding(claim, "open")
+    """One claim's finding."""
+    if claim.kind in ("derived", "open"):
+        return Finding(claim, claim.status or "open")
     if claim.parameters is not None:
-        count = parameters(claim)
+        cell, data = cell_of(experiment_of(claim), claim.cell), experiment_of(claim).data[0]
+        count = count_trained(cell.method, cell.net, CLASSES[data])
         return Finding(claim, "holds" if printed(count, claim.parameters) else "does not hold", f"{count:,}")
     if claim.error is not None:
         return number_finding(claim, results)
-    if claim.gain is not None:
-        return gain_finding(claim, results)
-    return comparison_finding(claim, results)
-
-
-# ------------------------------------------------------------------------------------------- numbers of tables
+    return gain_finding(claim, results) if claim.gain is not None else comparison_finding(claim, results)
 
 
 @cache
-def count(method: str, net: str, classes: int) -> int:
+def count_trained(method: str, net: str, classes: int) -> int:
     """Trainable parameters of what a method trains."""
     return count_parameters(registry.make(method).build(net, classes, torch.Generator()))
 
 
-def parameters(claim: Claim) -> int:
-    """Trainable parameters of a cell's model, for the classes of its experiment's first data set."""
-    experiment = experiment_of(claim)
-    cell = cell_of(experiment, claim.cell)
-    return count(cell.method, cell.net, CLASSES[experiment.data[0]])
+# ------------------------------------------------------------------------------------------- numbers of tables
 
 
 def printed(count: int, text: str) -> bool:
@@ -117,26 +102,23 @@ def error_status(errors: Sequence[float], paper: float) -> str:
     return "reproduced" if found.low <= paper <= found.high else "not reproduced"
 
 
+def rows_at_paper(claim: Claim, results: Results) -> list[Row]:
+    """The rows of a claim's cell at the paper's protocol."""
+    (data,) = claim.data
+    return [table.row(claim.cell) for table in results.at_paper(claim.experiment, data)]
+
+
 def number_finding(claim: Claim, results: Results) -> Finding:
     """An error of a table: ours from the protocol with most seeds, and the gain under reduced ones."""
-    (data,) = claim.data
-    rows = [
-        row
-        for t in results.at_paper(claim.experiment, data)
-        for row in t.rows
-        if row.cell.label == claim.cell and row.error
-    ]
     assert claim.error is not None
-    reduced = ""
-    cell = cell_of(experiment_of(claim), claim.cell)
-    if cell.against and claim.experiment != "table1":  # Table 1 has claims of its own for its gains
-        reduced = reduced_line(claim, [(cell.label, cell.against)], results)
-    if not rows:
-        return Finding(claim, error_status([], claim.error), "", reduced)
-    row = max(rows, key=lambda row: len(row.records))
-    errors = [record["result"][split_of(record)]["error"] for record in row.records]
-    assert row.error is not None
-    return Finding(claim, error_status(errors, claim.error), spread(row.error, "{:.2f}".format), reduced)
+    # Table 1 has claims of its own for its gains.
+    compared = claim.experiment != "table1" and cell_of(experiment_of(claim), claim.cell).against
+    reduced = reduced_line(claim, pairs_of(claim), results) if compared else ""
+    rows = [row for row in rows_at_paper(claim, results) if row.error]
+    row = max(rows, key=lambda row: len(row.records), default=None)
+    errors = [record["result"][split_of(record)]["error"] for record in row.records] if row else []
+    ours = spread(row.error, "{:.2f}".format) if row and row.error else ""
+    return Finding(claim, error_status(errors, claim.error), ours, reduced)
 
 
 # ------------------------------------------------------------------------------------------------- comparisons
@@ -194,9 +176,7 @@ def together(statuses: Sequence[str]) -> str:
     """The status of a claim about several differences: all have to be reproduced; one that is not refutes it."""
     if "not reproduced" in statuses:
         return "not reproduced"
-    if set(statuses) == {"not measured"}:
-        return "not measured"
-    return "reproduced" if set(statuses) == {"reproduced"} else "undecided"
+    return statuses[0] if len(set(statuses)) == 1 else "undecided"
 
 
 def comparison_finding(claim: Claim, results: Results) -> Finding:
@@ -217,15 +197,12 @@ def comparison_finding(claim: Claim, results: Results) -> Finding:
 
 def gain_finding(claim: Claim, results: Results) -> Finding:
     """A gain of a table: the verdict is that of the table's row, so that both pages say the same."""
-    (data,) = claim.data
-    rows = [t.row(claim.cell) for t in results.at_paper(claim.experiment, data)]
-    row = max((row for row in rows if row.gain), key=lambda row: len(row.records), default=None)
+    rows = [row for row in rows_at_paper(claim, results) if row.gain]
+    row = max(rows, key=lambda row: len(row.records), default=None)
     reduced = reduced_line(claim, pairs_of(claim), results)
-    if row is None:
+    if row is None or row.gain is None:
         return Finding(claim, "not measured", "", reduced)
-    found = row.block.wide if row.block else row.gain
-    assert found is not None
-    return Finding(claim, row.verdict, spread(found, signed), reduced)
+    return Finding(claim, row.verdict, spread(row.block.wide if row.block else row.gain, signed), reduced)
 
 
 def pairs_of(claim: Claim) -> list[tuple[str, str]]:
@@ -234,7 +211,7 @@ def pairs_of(claim: Claim) -> list[tuple[str, str]]:
         return list(claim.pairs)
     against = cell_of(experiment_of(claim), claim.cell).against
     if against is None:
-        raise ClaimError(f"{claim.id}: {claim.cell} is compared with no cell, so it has no gain")
+        raise EntryError(f"{claim.id}: {claim.cell} is compared with no cell, so it has no gain")
     return [(claim.cell, against)]
 
 
@@ -267,8 +244,8 @@ def reduced_line(claim: Claim, pairs: Sequence[tuple[str, str]], results: Result
 
 def collections(table: Table, labels: Iterable[str]) -> str:
     """Where the records of these rows are committed."""
-    rows = [row for row in table.rows if row.cell.label in labels]
-    names = sorted({record["collection"] for row in rows for record in row.records if "collection" in record})
+    kept = [record for row in table.rows if row.cell.label in labels for record in row.records]
+    names = sorted({record["collection"] for record in kept if "collection" in record})
     return f", from {' and '.join(f'`data/runs/{name}`' for name in names)}" if names else ""
 
 

@@ -1,9 +1,10 @@
 """Measure and tune the lanes of chapter 7 on the GPU at hand: python tools/gpu.py, about ten minutes.
 
-Sections come in the order of their worth: self-test, whole steps, tiles, whole steps with the tiles found, cuDNN's
+Sections come in the order of their worth: self-test, steps, tiles, steps with the tiles found, whole runs, cuDNN's
 convolutions. Results are written after each one, to data/gpu/CARD.json, and the tiles to
-sto_lite/speed/lanes/tuned.json, so a call that is cut off loses one section. --compile needs no GPU: it writes
-data/gpu/compiled.json, what the compiler makes of every kernel.
+sto_lite/speed/lanes/tuned.json, so a call that is cut off loses one section. Two ways need no GPU: --compile writes
+data/gpu/compiled.json, what the compiler makes of every kernel, and --rehearse runs every section once as a tiny
+toy in Triton's interpreter, and keeps nothing.
 """
 
 import argparse
@@ -13,10 +14,11 @@ import os
 import random
 import statistics
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import astuple, replace
+from concurrent.futures import Executor, Future, ProcessPoolExecutor
+from dataclasses import astuple, dataclass, field, replace
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -25,6 +27,8 @@ from unittest.mock import patch
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # so that this file also runs as a script
+if "--rehearse" in sys.argv:  # before anything imports Triton
+    os.environ["TRITON_INTERPRET"] = "1"
 
 import torch  # noqa: E402
 
@@ -35,37 +39,73 @@ from sto_lite.files import write_atomically  # noqa: E402
 from sto_lite.fused import FusedSTO  # noqa: E402
 from sto_lite.methods import Baseline, Method  # noqa: E402
 from sto_lite.speed import graphs  # noqa: E402
+from sto_lite.speed.bench import finish  # noqa: E402
 from sto_lite.speed.lanes.tiles import TUNED, Shape, Tile, tuned  # noqa: E402
+from sto_lite.speed.precision import PRECISIONS  # noqa: E402
 from sto_lite.timebox import progress_bar  # noqa: E402
 from sto_lite.train import MakeEngine, Training  # noqa: E402
 
-FOLDER = ROOT / "data" / "gpu"
 NETS = ("resnet32", "wrn20-2", "resnet110")  # together they hold every shape of Table 1
-STEPS = 32  # of an epoch that is timed
-SIZE, BATCH = 32, 128
-RUNS = (1, 2, 3, 6, 9)
 
 
-def images(steps: int = STEPS) -> ImageSet:
-    """Gray noise, so many batches of it."""
+@dataclass
+class Setting:
+    """What is measured and where.
+
+    steps: of an epoch that is timed. rounds: at least. runs: lanes of a launch. most: tiles of a shape. count,
+    epochs: images and length of a whole run, as FER-2013's. table: for the tuned tiles.
+    """
+
+    device: torch.device = field(default_factory=lambda: torch.device("cuda"))
+    nets: tuple[str, ...] = NETS
+    size: int = 32
+    batch: int = 128
+    steps: int = 32
+    rounds: int = 10
+    runs: tuple[int, ...] = (1, 2, 3, 6, 9)
+    precisions: tuple[str, ...] = ("bf16", "float32")
+    most: int = 99
+    count: int = 28_709
+    epochs: int = 300
+    folder: Path = ROOT / "data" / "gpu"
+    table: Path = TUNED
+
+
+at = Setting()
+
+
+def rehearsal(folder: Path) -> Setting:
+    """A toy for the interpreter, whose bf16 is wrong."""
+    cpu = torch.device("cpu")
+    return Setting(cpu, ("resnet8",), 8, 2, 1, 2, (2,), ("float32",), 2, 2, 1, folder, folder / "tuned.json")
+
+
+def card() -> str:
+    """The name of what is measured."""
+    return torch.cuda.get_device_name() if at.device.type == "cuda" else "rehearsal"
+
+
+def images(count: int) -> ImageSet:
+    """So many images of gray noise, and an eighth as many for tests."""
     dice = torch.Generator().manual_seed(0)
-    pixels = torch.randint(0, 256, (steps * BATCH, 1, SIZE, SIZE), generator=dice, dtype=torch.uint8)
+    pixels = torch.randint(0, 256, (count, 1, at.size, at.size), generator=dice, dtype=torch.uint8)
     split = Split(pixels, torch.randint(0, 7, (len(pixels),), generator=dice))
-    return ImageSet("noise", tuple("abcdefg"), {"train": split})
+    eighth = 1 + count // 8
+    test = Split(pixels[:eighth], split.labels[:eighth])
+    return ImageSet("noise", tuple("abcdefg"), {"train": split, "test": test})
 
 
 def batches_of(data: ImageSet) -> Batches:
-    """Its training images on the GPU."""
-    mean, std = data.mean_std
-    return Batches(data.splits["train"], mean, std, BATCH, device="cuda")
+    """Its training images on the device."""
+    return Batches(data.splits["train"], *data.mean_std, at.batch, device=at.device)
 
 
 def trainings(
     method: Method, net: str, count: int, precision: str, engine: MakeEngine | None = None
 ) -> list[Any]:
     """Runs that differ in their seed."""
-    config, data = Config(net=net, batch_size=BATCH, precision=precision), images()
-    runs = [Training(method, data, replace(config, seed=s), None, "cuda", engine) for s in range(count)]
+    config, data = Config(net=net, batch_size=at.batch, precision=precision), images(at.steps * at.batch)
+    runs = [Training(method, data, replace(config, seed=s), None, at.device, engine) for s in range(count)]
     for run in runs:
         run.build()
     return runs
@@ -82,50 +122,62 @@ def self_tests() -> Iterator[dict[str, Any]]:
     from sto_lite.speed.lanes.selftest import proved
 
     found: dict[str, Any] = {}
-    with ProcessPoolExecutor(os.cpu_count(), get_context("spawn")) as pool:
-        for net in NETS:
-            for precision in ("bf16", "float32"):
-                for part in range(4):
-                    pool.submit(compile_step, net, precision, part, 4)
-    for net in NETS:
-        for precision in ("bf16", "float32"):
-            began = time.perf_counter()
-            tiles = proved(net, precision, SIZE, BATCH, torch.device("cuda"))
-            passed = None if tiles is None else "tuned" if tiles else "default"
-            found[f"{net} {precision}"] = {"tiles": passed, "seconds": time.perf_counter() - began}
-            yield found
+    cases = list(itertools.product(at.nets, at.precisions))
+    with compilers() as pool:
+        for (net, precision), part in itertools.product(cases, range(4)):
+            pool.submit(compile_step, net, precision, part, 4)
+    for net, precision in cases:
+        began = time.perf_counter()
+        tiles = proved(net, precision, at.size, at.batch, at.device)
+        passed = None if tiles is None else "tuned" if tiles else "default"
+        found[f"{net} {precision}"] = {"tiles": passed, "seconds": time.perf_counter() - began}
+        yield found
 
 
-def steps(seconds: float, tiles: dict[str, Tile], net: str = "resnet32") -> Iterator[dict[str, Any]]:
+class Idle(Executor):
+    """Does nothing."""
+
+    def submit(self, *_: Any, **__: Any) -> Future:
+        """A future that is over."""
+        done: Future = Future()
+        done.set_result(None)
+        return done
+
+
+def compilers() -> Executor:
+    """Processes that compile ahead, one for each core; a rehearsal compiles nothing."""
+    on_gpu = at.device.type == "cuda"
+    return ProcessPoolExecutor(os.cpu_count(), get_context("spawn")) if on_gpu else Idle()
+
+
+def steps(seconds: float, tiles: dict[str, Tile]) -> Iterator[dict[str, Any]]:
     """Milliseconds of a step and run, whole epochs with all that the host does: today, and R runs as lanes."""
     from sto_lite.speed.lanes.running import Lanes
 
-    device = torch.device("cuda")
+    net, precision = at.nets[0], at.precisions[0]
     contenders: dict[str, tuple[Callable[[], object], int]] = {}
     for name, method in (("baseline", Baseline()), ("sto", FusedSTO())):
-        (run,) = trainings(method, net, 1, "bf16", graphs.engine(compiled=True))
+        (run,) = trainings(method, net, 1, precision, graphs.engine(compiled=True))
         contenders[f"{name} today"] = (partial(today, run, batches_of(run.images)), 1)
-        for count in RUNS:
-            members = trainings(method, net, count, "bf16")
-            contenders[f"{name} lanes {count}"] = (
-                Lanes(members, members[0].images, device, tiles).epoch,
-                count,
-            )
+        for count in at.runs:
+            members = trainings(method, net, count, precision)
+            lanes = Lanes(members, members[0].images, at.device, tiles)
+            contenders[f"{name} lanes {count}"] = (lanes.epoch, count)
     times: dict[str, list[float]] = {name: [] for name in contenders}
     order, dice, started = list(contenders), random.Random(0), time.perf_counter()
     for name in order:  # compiles, records
         contenders[name][0]()
         contenders[name][0]()
-    while len(times[order[0]]) < 3 or time.perf_counter() - started < seconds:
+    while len(times[order[0]]) < at.rounds or time.perf_counter() - started < seconds:
         dice.shuffle(order)
         for name in order:
             epoch, count = contenders[name]
-            torch.cuda.synchronize()
+            finish(at.device)
             began = time.perf_counter()
             epoch()
-            torch.cuda.synchronize()
-            times[name].append(1e3 * (time.perf_counter() - began) / STEPS / count)
-        if len(times[order[0]]) >= 3:
+            finish(at.device)
+            times[name].append(1e3 * (time.perf_counter() - began) / at.steps / count)
+        if len(times[order[0]]) > 1:
             yield {name: spread(values) for name, values in times.items()}
 
 
@@ -143,7 +195,7 @@ def shortlist(shape: Shape) -> list[Tile]:
     if shape.kernel.endswith("weights"):
         pairs += [(base.pixels, 1)]
     tiles = [Tile(p, base.programs, w, base.stages) for p, w in pairs]
-    return [base, *(t for t in tiles if t != base)]
+    return [base, *(t for t in tiles if t != base)][: at.most]
 
 
 def operations(plan: Any) -> dict[Shape, Callable[[], object]]:
@@ -176,9 +228,9 @@ def small_plan(net: str, tiles: dict[str, Tile]) -> Any:
     from sto_lite.speed.lanes.plan import Plan
     from sto_lite.speed.lanes.running import roles
 
-    device, data = torch.device("cuda"), images(1)
-    model = ResNet(num_classes=7, **{**NETWORKS[net], "blocks_a_stage": 2}).to(device)
-    plan = Plan(model, [roles(Baseline())] * 3, batches_of(data), device, torch.bfloat16, tiles)
+    model = ResNet(num_classes=7, **{**NETWORKS[net], "blocks_a_stage": 2}).to(at.device)
+    dtype = PRECISIONS[at.precisions[0]]
+    plan = Plan(model, [roles(Baseline())] * 3, batches_of(images(at.batch)), at.device, dtype, tiles)
     plan.now.fill_(1.0)
     return plan
 
@@ -208,11 +260,10 @@ def compile_step(net: str, precision: str, part: int, parts: int) -> None:
     from sto_lite.speed.lanes.running import Lanes
     from sto_lite.speed.lanes.selftest import trial
 
-    device = torch.device("cuda")
-    run: Any = trial(net, Config(net=net, precision=precision, batch_size=BATCH), device)
-    lanes = Lanes([run], images(1), device, tuned(torch.cuda.get_device_name()))
+    run: Any = trial(net, Config(net=net, precision=precision, batch_size=at.batch), at.device)
+    lanes = Lanes([run], images(at.batch), at.device, tuned(card()))
     with compile_only(part, parts):
-        lanes.plan.step(BATCH)
+        lanes.plan.step(at.batch)
 
 
 def tile_search(seconds: float) -> Iterator[dict[str, Any]]:
@@ -221,13 +272,13 @@ def tile_search(seconds: float) -> Iterator[dict[str, Any]]:
     found: dict[str, dict[str, float | str]] = {}
     best: dict[str, Tile] = {}
     rounds: list[tuple[str, dict[str, Tile]]] = []
-    for net in NETS:
+    for net in at.nets:
         shapes = list(operations(small_plan(net, {})))
         longest = max(len(shortlist(s)) for s in shapes)
         # Round i gives every shape its i-th tile, so that one plan compiles and times them all.
         for i in range(longest):
             rounds.append((net, {s.key: shortlist(s)[i] for s in shapes if i < len(shortlist(s))}))
-    with ProcessPoolExecutor(os.cpu_count(), get_context("spawn")) as pool:
+    with compilers() as pool:
         ahead = [pool.submit(compile_tiles, *chosen) for chosen in rounds]
         for future, (net, tiles) in zip(ahead, rounds, strict=True):
             if time.perf_counter() - started > seconds:
@@ -240,26 +291,29 @@ def tile_search(seconds: float) -> Iterator[dict[str, Any]]:
                 if tile is None:
                     continue
                 times = found.setdefault(shape.key, {})
+                key = str(list(astuple(tile)))
                 try:
-                    times[str(list(astuple(tile)))] = microseconds(call)
+                    times[key] = microseconds(call)
                 except Exception as trouble:  # the compiler's errors are of many kinds
-                    times[str(list(astuple(tile)))] = (
-                        f"{type(trouble).__name__}: {str(trouble).splitlines()[:1]}"
-                    )
+                    times[key] = f"{type(trouble).__name__}: {str(trouble).splitlines()[:1]}"
             yield found
     for key, times in found.items():
         measured = {tile: t for tile, t in times.items() if isinstance(t, float)}
         if measured:
             best[key] = Tile(*json.loads(min(measured, key=measured.__getitem__)))
-    tables = json.loads(TUNED.read_text()) if TUNED.exists() else {}
-    tables[torch.cuda.get_device_name()] = {key: list(astuple(tile)) for key, tile in sorted(best.items())}
-    write_atomically(TUNED, (json.dumps(tables, indent=1) + "\n").encode())
+    tables = json.loads(at.table.read_text()) if at.table.exists() else {}
+    tables[card()] = {key: list(astuple(tile)) for key, tile in sorted(best.items())}
+    write_atomically(at.table, (json.dumps(tables, indent=1) + "\n").encode())
     tuned.cache_clear()
     yield found
 
 
 def microseconds(call: Callable[[], object], repeats: int = 20) -> float:
-    """The median of seven replays of a recording of so many calls, a call."""
+    """The median of seven replays of a recording of so many calls, a call; in a rehearsal of one call."""
+    if at.device.type == "cpu":
+        began = time.perf_counter()
+        call()
+        return 1e6 * (time.perf_counter() - began)
     call()
     torch.cuda.synchronize()
     graph = torch.cuda.CUDAGraph()
@@ -277,6 +331,26 @@ def microseconds(call: Callable[[], object], repeats: int = 20) -> float:
     return statistics.median(times)
 
 
+def whole_runs() -> Iterator[dict[str, Any]]:
+    """Seconds of whole runs with an evaluation each tenth epoch: STO alone, and a tenth of a row of Table 1."""
+    from sto_lite.speed.lanes import together
+
+    found: dict[str, Any] = {}
+    data, tenth = images(at.count), max(1, at.epochs // 10)
+    row: list[Method] = [Baseline(), FusedSTO()]
+    for name, methods, seeds, epochs in (("STO", row[1:], 1, at.epochs), ("baseline and STO", row, 3, tenth)):
+        config = Config(net=at.nets[0], epochs=epochs, evaluate_every=10, batch_size=at.batch)
+        config = replace(config, precision=at.precisions[0])
+        chosen = [(method, replace(config, seed=seed)) for method in methods for seed in range(seeds)]
+        runs = [Training(method, data, c, None, at.device) for method, c in chosen]
+        began = time.perf_counter()
+        for _, end in together.train(runs):
+            if isinstance(end, Exception):
+                raise end
+        found[f"{name}, seeds {seeds}, epochs {epochs}"] = time.perf_counter() - began
+        yield found
+
+
 def convolutions() -> Iterator[dict[str, Any]]:
     """Microseconds of cuDNN's convolutions, forward and the two gradients, by shape, precision and search."""
     found: dict[str, Any] = {}
@@ -285,11 +359,9 @@ def convolutions() -> Iterator[dict[str, Any]]:
         torch.backends.cudnn.benchmark = search
         for dtype, name in ((torch.bfloat16, "bf16"), (torch.float16, "fp16"), (torch.float32, "tf32")):
             for ci, co, stride, size in shapes:
-                x = torch.randn(BATCH, ci, size, size, device="cuda", dtype=dtype)
-                x = x.to(memory_format=torch.channels_last)
-                w = torch.randn(co, ci, 3, 3, device="cuda", dtype=dtype).to(
-                    memory_format=torch.channels_last
-                )
+                x = torch.randn(at.batch, ci, size, size, device=at.device, dtype=dtype)
+                w = torch.randn(co, ci, 3, 3, device=at.device, dtype=dtype)
+                x, w = (t.to(memory_format=torch.channels_last) for t in (x, w))
                 forward = partial(torch.nn.functional.conv2d, x, w, stride=stride, padding=1)
                 gradient = partial(
                     torch.ops.aten.convolution_backward,
@@ -303,36 +375,43 @@ def convolutions() -> Iterator[dict[str, Any]]:
             yield found
 
 
-def measure(seconds: float) -> None:
-    """All sections, each written when it grows."""
-    card = torch.cuda.get_device_name()
-    path = FOLDER / f"{card.replace(' ', '-')}.json"
-    report: dict[str, Any] = {"environment": records.environment(torch.device("cuda"))}
+def measure(seconds: float) -> Path:
+    """All sections, each written when it grows; gives the report's path."""
+    path = at.folder / f"{card().replace(' ', '-')}.json"
+    report: dict[str, Any] = {"environment": records.environment(at.device)}
     share = seconds / 10
     sections: list[tuple[str, Callable[[], Iterator[dict[str, Any]]]]] = [
         ("self-test", self_tests),
         ("steps, ms, default tiles", lambda: steps(share, {})),
         ("tiles, µs", lambda: tile_search(3 * share)),
-        ("steps, ms, tuned tiles", lambda: steps(share, tuned(card))),
+        ("steps, ms, tuned tiles", lambda: steps(share, tuned(card(), at.table))),
+        ("whole runs, s", whole_runs),
         ("convolutions of cuDNN, µs", convolutions),
     ]
     for name, section in sections:
         began = time.perf_counter()
+        found = section()
         try:
-            for found in section():
-                report[name] = found
-                write_atomically(path, (json.dumps(report, indent=1, ensure_ascii=False) + "\n").encode())
+            for report[name] in found:
+                keep(path, report)
         except Exception as trouble:  # the next section may still tell something
             report[name] = {**report.get(name, {}), "error": f"{type(trouble).__name__}: {trouble}"[:500]}
-            write_atomically(path, (json.dumps(report, indent=1, ensure_ascii=False) + "\n").encode())
-        print(f"{name}: {time.perf_counter() - began:.0f} s, {path.relative_to(ROOT)}", flush=True)
+            keep(path, report)
+        told = report.get(name, {}).get("error", path)
+        print(f"{name}: {time.perf_counter() - began:.0f} s, {told}", flush=True)
+    return path
+
+
+def keep(path: Path, report: dict[str, Any]) -> None:
+    """Write what was found so far."""
+    write_atomically(path, (json.dumps(report, indent=1, ensure_ascii=False) + "\n").encode())
 
 
 def compile_all(capabilities: Sequence[int]) -> None:
     """What the compiler makes of every kernel of Table 1, for cards of these compute capabilities."""
     from sto_lite.speed.lanes.compiling import examine, fingerprint, launches
 
-    path = FOLDER / "compiled.json"
+    path = at.folder / "compiled.json"
     report: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
     if report.get("fingerprint") != fingerprint():
         report = {"fingerprint": fingerprint(), "kernels": {}}
@@ -359,15 +438,29 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--compile", action="store_true", help="only compile, for sm_80 and sm_90; needs no GPU"
     )
+    parser.add_argument("--rehearse", action="store_true", help="every section as a toy; needs no GPU")
     options = parser.parse_args(words)
     if options.compile:
         compile_all((90, 80))
         return 0
+    if options.rehearse:
+        return rehearse()
     if not torch.cuda.is_available():
-        print("tools/gpu.py: there is no CUDA GPU to measure; --compile needs none", file=sys.stderr)
+        print(
+            "tools/gpu.py: there is no CUDA GPU to measure; --compile and --rehearse need none",
+            file=sys.stderr,
+        )
         return 1
     measure(options.seconds)
     return 0
+
+
+def rehearse() -> int:
+    """Run every section in the interpreter; status 1 if anything in it failed."""
+    global at
+    with tempfile.TemporaryDirectory() as folder:
+        at = rehearsal(Path(folder))
+        return int("Error" in measure(1).read_text())
 
 
 if __name__ == "__main__":

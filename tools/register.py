@@ -11,13 +11,9 @@ from typing import Any
 import yaml
 
 from sto_lite.records import Record
+from tools.entries import ROOT, EntryError, make
 
-ROOT = Path(__file__).resolve().parents[1]
 REGISTER = ROOT / "data" / "register.yml"
-
-
-class RegisterError(Exception):
-    """The register says something that cannot be."""
 
 
 @dataclass(frozen=True)
@@ -59,26 +55,15 @@ def read_register(text: str | None = None) -> list[Entry]:
     """Every entry, in the order of the file.
 
     Raises:
-        RegisterError: an unknown or missing field, an id that two entries share, a change without date or reason.
+        EntryError: an unknown or missing field, an id that two entries share, a change without date or reason.
     """
-    found = []
-    for raw in yaml.safe_load(REGISTER.read_text(encoding="utf-8") if text is None else text):
-        name = raw.get("id", "an entry without an id")
-        known = {f.name for f in fields(Entry)}
-        if unknown := set(raw) - known:
-            raise RegisterError(f"register.yml, {name}: no entry has {', '.join(sorted(unknown))}")
-        try:
-            values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in raw.items()}
-            entry = Entry(**values)
-        except TypeError as error:
-            raise RegisterError(f"register.yml, {name}: {error}") from None
-        for change in entry.changes:
-            if set(change) != {"date", "what", "why"} or not all(change.values()):
-                raise RegisterError(f"register.yml, {name}: a change has a date, what was changed, and why")
-        found.append(entry)
-    ids = [entry.id for entry in found]
-    if twice := {i for i in ids if ids.count(i) > 1}:
-        raise RegisterError(f"register.yml: {', '.join(sorted(twice))} stands there twice")
+    raws = yaml.safe_load(REGISTER.read_text(encoding="utf-8") if text is None else text)
+    found = make(Entry, "register.yml", "entry", raws)
+    for entry in found:
+        if any(
+            set(change) != {"date", "what", "why"} or not all(change.values()) for change in entry.changes
+        ):
+            raise EntryError(f"register.yml, {entry.id}: a change has a date, what was changed, and why")
     return found
 
 
@@ -108,7 +93,7 @@ def origins(root: Path = ROOT) -> dict[str, Origin]:
     for commit, day, text in versions(root):
         try:
             entries = read_register(text)
-        except (RegisterError, yaml.YAMLError):
+        except (EntryError, yaml.YAMLError):
             continue
         for entry in entries:
             found.setdefault(entry.id, Origin(commit, day, entry))

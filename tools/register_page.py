@@ -13,8 +13,8 @@ from sto_lite.experiments.formats import spread
 from sto_lite.experiments.tables import Row, Table, ask, tables, verdict
 from sto_lite.records import Record
 from sto_lite.stats import Interval
-from tools.address import repository
-from tools.claims_page import Written, results
+from tools.address import Repository, repository
+from tools.claims_page import add, results
 from tools.findings import Results
 from tools.register import Entry, origins, read_register
 
@@ -52,7 +52,6 @@ PAIRS: dict[str, list[Pair]] = {
 }
 BESIDE = {"label-smoothing": {"label smoothing"}}  # rows whose own gain is told too
 PAIRED = {"dropped-blocks", "peers-otherwise"}  # registered as paired differences, each of its two rows alone
-COMMIT = {"github": "/commit/", "gitlab": "/-/commit/", "bitbucket": "/commits/"}
 FIELDS = ("runs", "subset", "analysis", "rule", "expectation")
 
 
@@ -131,10 +130,7 @@ def when(entry: Entry) -> str:
     origin = origins().get(entry.id)
     if origin is None:
         return f"{entry.registered} (by the file: this copy has no history to hold it against)"
-    home = repository()
-    commit = f"`{origin.commit}`"
-    if home and home.provider:
-        commit = f"[{commit}]({home.url}{COMMIT[home.provider]}{origin.commit})"
+    commit = (repository() or Repository("")).linked(f"`{origin.commit}`", commit=origin.commit)
     return f"{entry.registered}, committed {origin.date} in {commit}"
 
 
@@ -189,5 +185,4 @@ def register(which: str) -> Iterator[str]:
 
 def setup(app: Sphinx) -> dict[str, bool]:
     """Tell Sphinx what this extension adds."""
-    app.add_directive("register", type("register", (Written,), {"write": staticmethod(register)}))
-    return {"parallel_read_safe": True, "parallel_write_safe": True}
+    return add(app, {"register": register})

@@ -56,34 +56,33 @@ TAGS = ["remove-cell", "set-up"]
 
 
 def place(notebook: Notebook, url: str = "") -> None:
-    """Put the set-up cell before the notebook's other code, in place; an older one is replaced.
+    """Put the set-up cell before the notebook's other code, in place; an older or misplaced one is replaced.
 
     Args:
         notebook: a chapter.
         url: the repository's address; empty leaves the word ADDRESS.
     """
     source = Repository(url).in_hints(CELL) if url else CELL
-    old = [cell for cell in notebook.cells if "set-up" in cell.metadata.get("tags", ())]
-    if [(cell.source, cell.metadata.tags) for cell in old] == [(source, TAGS)]:
+    if not differs(notebook) and any(cell.source == source for cell in notebook.cells):
         return
-    notebook.cells = [cell for cell in notebook.cells if cell not in old]
-    first = next(
-        (index for index, cell in enumerate(notebook.cells) if cell.cell_type == "code"), len(notebook.cells)
-    )
-    cell = nbformat.v4.new_code_cell(source, metadata={"tags": [*TAGS]})
-    notebook.cells.insert(first, cell)
+    notebook.cells = [cell for cell in notebook.cells if cell not in marked(notebook)]
+    kinds = [cell.cell_type for cell in notebook.cells]
+    first = kinds.index("code") if "code" in kinds else len(kinds)
+    notebook.cells.insert(first, nbformat.v4.new_code_cell(source, metadata={"tags": [*TAGS]}))
+
+
+def marked(notebook: Notebook) -> list[Notebook]:
+    """The cells that are tagged as set-up cells."""
+    return [cell for cell in notebook.cells if "set-up" in cell.metadata.get("tags", ())]
 
 
 def differs(notebook: Notebook) -> bool:
     """Whether the notebook's first code cell is other than the set-up cell, apart from the address."""
-    neutral = Repository("ADDRESS").in_hints
-    found = [cell for cell in notebook.cells if "set-up" in cell.metadata.get("tags", ())]
-    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
-    return (
-        len(found) != 1
-        or found[0] is not code[0]
-        or (neutral(found[0].source.strip("\n")), list(found[0].metadata.tags)) != (CELL, TAGS)
-    )
+    found, code = marked(notebook), [cell for cell in notebook.cells if cell.cell_type == "code"]
+    if len(found) != 1 or found[0] is not code[0]:
+        return True
+    source = Repository("ADDRESS").in_hints(found[0].source.strip("\n"))
+    return (source, list(found[0].metadata.tags)) != (CELL, TAGS)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -10,7 +10,7 @@ from sto_lite.checkpoints import DAMAGE, decode
 from sto_lite.errors import RunError
 from sto_lite.experiments.jobs import Job
 from sto_lite.records import read_record
-from sto_lite.timebox import Costs, TimeBox, tell_duration
+from sto_lite.timebox import Costs, TimeBox, foretell, tell_duration
 
 PAUSE = 2.0  # seconds from one look at the folders to the next
 
@@ -92,13 +92,6 @@ class Outlook:
             whole = sum(end <= self.box.left for end in ends(left, self.lanes))
             print(foretell(whole, len(self.jobs), self.box.left), flush=True)
             self.box = None
-
-
-def foretell(whole: int, runs: int, seconds: float) -> str:
-    """What will be finished in so many seconds, in words."""
-    return (
-        f"at the measured speed {whole} of {runs} runs will be finished in the {tell_duration(seconds)} left"
-    )
 
 
 def closing_line(jobs: Sequence[Job], out: Path, lanes: int) -> str:

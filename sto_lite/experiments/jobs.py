@@ -14,6 +14,7 @@ from sto_lite import costs, registry
 from sto_lite.config import Config, plain
 from sto_lite.config import Source as Source
 from sto_lite.experiments.paper import Cell, Experiment, Settings
+from sto_lite.own import is_own
 from sto_lite.resnet import NETWORKS
 
 OVERRIDES = {f.name for kind in (Source, Config) for f in fields(kind)} - {"name", "seed"}
@@ -42,13 +43,13 @@ class Job:
         """The run's folder: readable, and different for different runs."""
         changed = "".join(f"-{key}={value}" for key, value in self.settings.items()).replace("_", "-")
         parts = [self.source.name, self.config.net, f"{self.method}{changed}", f"s{self.config.seed}"]
-        return "-".join([*parts, self.digest])
+        return "-".join([*parts, self.digest]).replace(":", ".")
 
     @property
     def digest(self) -> str:
         """Eight hexadecimal digits of all settings that make a difference."""
         teacher = self.teacher.digest if self.teacher else None
-        known = fields(registry.METHODS[self.method])
+        known = fields(registry.find(self.method))
         method = {f.name: f.default for f in known if not f.metadata.get("local")}
         for key, value in self.settings.items():  # 0 and 0.0 are the same, and so is a default that is given
             method[key] = float(value) if isinstance(method[key], float) else value
@@ -100,7 +101,8 @@ def jobs(
     Raises:
         ValueError: an override that no run has; or a network for an experiment that compares networks.
     """
-    overrides = {k: tuple(v) if isinstance(v, list) else v for k, v in (overrides or {}).items()}
+    overrides = {**experiment.protocol, **(overrides or {})}
+    overrides = {k: tuple(v) if isinstance(v, list) else v for k, v in overrides.items()}
     if unknown := sorted(set(overrides) - OVERRIDES):
         raise ValueError(f"a run has no setting {', '.join(unknown)}; it has {', '.join(sorted(OVERRIDES))}")
     if experiment.compares_networks and "net" in overrides:
@@ -142,7 +144,8 @@ def choose(
 
     Args:
         experiment: whole.
-        rows: labels or methods, in any case of letters; None keeps all.
+        rows: labels or methods, in any case of letters; None keeps all. One's own method, as package.module:CLASS,
+            becomes a row, compared with the table's first.
         teacher_net: for resnet.build.
 
     Raises:
@@ -150,14 +153,16 @@ def choose(
     """
     cells = experiment.cells
     for word in rows or ():
-        if not any(word.casefold() in (cell.label.casefold(), cell.method) for cell in cells):
+        if is_own(word) and word not in (cell.method for cell in cells):
+            cells += (Cell(word, word, cells[0].net, against=cells[0].label),)
+        if not any(word.casefold() in (cell.label.casefold(), cell.method.casefold()) for cell in cells):
             known = ", ".join(repr(cell.label) for cell in cells)
             raise ValueError(f"{experiment.name} has no row {word!r}; it has {known}")
     if rows:
         wanted = {word.casefold() for word in rows}
-        cells = tuple(cell for cell in cells if {cell.label.casefold(), cell.method} & wanted)
+        cells = tuple(cell for cell in cells if {cell.label.casefold(), cell.method.casefold()} & wanted)
     if teacher_net:
-        if teacher_net not in NETWORKS:
+        if not is_own(teacher_net) and teacher_net not in NETWORKS:
             raise ValueError(f"no network is called {teacher_net!r}; there are {', '.join(NETWORKS)}")
         if not any(cell.teacher for cell in cells):
             raise ValueError(f"no row of {experiment.name} that is run has a teacher trained beforehand")
@@ -168,7 +173,7 @@ def choose(
 def cell_settings(cell: Cell, epochs: int) -> Settings:
     """The cell's settings; a schedule shorter than the paper's 300 epochs shortens the 80 epochs of a ramp too."""
     ramp = round(80 / 300 * epochs)
-    known = {field.name for field in fields(registry.METHODS[cell.method])}
+    known = {field.name for field in fields(registry.find(cell.method))}
     if "ramp" not in known or "ramp" in cell.settings or ramp >= 80:
         return cell.settings
     return {**cell.settings, "ramp": max(1, ramp)}

@@ -1,8 +1,13 @@
-"""The paper's tables and the book's sweeps (chapters 8 and 9): an experiment is a list of cells, its table's rows."""
+"""The paper's tables, the book's sweeps (chapters 8 and 9), and one's own: lists of cells, the rows of a table."""
 
+import tomllib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
 from typing import Any
+
+from sto_lite.errors import RunError, suggest
+from sto_lite.files import expand
 
 Settings = Mapping[str, Any]
 
@@ -28,13 +33,17 @@ class Cell:
 
 @dataclass(frozen=True)
 class Experiment:
-    """A table: its cells, the data sets it is about, and whether it compares networks or methods for one of them."""
+    """A table: its cells, the data sets it is about, and whether it compares networks or methods for one of them.
+
+    protocol: what its runs have otherwise than the scale, as overrides of jobs.jobs.
+    """
 
     name: str
     title: str
     data: tuple[str, ...]
     cells: tuple[Cell, ...]
     compares_networks: bool = False
+    protocol: Settings = field(default_factory=dict)
 
 
 def fer_raf(fer: float, raf: float) -> dict[str, float]:
@@ -119,7 +128,7 @@ def epochs() -> Experiment:
 
 
 def compute() -> Experiment:
-    """Equal compute: others trained for as many multiply-adds as STO, each compared with it, in one block with Table 3."""
+    """Equal compute: others trained for as many multiply-adds as STO, each beside it, in one block with Table 3."""
     rows: tuple[tuple[str, str, Settings], ...] = (
         ("baseline", "baseline", {}),
         ("stochastic depth", "stochastic-depth", {}),
@@ -185,11 +194,71 @@ EXPERIMENTS: dict[str, Experiment] = {
 
 
 def find(name: str) -> Experiment:
-    """An experiment by its name.
+    """An experiment by its name; one's own is a TOML file, or package.module:NAME (an Experiment, or cells).
 
     Raises:
         ValueError: there is none.
+        RunError: one's own cannot be read.
     """
+    if name.endswith(".toml"):
+        return read_toml(expand(name))
+    if ":" in name:
+        from sto_lite import own  # which imports torch
+
+        found = own.find(name, "experiment")
+        if not isinstance(found, Experiment):
+            found = make_own(name, name, found)
+        return found
     if name not in EXPERIMENTS:
-        raise ValueError(f"no experiment is called {name!r}; there are {', '.join(EXPERIMENTS)}")
+        raise ValueError(
+            f"no experiment is called {name!r}; there are {', '.join(EXPERIMENTS)}, and your own as a file.toml"
+            f"{suggest(name, EXPERIMENTS)}"
+        )
     return EXPERIMENTS[name]
+
+
+def read_toml(path: Path) -> Experiment:
+    """An experiment from a file: title, data, a table [protocol], and a table [[rows]] for each cell.
+
+    Raises:
+        RunError: it cannot be read, holds an unknown key, or its rows do not fit together.
+    """
+    try:
+        told = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise RunError(f"{path} cannot be read as an experiment: {error}") from error
+    check_keys(told, ("title", "data", "protocol", "rows"), str(path))
+    known = tuple(f.name for f in fields(Cell))
+    protocol = {key.replace("-", "_"): value for key, value in told.get("protocol", {}).items()}
+    net = {"net": protocol.pop("net")} if "net" in protocol else {}
+    cells = []
+    for number, row in enumerate(told.get("rows", []), 1):
+        check_keys(row, known, f"row {number} of {path}")
+        if "method" not in row:
+            raise RunError(f"row {number} of {path} names no method")
+        cells.append(Cell(**{"label": row["method"], **net, **row}))
+    data = told.get("data", "faces")
+    whole = make_own(path.name, str(path), cells, told.get("title", path.stem))
+    return replace(whole, data=(data,) if isinstance(data, str) else tuple(data), protocol=protocol)
+
+
+def check_keys(found: Mapping[str, Any], known: Iterable[str], where: str) -> None:
+    """Refuse a key that nobody reads, as it may be a slip."""
+    for key in found:
+        if key not in known:
+            raise RunError(f"{where} has {key}, which is none of {', '.join(known)}{suggest(key, known)}")
+
+
+def make_own(name: str, where: str, cells: Iterable[Cell], title: str = "") -> Experiment:
+    """An experiment of one's own; where: for messages."""
+    rows = tuple(cells)
+    labels = [cell.label for cell in rows]
+    if not rows or len(set(labels)) < len(labels):
+        raise RunError(f"{where} needs rows, each with a label of its own")
+    for cell in rows:
+        if cell.against is not None and cell.against not in labels:
+            raise RunError(
+                f"{where}: {cell.label} is compared with {cell.against}{suggest(cell.against, labels)}, "
+                f"which is no row"
+            )
+    return Experiment(name, title or name, ("faces",), rows, len({cell.net for cell in rows}) > 1)

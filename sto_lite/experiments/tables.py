@@ -15,6 +15,7 @@ from sto_lite.errors import RunError
 from sto_lite.experiments.jobs import cell_epochs, cell_settings
 from sto_lite.experiments.paper import Cell, Experiment
 from sto_lite.records import Record
+from sto_lite.sets import PUBLISHED
 from sto_lite.stats import Interval
 
 RULE = (
@@ -26,7 +27,6 @@ RULE = (
 )
 UNKNOWN = "not measured"
 SEEDS = 3  # paired seeds; with fewer, nothing is decided
-PAPER_COUNTS = {"fer2013": 28_709, "rafdb": 12_271, "cifar100": 50_000}  # training images
 Key = tuple[
     int, int, str
 ]  # what pairs two runs: seed, number of the training subset, fingerprint of the images
@@ -239,7 +239,8 @@ def table(experiment: Experiment, rows: Sequence[Sequence[Record]], epochs: int,
     faithful = (
         (experiment.compares_networks or config.net == experiment.cells[0].net)
         and data["size"] == 32
-        and data["counts"]["train"] == PAPER_COUNTS.get(data["name"])
+        and data["name"] in PUBLISHED
+        and data["counts"]["train"] == PUBLISHED[data["name"]].official["train"]
         and replace(config, epochs=epochs) == paper_config
     )
     by_label = {cell.label: by_key(cell, row) for cell, row in zip(experiment.cells, rows, strict=True)}

@@ -1,22 +1,24 @@
-"""Runs in one thread: one after the other, or several that take turns, a step each (chapter 7).
+"""Runs in one thread: one after the other, several that take turns, a step each, or several as lanes (chapter 7).
 
 Turns are for a GPU with recorded steps: a replayed step asks next to nothing of the host, so that one thread serves
 all runs; and unlike the kernels of several processes, those of several streams run beside each other.
 """
 
 import copy
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
+from sto_lite import registry
 from sto_lite.errors import StoError
-from sto_lite.experiments.forecast import foretell
 from sto_lite.experiments.jobs import Job
 from sto_lite.experiments.runner import (
     Outcome,
     Report,
     failure,
+    first_line,
     kept,
     leave,
     load,
@@ -25,9 +27,11 @@ from sto_lite.experiments.runner import (
     time_is_up,
     waves,
 )
-from sto_lite.timebox import Costs, TimeBox, TimeUp
-from sto_lite.train import MakeEngine, Training
+from sto_lite.speed.lanes import together
+from sto_lite.timebox import Costs, TimeBox, TimeUp, foretell, whole_runs
+from sto_lite.train import MakeEngine, Run, Training
 
+JOINED = 9  # runs of a launch, if nobody says otherwise
 ERRORS = (StoError, RuntimeError, ValueError, MemoryError, OSError)
 
 
@@ -108,10 +112,14 @@ def take_turns(
                     except ERRORS as error:
                         outcomes.append(failure(job, error))
                         report(outcomes[-1])
-                whole = whole_runs(lanes, box.left) if box else None
+                whole = None
+                if box and all(lane.training.costs.train for lane in lanes):
+                    # Each has its share of the machine.
+                    rest = [lane.training.seconds_left / lane.sharing for lane in lanes]
+                    whole = whole_runs(rest, box.left)
                 if box and whole is not None and not told:
                     told = True
-                    print(foretell(min(whole, len(lanes)), len(lanes) + len(left), box.left), flush=True)
+                    print(foretell(whole, len(lanes) + len(left), box.left), flush=True)
                 active = lanes if whole is None else lanes[: max(whole, 2)]
                 for lane in active:
                     lane.sharing = len(active)
@@ -127,14 +135,74 @@ def take_turns(
     return outcomes
 
 
-def whole_runs(lanes: Sequence[Lane], seconds: float) -> int | None:
-    """How many runs, in their order, would be finished if only they took turns; None before all were measured."""
-    if not all(lane.training.costs.train for lane in lanes):
-        return None
-    whole = 0
-    for lane in lanes:
-        seconds -= lane.training.seconds_left / lane.sharing  # its share of the machine
-        if seconds < 0:
-            break
-        whole += 1
-    return whole
+def take_lanes(
+    jobs: Sequence[Job],
+    out: Path,
+    report: Report,
+    count: int = JOINED,
+    device: str | None = None,
+    box: TimeBox | None = None,
+) -> tuple[list[Outcome], list[Job]]:
+    """Run as lanes of one launch, `count` of them in each, whatever can be: seeds and methods of one network.
+
+    Where there are no lanes on a GPU, or they do not pass their self-test, a line on standard error says so.
+
+    Returns:
+        The outcomes, and the jobs that are left to be run otherwise.
+    """
+    where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if reason := together.obstacle(where):
+        if where.type == "cuda":
+            print(f"no lanes, the runs are trained one by one: {reason}", file=sys.stderr)
+        return [], list(jobs)
+    outcomes, left = kept(jobs, out, report)
+
+    def end(job: Job, how: Run | Exception) -> None:
+        left.remove(job)
+        if isinstance(how, TimeUp):
+            outcomes.append(Outcome(job, "begun", str(how)))
+        else:
+            outcomes.append(outcome_of(job, out, "done") if isinstance(how, Run) else failure(job, how))
+        report(outcomes[-1])
+
+    waiting = launches(left, count)
+    while waiting and not time_is_up(box, outcomes):
+        going, runs = [], []
+        for job in waiting.pop(0):
+            try:
+                method, images = method_of(job, out), load(job.source)
+                runs.append(Training(method, images, job.config, out / job.name, where))
+                going.append(job)
+            except ERRORS as error:
+                end(job, error)
+        group = list(going)
+        try:
+            for number, how in together.train(runs, box):
+                going.remove(group[number])
+                end(group[number], how)
+        except together.Untested as error:
+            print(f"no lanes, the runs are trained one by one: {error}", file=sys.stderr)
+        except ERRORS as error:
+            if len(going) > 1:  # as when memory is used up
+                print(f"fewer lanes in a launch: {first_line(str(error))}", file=sys.stderr)
+                half = len(going) // 2
+                waiting[:0] = [going[:half], going[half:]]
+            elif going:
+                end(going[0], error)
+    if time_is_up(box, outcomes):
+        outcomes += leave(left, report)
+        left = []
+    return outcomes, left
+
+
+def launches(jobs: Sequence[Job], most: int) -> list[list[Job]]:
+    """Jobs that share a launch: of one image set, network, batch size, augmentation and precision; at most so many.
+
+    They may differ in method, seed, rate and length. Jobs that cannot be lanes are left out.
+    """
+    found: dict[tuple, list[Job]] = {}
+    for job in jobs:
+        c = job.config
+        if together.can_join(registry.find(job.method), c.net, c.precision):
+            found.setdefault((job.source, c.net, c.batch_size, c.augment, c.precision), []).append(job)
+    return [same[i : i + most] for same in found.values() for i in range(0, len(same), most)]

@@ -29,58 +29,45 @@ class Audit:
     black: int
 
     def __str__(self) -> str:
+        """A table with a column for each class, or of many classes how many there are and how large; and the rest."""
+        many = len(self.classes) > _COLUMNS
+        rows = [["", *(("classes", "images a class") if many else self.classes), "total", "copies"]]
+        for split, counts in self.counts.items():
+            low, high = min(counts), max(counts)
+            range_ = f"{low:,} to {high:,}" if high > low else f"{low:,}"
+            cells = [f"{np.count_nonzero(counts)}", range_] if many else [f"{n:,}" for n in counts]
+            rows.append([split, *cells, f"{sum(counts):,}", f"{self.copies_within[split]:,}"])
+        widths = [max(9, len(name) + 1) for name in rows[0][1:]]
+        first, *others = self.counts
+        called = others if len(others) > 1 else ["" for _ in others]
+        between = [
+            "test images that also stand in train: "
+            + ", ".join(
+                f"{self.stand_in[f'{split}_in_{first}']:,} {name}".strip()
+                for split, name in zip(others, called, strict=True)
+            )
+        ]
+        for i, split in enumerate(others):
+            between += [f"{split} images in {o}: {self.stand_in[f'{split}_in_{o}']:,}" for o in others[:i]]
         return "\n".join(
             [
-                *self._table(),
+                *("".join([f"{split:8}", *map(str.rjust, cells, widths)]) for split, *cells in rows),
                 f"exact copies of another image, all splits together: {self.copies:,}",
-                self._across(),
-                f"groups of copies with conflicting labels: {self.conflicts:,}; "
-                f"all-black images: {self.black:,}",
+                "; ".join(between),
+                f"groups of copies with conflicting labels: {self.conflicts:,}; all-black images: {self.black:,}",
             ]
         )
-
-    def _table(self) -> list[str]:
-        """A column for each class; of many classes, how many there are and the range of their sizes."""
-        few = len(self.classes) <= _COLUMNS
-        rows = [["", *(self.classes if few else ("classes", "images a class")), "total", "copies"]]
-        for split, counts in self.counts.items():
-            cells = [f"{n:,}" for n in counts]
-            if not few:
-                low, high = min(counts), max(counts)
-                cells = [f"{np.count_nonzero(counts)}", f"{low:,}" + (f" to {high:,}" if high > low else "")]
-            rows.append([split, *cells, f"{sum(counts):,}", f"{self.copies_within[split]:,}"])
-        widths = [max(9, len(name) + 1) for name in rows[0]]
-        return [
-            "".join([row[0].ljust(8), *(cell.rjust(n) for cell, n in zip(row[1:], widths[1:], strict=True))])
-            for row in rows
-        ]
-
-    def _across(self) -> str:
-        first, *others = self.counts
-        in_first = [f"{self.stand_in[f'{split}_in_{first}']:,} {split}" for split in others]
-        if len(others) == 1:
-            in_first = [in_first[0].removesuffix(f" {others[0]}")]
-        between = [
-            f"{split} images in {other}: {self.stand_in[f'{split}_in_{other}']:,}"
-            for i, split in enumerate(others)
-            for other in others[:i]
-        ]
-        return "; ".join([f"test images that also stand in {first}: {', '.join(in_first)}", *between])
 
 
 def audit(arrays: Mapping[str, np.ndarray], classes: Sequence[str]) -> Audit:
     """Count classes, copies and conflicts in {split}_images, (N,H,W) or (N,H,W,3), and {split}_labels, (N,)."""
     splits = [key.removesuffix("_labels") for key in arrays if key.endswith("_labels")]
-    pictures: dict[str, list[bytes]] = {}
-    labels_of: dict[bytes, set[int]] = defaultdict(set)
-    black = 0
-    for split in splits:
-        images, labels = np.ascontiguousarray(arrays[f"{split}_images"]), arrays[f"{split}_labels"]
-        pictures[split] = [hashlib.sha256(image).digest() for image in images]
-        black += sum(not image.any() for image in images)
-        for picture, label in zip(pictures[split], labels.tolist(), strict=True):
-            labels_of[picture].add(label)
+    pictures = {s: [hashlib.sha256(image).digest() for image in arrays[f"{s}_images"]] for s in splits}
     distinct = {split: set(found) for split, found in pictures.items()}
+    labels_of: dict[bytes, set[int]] = defaultdict(set)
+    for split in splits:
+        for picture, label in zip(pictures[split], arrays[f"{split}_labels"].tolist(), strict=True):
+            labels_of[picture].add(label)
     return Audit(
         classes=tuple(classes),
         counts={s: np.bincount(arrays[f"{s}_labels"], minlength=len(classes)).tolist() for s in splits},
@@ -92,5 +79,5 @@ def audit(arrays: Mapping[str, np.ndarray], classes: Sequence[str]) -> Audit:
             for other in splits[:i]
         },
         conflicts=sum(len(labels) > 1 for labels in labels_of.values()),
-        black=black,
+        black=sum(not image.any() for split in splits for image in arrays[f"{split}_images"]),
     )

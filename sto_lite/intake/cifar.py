@@ -13,8 +13,8 @@ import numpy as np
 
 from sto_lite.errors import DataError, shown
 from sto_lite.intake import pickles
-from sto_lite.intake.layouts import Arrays, Found, more_than_one, nothing_found, refuse_twice
 from sto_lite.intake.members import Member, refuse_foreign
+from sto_lite.intake.pictures import Arrays, Found, more_than_one, nothing_found, refuse_twice
 from sto_lite.sets import CIFAR100
 
 CLASSES = 100
@@ -52,7 +52,7 @@ def read(where: str, members: list[Member]) -> Found:
         raise more_than_one(where, [f"{home}train" for home in whole])
     if whole:
         return _read_files(next(iter(whole.values())))
-    missing = nothing_found(where, members, "CIFAR-100", _WANTED)
+    missing = nothing_found(where, members, CIFAR100.title, _WANTED)
     for home, found in homes.items():
         others = ", ".join(name for name in KNOWN_MD5 if name not in found)
         told = f"holds {shown(home)}{next(iter(found))}, but beside it not {others}; give {_WANTED}"
@@ -74,25 +74,23 @@ def _read_files(files: dict[str, Member]) -> Found:
             unknown.append(name)
         found = pickles.load(data, member.where)
         del data
+        fields = ("fine_label_names",) if name == "meta" else ("data", "fine_labels")
+        for key in fields:
+            if key not in found:
+                keys = shown(", ".join(found), 80)
+                raise member.fault(f"has no '{key}' (it has: {keys}); give {_WANTED}")
         if name == "meta":
-            arrays["classes"] = _names(_entry(found, "fine_label_names", member), member)
+            arrays["classes"] = _names(found["fine_label_names"], member)
             continue
-        images = arrays[f"{name}_images"] = _images(_entry(found, "data", member), member)
-        labels = arrays[f"{name}_labels"] = _labels(_entry(found, "fine_labels", member), member)
+        images = arrays[f"{name}_images"] = _images(found["data"], member)
+        labels = arrays[f"{name}_labels"] = _labels(found["fine_labels"], member)
         if len(images) != len(labels):
             counts = f"{len(images):,} images, but {len(labels):,} fine_labels"
-            raise DataError(f"{member.where}: has {counts}; copy it again")
+            raise member.fault(f"has {counts}; copy it again")
     order = [f"{split}_{kind}" for split in CIFAR100.splits for kind in ("images", "labels")]
     told = f"not known of {', '.join(sorted(unknown))}; that is no fault, copies differ"
     told = told if unknown else "all as published"
     return {key: arrays[key] for key in (*order, "classes")}, [f"checksums (md5) of its files: {told}"]
-
-
-def _entry(found: dict[str, Any], key: str, member: Member) -> Any:
-    if key not in found:
-        keys = shown(", ".join(found), 80)
-        raise DataError(f"{member.where}: has no '{key}' (it has: {keys}); give {_WANTED}")
-    return found[key]
 
 
 def _images(data: object, member: Member) -> np.ndarray:
@@ -100,20 +98,19 @@ def _images(data: object, member: Member) -> np.ndarray:
     pixels = 3 * _SIDE * _SIDE
     if not isinstance(data, np.ndarray) or data.dtype != np.uint8 or data.shape[1:] != (pixels,):
         what = f"{data.dtype} {data.shape}" if isinstance(data, np.ndarray) else type(data).__name__
-        raise DataError(f"{member.where}: its data is {what}, not an array of uint8 (N, {pixels})")
+        raise member.fault(f"its data is {what}, not an array of uint8 (N, {pixels})")
     return np.ascontiguousarray(data.reshape(-1, 3, _SIDE, _SIDE).transpose(0, 2, 3, 1))
 
 
-def _labels(labels: object, member: Member) -> np.ndarray:
-    if isinstance(labels, np.ndarray):
-        labels = labels.tolist()
+def _labels(found: Any, member: Member) -> np.ndarray:
+    labels = found.tolist() if isinstance(found, np.ndarray) else found
     if not isinstance(labels, list):
-        raise DataError(f"{member.where}: its fine_labels are a {type(labels).__name__}, not a list")
+        raise member.fault(f"its fine_labels are a {type(labels).__name__}, not a list")
     for position, label in enumerate(labels, start=1):
         if type(label) is not int or not 0 <= label < CLASSES:
             value = label if type(label) is int and abs(label) < 10**9 else f"a {type(label).__name__}"
             told = f"fine_label {position:,} is {value}, not a whole number from 0 to {CLASSES - 1}"
-            raise DataError(f"{member.where}: {told}")
+            raise member.fault(f"{told}")
     return np.array(labels, np.uint8)
 
 
@@ -121,7 +118,7 @@ def _names(found: object, member: Member) -> np.ndarray:
     """The classes' names as fixed-width text, so that the prepared file needs no pickle."""
     given = found if isinstance(found, list) else []
     names = [name.decode("latin1") if isinstance(name, bytes) else name for name in given]
-    good = all(isinstance(name, str) and re.fullmatch("[a-z_]{1,40}", name) for name in names)
-    if not good or len(names) != CLASSES or len(set(names)) != CLASSES:
-        raise DataError(f"{member.where}: its fine_label_names are not {CLASSES} different names of classes")
+    good = {name for name in names if isinstance(name, str) and re.fullmatch("[a-z_]{1,40}", name)}
+    if len(names) != CLASSES or len(good) != CLASSES:
+        raise member.fault(f"its fine_label_names are not {CLASSES} different names of classes")
     return np.array(names)

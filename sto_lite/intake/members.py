@@ -1,27 +1,36 @@
-"""One file among those that people give to `prepare`, and what can go wrong with its bytes.
+"""What people give to `prepare`: a folder, a zip, a tar or one file, read where it lies; nothing is unpacked to disk.
 
-Damage, another kind of file, a disk that fails and lack of memory are four different messages.
+One guard refuses members that could do harm. Damage, another kind of file, a disk that fails and a lack of memory
+are four different messages, each one `DataError`.
 """
 
 import bz2
 import errno
 import gzip
+import hashlib
 import io
 import lzma
-import sys
-from collections.abc import Callable, Iterator
+import os
+import re
+import stat
+import tarfile
+import zipfile
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import islice
+from pathlib import Path
 from typing import IO, Any, cast
 
 from sto_lite.errors import DataError, shown
 
-MAX_READ = 16 << 20  # bytes that may be asked for at once
-_COMPRESSED: dict[bytes, Callable[..., Any]] = {
-    b"\x1f\x8b": gzip.open,
-    b"BZh": bz2.open,
-    b"\xfd7zXZ\x00": lzma.open,
-}
+MAX_MEMBERS = 200_000
+MAX_MEMBER = 1 << 30  # bytes in one member of a tar
+MAX_TOTAL = 4 << 30  # bytes in all members of a tar
+MAX_READ = 16 << 20  # bytes that tarfile may ask for at once
+ARCHIVE = re.compile(r"\.(zip|tar|tgz|tbz2?|txz|tar\.\w+)$")  # how their names end, in small letters
+_PACKED: dict[bytes, Any] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\x00": lzma.open}
 _TAKE, _UNPACK = "take the data set in a form that data/README.md names", "unpack it and give the folder"
 _FOREIGN = {  # by a file's first bytes
     b"PAR1": f"is a Parquet table, which is not read: {_TAKE}",
@@ -39,21 +48,26 @@ _FOREIGN = {  # by a file's first bytes
 
 
 @contextmanager
-def told(where: str) -> Iterator[None]:
-    """Turn what a reader raises about the bytes of `where` into one DataError."""
+def told(where: str, what: str = "is damaged or cut short ({}); download or copy it again") -> Iterator[None]:
+    """Turn what a reader raises about the bytes of `where` into one DataError; `what` says it of damage."""
     try:
         yield
     except DataError:
         raise
-    except MemoryError as fault:
-        raise no_memory(where) from fault
-    except NotImplementedError as fault:
-        raise DataError(f"{where}: cannot be read ({shown(fault)}); unpack it and give the folder") from fault
-    except Exception as fault:  # on damaged bytes the standard library's readers raise errors of many kinds
-        if isinstance(fault, OSError) and fault.errno not in (None, errno.EINVAL):  # EINVAL: a forged offset
-            raise DataError(f"{where}: cannot be read: {fault.strerror}") from fault
-        reason = shown(fault) or type(fault).__name__
-        raise DataError(f"{where}: is damaged or cut short ({reason}); download or copy it again") from fault
+    except Exception as fault:  # on damaged bytes readers raise errors of many kinds
+        cause: BaseException | None = fault
+        while cause:  # zipfile takes a disk that fails for damage
+            if isinstance(cause, MemoryError):
+                raise no_memory(where) from fault
+            # A forged offset is EINVAL.
+            if isinstance(cause, OSError) and cause.errno not in (None, errno.EINVAL):
+                raise DataError(f"{where}: cannot be read: {cause.strerror}") from fault
+            cause = cause.__context__
+        internal = isinstance(fault, TypeError | AttributeError)  # whose words are about a library's inside
+        reason = (not internal and shown(fault)) or type(fault).__name__
+        if isinstance(fault, NotImplementedError):
+            what = "cannot be read ({}); unpack it and give the folder"
+        raise DataError(f"{where}: {what.format(reason)}") from fault
 
 
 def no_memory(where: str) -> DataError:
@@ -89,67 +103,185 @@ class Member:
         """The last part of the name, in small letters."""
         return self.name.rpartition("/")[2].lower()
 
-    @contextmanager
-    def open(self, limit: int) -> Iterator[io.BufferedReader]:
-        """The member's bytes as a stream, which raises DataError for damage and after `limit` bytes."""
-        self.bound(self.size, limit)
-        with ExitStack() as stack:
-            with told(self.where):
-                stream = decompressed(stack.enter_context(self.opener()), stack)
-            yield stack.enter_context(io.BufferedReader(Told(stream, self, limit), 1 << 18))
+    def fault(self, text: str) -> DataError:
+        """What is wrong with it."""
+        return DataError(f"{self.where}: {text}")
 
-    def bound(self, size: int, limit: int) -> None:
-        """Raise DataError for a size above the limit."""
-        if size > limit:
-            says = f"{size:,} bytes; more" if size == self.size else "more bytes than it says; more"
-            raise DataError(f"{self.where}: has {says} than {limit:,} cannot be right for this file")
+    def open(self, stack: ExitStack) -> IO[bytes]:
+        """Its bytes as a stream, or those that it holds by gzip, bzip2 or xz, whatever its name says."""
+        file = stack.enter_context(self.opener())
+        head = file.read(6)
+        file.seek(0)
+        unpack = next((unpack for magic, unpack in _PACKED.items() if head.startswith(magic)), None)
+        return cast(IO[bytes], stack.enter_context(unpack(file))) if unpack else file
 
     def read(self, limit: int) -> bytes:
-        """All bytes of the member. Raises DataError as `open` does."""
-        with self.open(limit) as stream, told(self.where):
-            return stream.read()
+        """All its bytes. Raises DataError for damage, and for more than `limit` of them."""
+        says, data = f"{self.size:,} bytes", io.BytesIO()
+        if self.size <= limit:
+            with told(self.where), ExitStack() as stack:
+                stream, says = self.open(stack), "more bytes than it says"
+                while data.tell() <= limit and (part := stream.read(1 << 20)):
+                    data.write(part)
+                if data.tell() <= limit:
+                    return data.getvalue()
+        raise self.fault(f"has {says}; more than {limit:,} cannot be right for this file")
 
 
-class Told(io.RawIOBase):
-    """A stream whose faults are DataErrors, which zipfile cannot take for damage, and whose length is bounded.
+@contextmanager
+def opened(source: Path | Member) -> Iterator[list[Member]]:
+    """The files of a folder, a zip or a tar (plain, gzip, bzip2, xz), as stored, or the one file that it is.
 
-    It also refuses the huge reads for which a forged header can make tarfile ask.
+    source: a path, or an archive among the members of another, which is read into memory. Hidden files and macOS's
+    companions are left out. Raises DataError for what cannot be read, and for an archive that is encrypted, holds
+    links, climbs out of itself, or claims absurd sizes.
     """
+    where = source.where if isinstance(source, Member) else shown(source)
+    with ExitStack() as stack:
+        with told(where):
+            if isinstance(source, Member):
+                members = _inside(io.BytesIO(source.read(MAX_MEMBER)), source, stack)
+            elif source.is_dir():
+                members = (member for member, _ in _files(source))
+            else:
+                alone, _ = next(_files(source))
+                members = _inside(alone.open(stack), alone, stack)
+            found = list(islice(members, MAX_MEMBERS + 1))
+        if len(found) > MAX_MEMBERS:
+            raise DataError(f"{where}: holds over {MAX_MEMBERS:,} files; give the data set alone")
+        yield _unpacked_names(found)
 
-    def __init__(self, stream: IO[bytes], member: Member, limit: int = sys.maxsize) -> None:
-        self.stream, self.member, self.limit, self.size = stream, member, limit, 0
-        self.seek, self.tell, self.seekable = stream.seek, stream.tell, stream.seekable  # type: ignore[method-assign]
 
-    def readable(self) -> bool:
-        """It is for reading."""
-        return True
+def _unpacked_names(members: list[Member]) -> list[Member]:
+    """The members, with x.csv in place of x.csv.gz where it does not lie beside."""
+    names, found = {member.name for member in members}, []
+    for member in members:
+        plain, _, ending = member.name.rpartition(".")
+        if ending.lower() not in ("gz", "bz2", "xz") or ARCHIVE.search(member.file):
+            found.append(member)
+        elif plain not in names:
+            found.append(replace(member, name=plain))
+    return found
 
-    def read(self, size: int = -1) -> bytes:
-        """Up to `size` bytes, at most MAX_READ."""
+
+def state(path: Path) -> str:
+    """A checksum of the sizes and times (modified, changed) of a file, or of a folder's files but prepared ones.
+
+    The time of change is set by the system at every write, so an edit that keeps size and date still shows.
+    """
+    digest = hashlib.sha256()
+    with told(shown(path)):
+        for member, status in _files(path):
+            if not member.name.endswith((".npz", ".json", ".partial")):
+                stamp = member.name, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+                digest.update(repr(stamp).encode())
+    return digest.hexdigest()
+
+
+def _files(path: Path) -> Iterator[tuple[Member, os.stat_result]]:
+    """A file, or a folder's regular ones, sorted; links are followed, but never in a loop."""
+    if not path.exists():
+        raise DataError(f"{shown(path)}: does not exist; check the path")
+    if path.is_file():
+        yield _on_disk(path.name, path)
+    elif not path.is_dir():
+        raise DataError(f"{shown(path)}: is neither a file nor a folder")
+
+    def fail(fault: OSError) -> None:
+        raise DataError(f"{shown(fault.filename)}: cannot be read: {fault.strerror}") from fault
+
+    seen: set[str] = set()
+    for base, folders, files in os.walk(path, onerror=fail, followlinks=True) if path.is_dir() else ():
+        real = os.path.realpath(base)
+        folders[:] = [] if real in seen else sorted(name for name in folders if not _hidden(name))
+        for file in [Path(base, name) for name in sorted(files) if real not in seen and not _hidden(name)]:
+            with told(shown(file)):
+                found = _on_disk(file.relative_to(path).as_posix(), file)
+            if stat.S_ISREG(found[1].st_mode):
+                yield found
+        seen.add(real)
+
+
+def _on_disk(name: str, path: Path) -> tuple[Member, os.stat_result]:
+    status = path.stat()
+    return Member(name, shown(path), status.st_size, lambda: open(path, "rb")), status
+
+
+def _hidden(name: str) -> bool:
+    return any(part.startswith(".") or part == "__MACOSX" for part in name.split("/"))
+
+
+_Entry = tuple[str, str, int, Callable[[], Any]]  # name, kind, size, opener
+
+
+def _inside(stream: IO[bytes], member: Member, stack: ExitStack) -> Iterator[Member]:
+    """The files of an archive, or the one file that it is."""
+    head = stream.read(512)
+    stream.seek(0)
+    if head.startswith((b"PK\x03\x04", b"PK\x05\x06")):
+        return _admitted(_zipped(stack.enter_context(zipfile.ZipFile(stream))), member.where)
+    if head[257:262] != b"ustar":
+        refuse_foreign(head, member.where)
+        if member.file.endswith((".zip", ".npz")):
+            raise zipfile.BadZipFile("it does not begin as a zip does")
+        if not ARCHIVE.search(member.file):
+            return iter([member])
+    capped = cast(IO[bytes], _Capped(stream, member.where))
+    archive = stack.enter_context(tarfile.open(fileobj=capped, mode="r:"))  # noqa: SIM115
+    return _admitted(_tarred(archive, capped, member.where), member.where)
+
+
+class _Capped:
+    """The stream of a tar, which refuses the huge reads that a forged header makes tarfile ask for."""
+
+    def __init__(self, stream: IO[bytes], where: str) -> None:
+        self.stream, self.where = stream, where
+        self.seek, self.tell, self.seekable = stream.seek, stream.tell, stream.seekable
+
+    def read(self, size: int) -> bytes:
         if size > MAX_READ:
-            raise DataError(
-                f"{self.member.where}: is damaged: a header asks for {size:,} bytes; copy it again"
-            )
-        return super().read(size) or b""
-
-    def readinto(self, buffer: Any) -> int:
-        """Fill the buffer as far as the stream goes; gives how far."""
-        with told(self.member.where):
-            part = self.stream.read(len(buffer))
-        buffer[: len(part)] = part
-        self.size += len(part)
-        self.member.bound(self.size, self.limit)
-        return len(part)
-
-    def close(self) -> None:
-        """Close the stream too."""
-        self.stream.close()
-        super().close()
+            raise DataError(f"{self.where}: is damaged: a header asks for {size:,} bytes; copy it again")
+        return self.stream.read(size)
 
 
-def decompressed(file: IO[bytes], stack: ExitStack) -> IO[bytes]:
-    """The stream itself, or what it holds by gzip, bzip2 or xz, whatever its name says."""
-    head = file.read(6)
-    file.seek(0)
-    opener = next((opener for magic, opener in _COMPRESSED.items() if head.startswith(magic)), None)
-    return cast(IO[bytes], stack.enter_context(opener(file, "rb"))) if opener else file
+def _zipped(archive: zipfile.ZipFile) -> Iterator[_Entry]:
+    for info in archive.infolist():
+        kind = "folder" if info.is_dir() else "encrypted" if info.flag_bits & 1 else "file"
+        kind = "link" if stat.S_ISLNK(info.external_attr >> 16) else kind
+        yield info.filename, kind, info.file_size, partial(archive.open, info)
+
+
+def _tarred(archive: tarfile.TarFile, stream: IO[bytes], where: str) -> Iterator[_Entry]:
+    total = 0
+    for info in archive:
+        total += info.size
+        if not 0 <= info.size <= MAX_MEMBER or total > MAX_TOTAL:
+            claim = f"claims {info.size:,} bytes, or all members do together; that is none of the data sets"
+            raise DataError(f"{where}, member {shown(info.name)}: {claim}")
+        kind = "file" if info.isreg() else "folder" if info.isdir() else "link"
+        yield info.name, kind, info.size, partial(archive.extractfile, info)
+    # tarfile takes a file that ends between two members for whole; a whole one ends in blocks of zeros.
+    stream.seek(archive.offset)
+    if stream.read(512) != bytes(512):
+        raise tarfile.ReadError("the end of the archive is missing")
+    for _ in range(MAX_TOTAL // MAX_READ):  # to the end, where gzip, bzip2 and xz hold their checksum
+        if not stream.read(MAX_READ):
+            break
+
+
+def _admitted(entries: Iterable[_Entry], where: str) -> Iterator[Member]:
+    """The files among an archive's members; one that could do harm is refused with the whole archive."""
+    refused = "; nothing was read: take the data set from a source that you trust"
+    for raw, kind, size, opener in entries:
+        parts = [part for part in raw.replace("\\", "/").split("/") if part != "."]
+        if parts[:1] == [""] or ".." in parts or re.match("[A-Za-z]:", raw):
+            raise DataError(f"{where}, member {shown(raw)}: its path leads out of the archive{refused}")
+        name = "/".join(filter(None, parts))
+        member = Member(name, f"{where}, member {shown(name)}", size, opener)
+        if kind == "folder" or _hidden(name):
+            continue
+        if kind == "link":
+            raise member.fault(f"is a link or a device{refused}")
+        if kind == "encrypted":
+            raise member.fault("is encrypted; unpack it with its password and give the folder")
+        yield member

@@ -1,80 +1,109 @@
-"""What people have on disk of a published image set -> one prepared file, `root/<set>.npz` (chapter 1).
+"""What people have on disk of an image set -> one prepared file, `root/<set>.npz` (chapter 1).
 
 It is an uncompressed npz of {split}_images, uint8 (N,H,W) or (N,H,W,3), and {split}_labels, uint8 (N,); for
-sets in colour of the `classes`' names; and where FER+'s votes were given, of {split}_votes, uint8 (N,10), and
-{split}_rated, bool (N,). Equal data give equal bytes. `root/<set>.json` beside it records the source, the checksum
-and the audit; while the source's size and times and the prepared file's bytes match it, nothing is read again.
+sets in colour and people's own of the `classes`' names; and where FER+'s votes were given, of {split}_votes,
+uint8 (N,10), and {split}_rated, bool (N,). Equal data give equal bytes. `root/<set>.json` beside it records the
+source, the checksum and the audit; while the source's size and times and the prepared file's bytes match it, nothing
+is read again.
 """
 
 import hashlib
+import http.client
 import io
 import json
 import os
 import re
+import urllib.request
 import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from tqdm.auto import tqdm
 
+from sto_lite.data import NAME
 from sto_lite.errors import DataError, shown
 from sto_lite.files import write_together
-from sto_lite.intake import archives, cifar, fer
-from sto_lite.intake import rafdb as raf
+from sto_lite.intake import cifar, fer, rafdb
 from sto_lite.intake import votes as ferplus
 from sto_lite.intake.audit import audit
-from sto_lite.intake.download import downloaded
-from sto_lite.intake.layouts import Arrays, Found, NothingFound, more_than_one
-from sto_lite.intake.members import Member
-from sto_lite.sets import CIFAR100, FER2013, PUBLISHED, RAFDB, Published
+from sto_lite.intake.members import ARCHIVE, Member, opened, state
+from sto_lite.intake.own import Own
+from sto_lite.intake.pictures import Arrays, Found, NothingFound, more_than_one
+from sto_lite.sets import DATA_SETS, PUBLISHED, Published
 
+READERS = {"fer2013": fer.read, "rafdb": rafdb.read, "cifar100": cifar.read}
+TIMEOUT = 30.0  # seconds without a byte
+_MAX_DOWNLOAD = 1 << 30  # bytes
 _RECORD_VERSION = 1
 
 Report = Callable[[str], None]
 _Read = Callable[[str, list[Member]], Found]
 
 
-def fer2013(source: Path, root: Path, report: Report = print, votes: Path | None = None) -> Path:
-    """Read FER-2013 from `source`, check every row or image, and write `root/fer2013.npz`; returns its path.
+def prepare(name: str, source: Path, root: Path, report: Report = print, votes: Path | None = None) -> Path:
+    """Read a published set from `source`, check every row or image, and write `root/<name>.npz`; returns its path.
 
-    source: fer2013.csv or icml_face_data.csv, the image folders train/<class> and test/<class>, a folder that
-    holds either, or a zip or tar of it. `report` gets the audit as text.
-    votes: FER+'s fer2013new.csv, whose rows are those of the source's table (`sto_lite.intake.votes`).
+    name: of READERS. source: what data/README.md names, or a folder that holds it. votes: FER+'s fer2013new.csv,
+    whose rows are those of FER-2013's table (votes.py). `report` gets the audit as text.
     Raises DataError, and then leaves a prepared file that stands in `root` as it was.
     """
-    join = None if votes is None else Path(votes)
-    return _from_disk(FER2013, fer.read, Path(source), Path(root), report, join)
+    return _from_disk(PUBLISHED[name], READERS[name], {}, Path(source), Path(root), report, votes)
 
 
-def rafdb(source: Path, root: Path, report: Report = print) -> Path:
-    """Read RAF-DB's basic expressions as `fer2013` does its set, and write `root/rafdb.npz`.
+def prepare_own(name: str, folder: Path, root: Path, own: Own, report: Report = print) -> Path:
+    """Read a folder, zip or tar of one's own pictures, and write `root/<name>.npz`; `data.load(name)` finds it.
 
-    source: a folder that holds EmoLabel/list_patition_label.txt and Image/aligned or Image/aligned.zip, or one
-    with the folders train/1 to train/7 and test/1 to test/7, or a zip or tar of either. Label 0 is their 1.
+    own: what becomes of them. Raises DataError as `prepare` does, and for a name that is taken or no name.
     """
-    return _from_disk(RAFDB, raf.read, Path(source), Path(root), report)
+    if name in DATA_SETS or not re.fullmatch(NAME, name):
+        taken = (
+            f"{', '.join(DATA_SETS)} are taken"
+            if name in DATA_SETS
+            else "take small letters, digits, - and _"
+        )
+        raise DataError(f"{shown(name, 60)!r} cannot be the name of your own set: {taken}")
+    settings = {"own": asdict(own)}
+    return _from_disk(Published.own(name), own.read, settings, Path(folder), Path(root), report)
 
 
-def cifar100(source: Path, root: Path, report: Report = print) -> Path:
-    """Read CIFAR-100 as `fer2013` does its set, and write `root/cifar100.npz`.
+def _from_disk(
+    published: Published,
+    reader: _Read,
+    settings: dict[str, Any],
+    source: Path,
+    root: Path,
+    report: Report,
+    votes: Path | None = None,
+) -> Path:
+    paths = {"": source, **({"votes": Path(votes)} if votes else {})}
+    origin = {key or "source": os.path.realpath(path) for key, path in paths.items()}
+    states = {f"{key}_state".lstrip("_"): state(path) for key, path in paths.items()}
 
-    source: cifar-100-python.tar.gz, the folder cifar-100-python, or a folder, zip or tar that holds either. Its
-    pickles are read without running anything that they name.
-    """
-    return _from_disk(CIFAR100, cifar.read, Path(source), Path(root), report)
+    def read() -> Found:
+        with opened(source) as members:
+            arrays, notices = _read_or_inside(reader, shown(source), members, published.name)
+        usage = arrays.pop("usage", None)
+        if votes:
+            joined, more = ferplus.join(paths["votes"], usage)
+            arrays, notices = arrays | joined, notices + more
+        for path, before in zip(paths.values(), states.values(), strict=True):
+            if state(path) != before:
+                told = "changed while it was read; wait until it is complete, then try again"
+                raise DataError(f"{shown(path)}: {told}")
+        return arrays, notices
 
-
-SETS = {"fer2013": fer2013, "rafdb": rafdb, "cifar100": cifar100}
+    return _prepared(published, origin | states | settings, shown(source), read, root, report)
 
 
 def download(name: str, root: Path, report: Report = print) -> Path:
     """Fetch a set that anybody may download, which is CIFAR-100 alone, and prepare it; returns the file's path.
 
-    The archive lies in `root` while it is read, and is then removed. Raises DataError also when it cannot be
-    fetched, or its checksum is wrong.
+    Raises DataError also when it cannot be fetched, or its checksum is wrong.
     """
-    published, root = PUBLISHED[name], Path(root)
+    published = PUBLISHED[name]
     if not published.url:
         raise DataError(
             f"{published.title} is not free to download: get it as data/README.md says, then run "
@@ -82,36 +111,41 @@ def download(name: str, root: Path, report: Report = print) -> Path:
         )
 
     def read() -> Found:
-        with downloaded(published, root) as path, archives.opened(path) as members:
-            return cifar.read(shown(path), members)
+        data = _fetched(published)
+        with opened(
+            Member(Path(published.url).name, published.url, len(data), lambda: io.BytesIO(data))
+        ) as members:
+            return READERS[name](published.url, members)
 
     origin = {"source": published.url, "state": published.md5}
-    return _prepared(published, origin, published.url, read, root, report)
+    return _prepared(published, origin, published.url, read, Path(root), report)
 
 
-def _from_disk(
-    published: Published, read: _Read, source: Path, root: Path, report: Report, votes: Path | None = None
-) -> Path:
-    paths = [source, *([votes] if votes else [])]
-    states = [archives.state(path) for path in paths]
-
-    def read_all() -> Found:
-        with archives.opened(source) as members:
-            arrays, notices = _read_or_inside(read, shown(source), members, published.name)
-        usage = arrays.pop("usage", None)
-        if votes:
-            joined, more = ferplus.join(votes, usage)
-            arrays, notices = arrays | joined, notices + more
-        for path, state in zip(paths, states, strict=True):
-            if archives.state(path) != state:
-                told = "changed while it was read; wait until it is complete, then try again"
-                raise DataError(f"{shown(path)}: {told}")
-        return arrays, notices
-
-    origin = {"source": os.path.realpath(source), "state": states[0]}
-    if votes:
-        origin |= {"votes": os.path.realpath(votes), "votes_state": states[1]}
-    return _prepared(published, origin, shown(source), read_all, root, report)
+def _fetched(published: Published) -> bytes:
+    """The published archive; a terminal sees the progress."""
+    url, data = published.url, io.BytesIO()
+    instead = (
+        f"get the archive by other means and run python -m sto_lite prepare {published.name} --from PATH"
+    )
+    try:
+        with urllib.request.urlopen(url, timeout=TIMEOUT) as answer:
+            length = int(answer.headers.get("Content-Length") or 0) or None
+            with tqdm(total=length, unit="B", unit_scale=True, desc=published.title, disable=None) as bar:
+                while part := answer.read(1 << 20):
+                    bar.update(data.write(part))
+                    if data.tell() > _MAX_DOWNLOAD:
+                        raise ValueError(f"it has more than {_MAX_DOWNLOAD:,} bytes")
+    except (OSError, ValueError, http.client.HTTPException) as fault:
+        reason = shown(getattr(fault, "reason", "") or fault) or type(fault).__name__
+        told = f"cannot be downloaded ({reason}); check the network and try again, or {instead}"
+        raise DataError(f"{url}: {told}") from fault
+    md5 = hashlib.md5(data.getbuffer(), usedforsecurity=False).hexdigest()
+    if md5 != published.md5:
+        raise DataError(
+            f"{url}: the download has the checksum (md5) {md5}, not {published.md5}, so it was cut short or is "
+            f"another file; try again, or {instead}"
+        )
+    return data.getvalue()
 
 
 def _read_or_inside(read: _Read, where: str, members: list[Member], name: str) -> Found:
@@ -119,20 +153,20 @@ def _read_or_inside(read: _Read, where: str, members: list[Member], name: str) -
     try:
         return read(where, members)
     except NothingFound as fault:
-        packed = [member for member in members if archives.ARCHIVE.search(member.file)]
+        packed = [member for member in members if ARCHIVE.search(member.file)]
         called = re.sub("2013|db|100", "", name)
         packed = [member for member in packed if called in member.file] or packed
         if not packed:
             raise
         if len(packed) > 1:
             raise more_than_one(where, [member.name for member in packed]) from fault
-    with archives.inside(packed[0]) as inner:
+    with opened(packed[0]) as inner:
         return read(packed[0].where, inner)
 
 
 def _prepared(
     published: Published,
-    origin: dict[str, str],
+    origin: dict[str, Any],
     where: str,
     read: Callable[[], Found],
     root: Path,
@@ -157,7 +191,13 @@ def _prepared(
     text = "\n".join([f"{published.title} from {where}", *notices, str(found)])
     data = _npz(arrays)
     record = origin_now | {"sha256": hashlib.sha256(data).hexdigest(), "audit": asdict(found), "report": text}
-    _write({target: data, side: (json.dumps(record, indent=1) + "\n").encode()})
+    try:
+        write_together({target: data, side: (json.dumps(record, indent=1) + "\n").encode()})
+    except OSError as fault:
+        raise DataError(
+            f"{shown(target)}: cannot be written: {fault.strerror or shown(fault)}; {len(data) / 1e6:.1f} MB must "
+            f"fit there, or STO_DATA must name another folder"
+        ) from fault
     report(text)
     return target
 
@@ -166,7 +206,7 @@ def _still_valid(side: Path, target: Path, origin: Mapping[str, object]) -> str 
     """The recorded report, if the record is of this source in this state and of the prepared file's bytes."""
     try:
         record = json.loads(side.read_bytes())
-        if any(record.get(key) != origin.get(key) for key in {*origin, "votes", "votes_state"}):
+        if any(record.get(key) != origin.get(key) for key in {*origin, "votes", "votes_state", "own"}):
             return None
         with open(target, "rb") as file:
             same = hashlib.file_digest(file, "sha256").hexdigest() == record["sha256"]
@@ -185,16 +225,3 @@ def _npz(arrays: Arrays) -> bytes:
             with archive.open(entry, "w") as file:
                 np.lib.format.write_array(file, array, version=(1, 0), allow_pickle=False)
     return out.getvalue()
-
-
-def _write(files: Mapping[Path, bytes]) -> None:
-    """Write all in one step: the old bytes stand there or the new ones, whatever happens meanwhile."""
-    try:
-        write_together(files)
-    except OSError as fault:
-        reason = fault.strerror or shown(fault)
-        size = sum(map(len, files.values()))
-        raise DataError(
-            f"{shown(next(iter(files)))}: cannot be written: {reason}; {size / 1e6:.1f} MB must fit there, "
-            f"or STO_DATA must name another folder"
-        ) from fault

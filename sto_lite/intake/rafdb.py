@@ -9,12 +9,11 @@ import re
 from contextlib import ExitStack
 
 import numpy as np
-from PIL import Image
 
 from sto_lite.errors import DataError, shown
-from sto_lite.intake import archives
-from sto_lite.intake.layouts import (
-    IMAGE_SUFFIXES,
+from sto_lite.intake.members import Member, opened
+from sto_lite.intake.pictures import (
+    SUFFIXES,
     Arrays,
     Found,
     Place,
@@ -24,7 +23,6 @@ from sto_lite.intake.layouts import (
     refuse_twice,
     stacked,
 )
-from sto_lite.intake.members import Member
 from sto_lite.intake.tables import Table
 from sto_lite.sets import RAFDB
 
@@ -60,93 +58,55 @@ def read(where: str, members: list[Member]) -> Found:
     if lists:
         return _read_official(lists[0], members)
     if images:
-        return _read_folders([p for p in images if not homes or p.home in homes], members)
-    raise nothing_found(where, members, "RAF-DB", _WANTED)
-
-
-# ---- as the authors deliver it
+        return _read_folders([place for place in images if not homes or place.home in homes], members)
+    raise nothing_found(where, members, RAFDB.title, _WANTED)
 
 
 def _read_official(table: Member, members: list[Member]) -> Found:
-    labels, notices = _labels(table, r"\s+")
-    folder = table.name.rpartition("/")[0]
-    home = folder.rpartition("/")[0] if folder.rpartition("/")[2].lower() == "emolabel" else folder
+    """As the authors deliver it."""
+    labels, notices = _read_labels(table, r"\s+")
+    folder, _, file = table.name.rpartition("/")[0].rpartition("/")
+    home = folder if file.lower() == "emolabel" else table.name.rpartition("/")[0]
     mine = [m for m in members if m.name.startswith(f"{home}/" if home else "")]
-    found = [m for m in mine if _is_image(m) and m.name.lower().split("/")[-2:-1] == ["aligned"]]
+    found = [m for m in mine if m.file.endswith(SUFFIXES) and m.name.lower().split("/")[-2:-1] == ["aligned"]]
     packed = [m for m in mine if m.file == "aligned.zip"]
-    if not found and not packed:
-        raise DataError(
-            f"{table.where}: beside it is neither Image/aligned nor Image/aligned.zip; give {_WANTED}"
-        )
+    if not found and len(packed) > 1:
+        raise more_than_one(table.where, [m.name for m in packed])
     with ExitStack() as stack:
-        if not found:
-            if len(packed) > 1:
-                raise more_than_one(table.where, [m.name for m in packed])
-            found = [m for m in stack.enter_context(archives.inside(packed[0])) if _is_image(m)]
+        if not found and packed:
+            found = [m for m in stack.enter_context(opened(packed[0])) if m.file.endswith(SUFFIXES)]
+        elif not found:
+            raise table.fault(f"beside it is neither Image/aligned nor Image/aligned.zip; give {_WANTED}")
         images = _by_key(found)
         _agree(images, labels, table.where)
-        return _arrays(images, {key: label for key, (label, _) in labels.items()}), notices
-
-
-def _labels(member: Member, separator: str = "") -> tuple[_Labels, list[str]]:
-    """The lines "train_00001.jpg 5" of a list, or "train_00001_aligned.jpg,5" of a CSV; and lines for the report.
-
-    Further columns are not read; a first line with the names image and label says which two are.
-    """
-    labels: _Labels = {}
-    notices: list[str] = []
-    table, columns, first = Table(member, _MAX_LIST, separator), (0, 1), True
-    for line, row in table:
-        names = [field.lower() for field in row]
-        if first and len(row) > 2:
-            notices.append(
-                f"notice: {member.where} has {len(row)} columns, of which name and label were read"
-            )
-        if first and {"image", "label"} <= set(names):
-            columns, first = (names.index("image"), names.index("label")), False
-            continue
-        first = False
-        if len(row) < 2 or not row[columns[1]]:
-            told = f"reads '{shown(' '.join(row), 60)}', not such as 'train_00001.jpg 5'; copy it again"
-            raise table.fault(line, told)
-        name, label = (row[column] for column in columns)
-        where = f"{member.where}, line {line}"
-        key = _key(name, where)
-        if key in labels:
-            raise DataError(f"{where}: {shown(name, 60)} is there twice; the first is {labels[key][1]}")
-        labels[key] = _label(label, where), where
-    if not labels:
-        raise DataError(f"{member.where}: has no lines such as 'train_00001.jpg 5'; copy it again")
-    return labels, notices
-
-
-# ---- as copies at Kaggle have it
+        return _stacked(images, {key: label for key, (label, _) in labels.items()}), notices
 
 
 def _read_folders(found: list[Place], members: list[Member]) -> Found:
+    """As copies at Kaggle have it."""
     labels: dict[Key, int] = {}
     for place in found:  # check all names before the first image is read
         if not place.label:
-            raise DataError(f"{place.member.where}: lies in no folder of a label ({_CLASSES})")
+            raise place.member.fault(f"lies in no folder of a label ({_CLASSES})")
         label = _label(place.label, place.member.where)
-        split, number = _key(place.member.name.rpartition("/")[2], place.member.where)
+        split, number = _key(place.member.name, place.member.where)
         if split != place.split and place.split in RAFDB.splits:
-            raise DataError(
-                f"{place.member.where}: is called {split}_ but lies in a folder {place.split}; which is right?"
+            raise place.member.fault(
+                f"is called {split}_ but lies in a folder {place.split}; which is right?"
             )
         labels[split, number] = label
     images = _by_key([place.member for place in found])
     home = found[0].home
-    above = home.rstrip("/").rpartition("/")[0]
-    beside = {f"{at}{name}_labels.csv" for at in (home, f"{above}/" if above else "") for name in _FOLDERS}
+    above = home[: home.rstrip("/").rfind("/") + 1]
+    beside = {f"{at}{name}_labels.csv" for at in (home, above) for name in _FOLDERS}
     tables = [m for m in members if m.name in beside]
     said: _Labels = {}
     notices: list[str] = []
     for table in tables:
-        lines, more = _labels(table)
+        lines, more = _read_labels(table)
         said |= lines
         notices += [*more, f"{table.where} agrees with the folders"]
-    splits = {key[0] for key in said}
+    splits = {split for split, _ in said}
     mine = {key: member for key, member in images.items() if key[0] in splits}
     _agree(mine, said, " and ".join(table.where for table in tables))
     for key, (label, line) in said.items():
@@ -154,18 +114,41 @@ def _read_folders(found: list[Place], members: list[Member]) -> Found:
             raise DataError(
                 f"{line}: says {label + 1}, but the image is {images[key].where}; which is right?"
             )
-    return _arrays(images, labels), notices
+    return _stacked(images, labels), notices
 
 
-# ---- of both
+def _read_labels(member: Member, separator: str = "") -> tuple[_Labels, list[str]]:
+    """The lines "train_00001.jpg 5" of a list, or "train_00001_aligned.jpg,5" of a CSV; and lines for the report.
+
+    Further columns are not read; a first line with the names image and label says which two are.
+    """
+    labels: _Labels = {}
+    notices: list[str] = []
+    table, columns = Table(member, _MAX_LIST, separator), (0, 1)
+    for position, (line, row) in enumerate(table):
+        if not position and len(row) > 2:
+            told = f"has {len(row)} columns, of which name and label were read"
+            notices.append(f"notice: {member.where} {told}")
+        names = [field.lower() for field in row]
+        if not position and {"image", "label"} <= set(names):
+            columns = names.index("image"), names.index("label")
+            continue
+        if len(row) < 2 or not row[columns[1]]:
+            told = f"reads '{shown(' '.join(row), 60)}', not such as 'train_00001.jpg 5'; copy it again"
+            raise table.fault(line, told)
+        name, label = (row[column] for column in columns)
+        where = f"{member.where}, line {line}"
+        if (key := _key(name, where)) in labels:
+            raise DataError(f"{where}: {shown(name, 60)} is there twice; the first is {labels[key][1]}")
+        labels[key] = _label(label, where), where
+    if not labels:
+        raise member.fault("has no lines such as 'train_00001.jpg 5'; copy it again")
+    return labels, notices
 
 
-def _is_image(member: Member) -> bool:
-    return member.file.endswith(IMAGE_SUFFIXES)
-
-
-def _key(name: str, where: str) -> Key:
+def _key(path: str, where: str) -> Key:
     """Split and number of train_00001.jpg, which is train_00001_aligned.jpg as well."""
+    name = path.rpartition("/")[2]
     split, _, rest = name.partition("_")
     if split not in RAFDB.splits:
         raise DataError(f"{where}: the name '{shown(name, 60)}' starts with neither train_ nor test_")
@@ -184,9 +167,9 @@ def _label(text: str, where: str) -> int:
 def _by_key(members: list[Member]) -> dict[Key, Member]:
     images: dict[Key, Member] = {}
     for member in members:
-        key = _key(member.name.rpartition("/")[2], member.where)
+        key = _key(member.name, member.where)
         if key in images:
-            raise DataError(f"{member.where}: has the number of {images[key].where}; which is right?")
+            raise member.fault(f"has the number of {images[key].where}; which is right?")
         images[key] = member
     return images
 
@@ -198,15 +181,9 @@ def _agree(images: dict[Key, Member], labels: _Labels, table: str) -> None:
             raise DataError(f"{where}: no image has this name ({key[0]}_{key[1]:05d}); copy the set again")
     for key, member in images.items():
         if key not in labels:
-            raise DataError(f"{member.where}: has no line in {table}; copy the set again")
+            raise member.fault(f"has no line in {table}; copy the set again")
 
 
-def _arrays(images: dict[Key, Member], labels: dict[Key, int]) -> Arrays:
+def _stacked(images: dict[Key, Member], labels: dict[Key, int]) -> Arrays:
     found = {key: (labels[key], member) for key, member in images.items()}
-    return stacked(found, RAFDB, _colour) | {"classes": np.array(RAFDB.classes)}
-
-
-def _colour(image: Image.Image) -> bytes | str:
-    if image.mode == "RGB":
-        return image.tobytes()
-    return f"is no 8-bit colour image (its mode is {image.mode}); RAF-DB's aligned images are"
+    return stacked(found, RAFDB) | {"classes": np.array(RAFDB.classes)}

@@ -10,28 +10,15 @@ from pathlib import Path
 import numpy as np
 
 from sto_lite.errors import DataError, shown
-from sto_lite.intake import archives
-from sto_lite.intake.layouts import Arrays, Found
-from sto_lite.intake.members import told
+from sto_lite.intake.members import opened, told
+from sto_lite.intake.pictures import Arrays, Found
 from sto_lite.intake.tables import Table
 from sto_lite.sets import FER2013
 
-CLASSES = (
-    "neutral",
-    "happiness",
-    "surprise",
-    "sadness",
-    "anger",
-    "disgust",
-    "fear",
-    "contempt",
-    "unknown",
-    "NF",
-)
+_SEEN = ("neutral", "happiness", "surprise", "sadness", "anger", "disgust", "fear")
+CLASSES = (*_SEEN, "contempt", "unknown", "NF")
 # FER-2013's label of the first seven; the last three, of which NF is "not a face", have none.
 FER2013_LABELS = (6, 3, 5, 4, 0, 1, 2)
-_USAGES = dict(zip((usage.lower() for usage in FER2013.called), range(len(FER2013.called)), strict=True))
-_NAMES = ("usage", "image name", *(name.lower() for name in CLASSES))
 _MAX = 64 << 20  # bytes
 
 
@@ -81,11 +68,12 @@ def join(path: Path, usage: np.ndarray | None) -> Found:
             f"{where}: votes belong to the rows of a table, and images in folders have lost that order; give "
             f"fer2013.csv or icml_face_data.csv as --from"
         )
-    with archives.opened(path) as members:
-        tables = [m for m in members if m.file == "fer2013new.csv"] or members
-        if len(tables) != 1 or (path.is_dir() and tables == members and tables[0].file != "fer2013new.csv"):
+    with opened(path) as members:
+        tables = [m for m in members if m.file == "fer2013new.csv"]
+        tables = tables or ([] if path.is_dir() else members)  # one file may be called otherwise
+        if len(tables) != 1:
             raise DataError(f"{where}: holds no fer2013new.csv, FER+'s table of votes; give its path")
-        names, usages, counts = _read(Table(tables[0], _MAX))
+        faces, usages, counts = _read(Table(tables[0], _MAX))
     if len(counts) != len(usage):
         told = f"has {len(counts):,} rows, but FER-2013 has {len(usage):,}"
         raise DataError(f"{where}: {told}; give both files whole and as published")
@@ -94,53 +82,38 @@ def join(path: Path, usage: np.ndarray | None) -> Found:
         theirs, ours = FER2013.called[usages[row]], FER2013.called[usage[row]]
         told = f"row {row + 1:,} is of {theirs}, but that of FER-2013 of {ours} ({differ.size:,} rows differ)"
         raise DataError(f"{where}: {told}; give both files in the order in which they were published")
-    arrays: Arrays = {}
-    notices: list[str] = []
-    rated = names & counts.any(axis=1)
+    voted = counts.any(axis=1)
+    rated, arrays = faces & voted, Arrays()
     for number, split in enumerate(FER2013.splits):
-        mine = usage == number
-        arrays |= {f"{split}_votes": counts[mine], f"{split}_rated": rated[mine]}
-    for what, rows in (("no votes", ~counts.any(axis=1)), ("no face", ~names & counts.any(axis=1))):
-        each = ", ".join(
-            f"{np.count_nonzero(rows & (usage == n)):,} {s}" for n, s in enumerate(FER2013.splits)
-        )
-        notices.append(f"votes: {what} for {np.count_nonzero(rows):,} images ({each}), which are masked")
-    return arrays, [f"votes from {where}: {np.count_nonzero(rated):,} of {len(rated):,} images", *notices]
+        arrays |= {f"{split}_votes": counts[usage == number], f"{split}_rated": rated[usage == number]}
+    notices = [f"votes from {where}: {np.count_nonzero(rated):,} of {len(rated):,} images"]
+    for what, rows in (("no votes", ~voted), ("no face", ~faces & voted)):
+        found = np.bincount(usage[rows], minlength=len(FER2013.splits)).tolist()
+        each = ", ".join(f"{n:,} {split}" for n, split in zip(found, FER2013.splits, strict=True))
+        notices.append(f"votes: {what} for {sum(found):,} images ({each}), which are masked")
+    return arrays, notices
 
 
 def _read(table: Table) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Whether a row has an image's name, (rows,); its usage, (rows,) uint8; and its counts, (rows, 10) uint8."""
-    names: list[bool] = []
-    usages = bytearray()
-    counts = bytearray()
-    columns: list[int] = []
+    usages = [usage.lower() for usage in FER2013.called]
+    rows: list[tuple[bool, int, list[int]]] = []
     last = -1
-    for line, row in table:
-        if not columns:
-            found = [name.lower() for name in row]
-            if lacking := [name for name in _NAMES if found.count(name) != 1]:
-                told = f"has no column '{lacking[0]}', or several (it reads: {shown(', '.join(row), 80)})"
-                raise table.fault(line, f"{told}; give FER+'s fer2013new.csv")
-            columns = [found.index(name) for name in _NAMES]
-            continue
-        usage, name, *votes = (row[column] for column in columns)
-        if usage.lower() not in _USAGES:
+    for line, (usage, name, *votes) in table.pick(
+        ("Usage", "Image name", *CLASSES), lambda _: "give FER+'s fer2013new.csv"
+    ):
+        if usage.lower() not in usages:
             raise table.fault(line, f"Usage is '{shown(usage, 40)}', not one of {', '.join(FER2013.called)}")
         for called, vote in zip(CLASSES, votes, strict=True):
             if not re.fullmatch("[0-9]|10", vote, re.ASCII):
                 raise table.fault(line, f"{called} is '{shown(vote, 40)}', not a whole number from 0 to 10")
-        number = re.fullmatch(r"fer([0-9]{1,9})\.png", name, re.ASCII)
-        if number and int(number[1]) <= last:
-            told = f"the image {shown(name, 40)} comes after a later one, so the rows have another order"
-            raise table.fault(line, f"{told}; take the file as published")
-        last = int(number[1]) if number else last
-        names.append(bool(name))
-        usages.append(_USAGES[usage.lower()])
-        counts += bytes(map(int, votes))
-    if not names:
-        raise DataError(f"{table.member.where}: has no votes below the first line; copy it again")
-    return (
-        np.array(names),
-        np.frombuffer(usages, np.uint8),
-        np.frombuffer(counts, np.uint8).reshape(-1, len(CLASSES)),
-    )
+        if number := re.fullmatch(r"fer([0-9]{1,9})\.png", name, re.ASCII):
+            if int(number[1]) <= last:
+                told = f"the image {shown(name, 40)} comes after a later one, so the rows have another order"
+                raise table.fault(line, f"{told}; take the file as published")
+            last = int(number[1])
+        rows.append((bool(name), usages.index(usage.lower()), list(map(int, votes))))
+    if not rows:
+        raise DataError(f"{table.where}: has no votes below the first line; copy it again")
+    faces, places, counts = zip(*rows, strict=True)
+    return np.array(faces), np.array(places, np.uint8), np.array(counts, np.uint8)

@@ -30,7 +30,7 @@ def obstacle(method: Method, precision: str = "float32") -> str | None:
     """Why a method's step cannot be recorded; None where it can."""
     if precision == "fp16":
         return "the scaling of fp16 reads a number back in every step"
-    if type(method) in (Baseline, StochasticDepth) or isinstance(method, FusedSTO):
+    if type(method) in (Baseline, StochasticDepth, FusedSTO):  # a subclass may have a step of its own
         return None
     return f"method {method.name} has no step with gates on the device"
 
@@ -323,6 +323,8 @@ def engine(compiled: bool = False) -> MakeEngine:
     def make(method: Method, model: nn.Module, arithmetic: Arithmetic) -> Recorded | None:
         cuda = arithmetic.device.type == "cuda"
         reason = obstacle(method, arithmetic.precision) if cuda else "there is no CUDA GPU"
+        if cuda and not reason and not isinstance(model, ResNet):
+            reason = "the network is no ResNet of sto_lite"
         if reason:
             print(f"no CUDA graph, the steps run one by one: {reason}", file=sys.stderr)
             return None

@@ -22,7 +22,6 @@ from sto_lite.speed.lanes.plan import Plan
 from sto_lite.speed.lanes.running import roles
 from sto_lite.speed.lanes.tiles import Tile
 
-SHARED = {80: 163 * 1024, 90: 227 * 1024}  # bytes of shared memory a program may have, by compute capability
 COUNTED = ("HGMMA", "HMMA", "LDG", "LDG.E.128", "LDG.E.64", "LDL", "STL")  # instructions
 TYPES = {
     torch.float32: "*fp32",
@@ -44,12 +43,9 @@ class Launch(NamedTuple):
 
     @property
     def name(self) -> str:
-        """The kernel with the constants that shape it; launches that add another number of partial sums share it."""
-        shape = {
-            k: v
-            for k, v in self.constants
-            if k in ("CI", "CO", "C", "ST", "T", "RES", "MASK", "SPREAD", "BM")
-        }
+        """The kernel with what shapes it; launches that differ only in tiles for each program share it."""
+        shown = ("CI", "CO", "C", "ST", "T", "G", "RES", "MASK", "SPREAD", "BM")
+        shape = {k: v for k, v in self.constants if k in shown} | {"warps": dict(self.options)["num_warps"]}
         return " ".join([self.kernel.fn.__name__, *(f"{k}={int(v)}" for k, v in shape.items())])
 
 

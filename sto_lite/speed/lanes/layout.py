@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import accumulate
-from typing import NamedTuple
+from itertools import accumulate, pairwise
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -76,7 +76,7 @@ class Unit:
 
 
 class Layout:
-    """Buffers of a step.
+    """Buffers of a step, and how its kernels are cut.
 
     Args:
         model: one of the runs' networks, for its shapes.
@@ -86,6 +86,9 @@ class Layout:
         dtype: of activations and of the weights that convolutions read.
         tiles: by Shape.key, where they are not the card's.
     """
+
+    head_weight: Tensor
+    head_bias: Tensor
 
     def __init__(
         self,
@@ -134,13 +137,13 @@ class Layout:
         """Walk the model once."""
 
         def chain(stack: nn.Sequential, name: str, size: int, row: int, scaled: bool) -> list[Layer]:
-            found = []
-            convs = {i: m for i, m in enumerate(stack) if isinstance(m, nn.Conv2d)}
-            for i, conv in convs.items():
-                taps, last = conv.kernel_size[0] ** 2, scaled and i == max(convs)
-                ours = (conv.in_channels, conv.out_channels, taps, conv.stride[0])
-                found.append(Layer(f"{name}.{i}", f"{name}.{i + 1}", *ours, size, row, last))
-                size = found[-1].out
+            found: list[Layer] = []
+            for i, conv in enumerate(stack):
+                if isinstance(conv, nn.Conv2d):
+                    ours = (conv.in_channels, conv.out_channels, conv.kernel_size[0] ** 2, conv.stride[0])
+                    found.append(Layer(f"{name}.{i}", f"{name}.{i + 1}", *ours, size, row))
+                    size = found[-1].out
+            found[-1].scaled = scaled
             return found
 
         (self.stem,) = chain(self.model.stem, "stem", self.size, self.always, False)
@@ -161,57 +164,44 @@ class Layout:
         """Everything that a step writes; a layer's sums and gradients all stay until the update."""
         self.stats = torch.zeros(self.lanes * 5 * sum(x.co for x in self.layers), device=self.device)
         at = 0
-        for layer in self.layers:
-            layer.z = self._activation(layer.out, layer.co)
-            layer.stat = self.stats[at : at + self.lanes * 5 * layer.co].view(self.lanes, 5, layer.co)
-            at += self.lanes * 5 * layer.co
-            layer.part = self._partial(self._grid(self._forward_shape(layer), layer.out)[1], 2 * layer.co)
-        self.entry = self._activation(self.stem.out, self.stem.co)
+        for x in self.layers:
+            x.z = self._activation(x)
+            x.stat = self.stats[at : at + self.lanes * 5 * x.co].view(self.lanes, 5, x.co)
+            at += x.stat.numel()
+            x.part = torch.zeros(self.lanes, self.cut("forward", x)[1], 2 * x.co, device=self.device)
+        self.entry = self._activation(self.stem)
         for unit in self.units:
-            unit.inner = [self._activation(x.out, x.co) for x in unit.layers[:-1]]
-            unit.out = self._activation(unit.layers[-1].out, unit.layers[-1].co)
+            *inner, unit.out = (self._activation(x) for x in unit.layers)
+            unit.inner = inner
         last = self.units[-1].layers[-1]
-        self.features, self.feature_grad = (
-            torch.zeros(self.lanes, self.batch, last.co, device=self.device) for _ in range(2)
-        )
+        features = torch.zeros(2, self.lanes, self.batch, last.co, device=self.device)
+        self.features, self.feature_grad = features[0], features[1]
         # Who makes the gradient of a batch norm's output leaves its sums there, in as many parts as it has programs.
-        plan = [("weights", x.co * x.ci * x.taps, x) for x in self.layers]
-        sizes = [self._grid(self._weights_shape(x), x.out)[1] * n for _, n, x in plan]
-        norms: dict[str, int] = {}
-        above = [self.stem, *(unit.layers[-1] for unit in self.units)]
-        for unit, source in zip(self.units, above, strict=False):
-            norms[source.name] = self._grid(self._inputs_shape(unit.layers[0]), unit.layers[0].size)[1]
-            for lower, upper in zip(unit.layers, unit.layers[1:], strict=False):
-                norms[lower.name] = self._grid(self._inputs_shape(upper), upper.size)[1]
+        makers = {last.name: ("sums", last)}
+        above = self.stem
         for unit in self.units:
+            for lower, upper in pairwise([above, *unit.layers]):
+                makers[lower.name] = ("inputs", upper)
             if unit.projection:
-                norms[unit.projection.name] = self._grid(
-                    Shape("sums", 0, unit.projection.co), unit.projection.out
-                )[1]
-        norms[last.name] = self._grid(Shape("sums", 0, last.co), last.out)[1]
-        rows = self.head_tiles * (self.classes * last.co + -(-self.classes // ALIGNED) * ALIGNED)
-        self.grads = torch.zeros(
-            self.lanes * (sum(sizes) + sum(norms[x.name] * 2 * x.co for x in self.layers) + rows),
-            device=self.device,
-        )
-        self._taken = 0
-        for layer, size in zip(self.layers, sizes, strict=True):
-            parts = size // (layer.co * layer.ci * layer.taps)
-            layer.grad = self._take(parts, layer.taps * layer.ci * layer.co)
-            layer.back = self._take(norms[layer.name], 2 * layer.co)
-        self.head_weight = self._take(self.head_tiles, self.classes * last.co)
-        self.head_bias = self._take(self.head_tiles, -(-self.classes // ALIGNED) * ALIGNED)
+                makers[unit.projection.name] = ("sums", unit.projection)
+            above = unit.layers[-1]
+        wanted: list[tuple[Any, str, int, int]] = []
+        for x in self.layers:
+            wanted.append((x, "grad", self.cut("weights", x)[1], x.taps * x.ci * x.co))
+            wanted.append((x, "back", self.cut(*makers[x.name])[1], 2 * x.co))
+        wanted.append((self, "head_weight", self.head_tiles, self.classes * last.co))
+        wanted.append((self, "head_bias", self.head_tiles, -(-self.classes // ALIGNED) * ALIGNED))
+        self.grads = torch.zeros(self.lanes * sum(n * size for *_, n, size in wanted), device=self.device)
+        at = 0
+        for owner, name, parts, size in wanted:
+            end = at + self.lanes * parts * size
+            setattr(owner, name, self.grads[at:end].view(self.lanes, parts, size))
+            at = end
 
-    def _take(self, parts: int, size: int) -> Tensor:
-        """The next (R, parts, size) of the gradients."""
-        start, self._taken = self._taken, self._taken + self.lanes * parts * size
-        return self.grads[start : self._taken].view(self.lanes, parts, size)
-
-    def _partial(self, parts: int, size: int) -> Tensor:
-        return torch.zeros(self.lanes, parts, size, device=self.device)
-
-    def _activation(self, size: int, channels: int) -> Tensor:
-        return torch.zeros(self.lanes, self.batch, size, size, channels, device=self.device, dtype=self.dtype)
+    def _activation(self, x: Layer) -> Tensor:
+        """Room for what leaves a layer."""
+        shape = (self.lanes, self.batch, x.out, x.out, x.co)
+        return torch.zeros(shape, device=self.device, dtype=self.dtype)
 
     def _scratch(self, name: str, like: Tensor) -> Tensor:
         """A buffer for gradients, shared by all layers of a shape."""
@@ -248,21 +238,18 @@ class Layout:
 
     # How a kernel is cut.
 
-    def _grid(self, shape: Shape, size: int) -> tuple[Tile, int, int]:
-        """The tile, programs for each lane, and tiles for each program, where the pixels are size × size."""
+    def cut(self, kernel: str, x: Layer) -> tuple[Tile, int, int]:
+        """How a kernel is cut for a layer: the tile, programs for each lane, and tiles for each program."""
+        if kernel in ("activate", "sums"):
+            shape = Shape(kernel, 0, x.co)
+        else:
+            stem = "stem_" if x is self.stem else ""
+            shape = Shape(stem + kernel, x.ci, x.co, x.taps, x.stride)
         tile = self.tiles.get(shape.key, shape.default if self.device.type != "cpu" else INTERPRETED)
+        size = x.size if kernel == "inputs" else x.out
         tiles = -(-self.batch * size * size // tile.pixels)
         programs = min(tile.programs, tiles)
         return tile, programs, -(-tiles // programs)
-
-    def _forward_shape(self, x: Layer) -> Shape:
-        return Shape("stem_forward" if x is self.stem else "forward", x.ci, x.co, x.taps, x.stride)
-
-    def _weights_shape(self, x: Layer) -> Shape:
-        return Shape("stem_weights" if x is self.stem else "weights", x.ci, x.co, x.taps, x.stride)
-
-    def _inputs_shape(self, x: Layer) -> Shape:
-        return Shape("inputs", x.ci, x.co, x.taps, x.stride)
 
     def weight(self, rows: Tensor, name: str) -> Tensor:
         """A tensor of the first run; the others' lie at a stride of the rows' length."""

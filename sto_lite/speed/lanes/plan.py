@@ -10,7 +10,6 @@ from torch import Tensor
 
 from sto_lite.speed.lanes import ends, kernels
 from sto_lite.speed.lanes.layout import HEAD, Layer, Layout, power
-from sto_lite.speed.lanes.tiles import Shape
 
 WIDE = {9: 64, 1: 128}  # channels that a program makes at once, by taps; more would spill
 
@@ -30,46 +29,37 @@ class Plan(Layout):
         b = self.batches
         return b.padded, self.draws, b.scale, b.shift, self.clock
 
-    def _geometry(self, x: Layer) -> dict[str, Any]:
+    def _geometry(self, x: Layer) -> dict[str, int]:
+        if x is self.stem:
+            pad, channels = self.batches.pad * self.batches.augment, self.batches.split.images.shape[1]
+            return {"H": self.size, "W": self.size, "CH": channels, "PAD": pad, "CO": x.co}
         return {
-            "HI": x.size,
-            "WI": x.size,
-            "HO": x.out,
-            "WO": x.out,
-            "ST": x.stride,
-            "CI": x.ci,
-            "CO": x.co,
-            "T": x.taps,
-        }
+            "HI": x.size, "WI": x.size, "HO": x.out, "WO": x.out, "ST": x.stride, "CI": x.ci, "CO": x.co, "T": x.taps,
+        }  # fmt: skip
 
-    def _stem_geometry(self) -> dict[str, Any]:
-        pad = self.batches.pad if self.batches.augment else 0
-        return {
-            "H": self.size,
-            "W": self.size,
-            "CH": self.batches.split.images.shape[1],
-            "PAD": pad,
-            "CO": self.stem.co,
-        }
+    def _cut(self, kernel: str, x: Layer) -> tuple[int, dict[str, Any]]:
+        """Programs of a kernel that multiplies matrices, and its constants."""
+        tile, programs, iters = self.cut(kernel, x)
+        return programs, {
+            **self._geometry(x), "BM": tile.pixels, "ITERS": iters, "PREC": self.precision, "num_warps": tile.warps,
+            "num_stages": tile.stages,
+        }  # fmt: skip
 
     def convolve(self, x: Layer, source: Tensor | None, n: int) -> None:
         """Convolve the source to z, with its sums; the stem has no source, it makes the batch itself."""
-        tile, programs, iters = self._grid(self._forward_shape(x), x.out)
+        programs, more = self._cut("forward", x)
         w, p, ws = self.weight(self.rows.low, f"{x.name}.weight"), n * x.out**2, self.rows.low.shape[1]
-        more: dict[str, Any] = {"BM": tile.pixels, "ITERS": iters, "PREC": self.precision}
-        more |= {"num_warps": tile.warps, "num_stages": tile.stages}
         gates = self.gate(x.row)
         if source is None:
             count = len(self.batches.split)
             kernels.stem_forward[(programs, self.lanes)](
-                *self._augmented(), w, x.z, x.part, gates, self.runs, p, x.z[0].numel(), ws, count,
-                **self._stem_geometry(), **more,
+                *self._augmented(), w, x.z, x.part, gates, self.runs, p, x.z[0].numel(), ws, count, **more,
             )  # fmt: skip
             return
         block = min(x.co, WIDE[x.taps])
         kernels.forward[(programs, self.lanes, x.co // block)](
             source, w, x.z, x.part, gates, self.runs, p, source[0].numel(), x.z[0].numel(), ws,
-            **self._geometry(x), BK=min(x.ci, 64), BN=block, **more,
+            BK=min(x.ci, 64), BN=block, **more,
         )  # fmt: skip
 
     def _norm(self, x: Layer) -> tuple[Tensor, ...]:
@@ -80,7 +70,7 @@ class Plan(Layout):
         self, x: Layer, out: Tensor, n: int, h: Tensor | None = None, projection: Layer | None = None
     ) -> None:
         """From z to out = ReLU(norm(z)), or with a block's input h or projection added."""
-        tile, programs, iters = self._grid(Shape("activate", 0, x.co), x.out)
+        tile, programs, iters = self.cut("activate", x)
         other = projection or x
         source = projection.z if projection else h if h is not None else x.z
         eps = self.model.stem[1].eps
@@ -108,16 +98,9 @@ class Plan(Layout):
                 self.convolve(unit.projection, h, n)
             self.activate(unit.layers[-1], unit.out, n, h, unit.projection)
             h = unit.out
-        pixels = unit.layers[-1].out ** 2
+        q, gates = unit.layers[-1].out ** 2, self.gate(self.always)
         ends.pool[(n, self.lanes)](
-            h,
-            self.gate(self.always),
-            self.features,
-            self.batch,
-            h[0].numel(),
-            Q=pixels,
-            QP=power(pixels),
-            C=h.shape[-1],
+            h, gates, self.features, self.batch, h[0].numel(), Q=q, QP=power(q), C=h.shape[-1]
         )
 
     def loss(self, n: int) -> None:
@@ -134,7 +117,7 @@ class Plan(Layout):
 
     def sums(self, x: Layer, dm: Tensor, n: int, h: Tensor | None = None) -> None:
         """Sums of dm for the layer's batch norm; with h, of the last block, dm itself first."""
-        tile, programs, iters = self._grid(Shape("sums", 0, x.co), x.out)
+        tile, programs, iters = self.cut("sums", x)
         ends.sums[(programs, self.lanes)](
             self.feature_grad, dm if h is None else h, dm, x.z, x.stat, self.gate(self.always, True), x.back,
             n * x.out**2, self.batch, x.z[0].numel(), Q=x.out**2, C=x.co, BM=tile.pixels, ITERS=iters,
@@ -143,21 +126,14 @@ class Plan(Layout):
 
     def weights(self, x: Layer, dm: Tensor, source: Tensor | None, n: int) -> Tensor:
         """Partial gradients of the layer's weights; gives the gradient of its z."""
-        tile, programs, iters = self._grid(self._weights_shape(x), x.out)
+        programs, more = self._cut("weights", x)
         p, back = n * x.out**2, x.back.shape[1]
-        more: dict[str, Any] = {
-            "G": back,
-            "GP": power(back),
-            "BM": tile.pixels,
-            "ITERS": iters,
-            "PREC": self.precision,
-        }
-        more |= {"num_warps": tile.warps, "num_stages": tile.stages}
+        more |= {"G": back, "GP": power(back)}
         gates = self.gate(x.row, True)
         if source is None:
             kernels.stem_weights[(programs, self.lanes)](
                 *self._augmented(), dm, x.z, x.stat, x.back, gates, self.runs, x.grad, p, x.z[0].numel(),
-                len(self.batches.split), float(p), **self._stem_geometry(), **more,
+                len(self.batches.split), float(p), **more,
             )  # fmt: skip
             return dm
         dz = self._scratch("dz", x.z)
@@ -165,14 +141,14 @@ class Plan(Layout):
         blocks = (3 if x.taps == 9 else 1) * (x.ci // bi) * (x.co // bn)
         kernels.weights[(programs, self.lanes, blocks)](
             dm, x.z, source, x.stat, x.back, gates, dz, x.grad, p, source[0].numel(), x.z[0].numel(), float(p),
-            **self._geometry(x), BI=bi, BN=bn, **more,
+            BI=bi, BN=bn, **more,
         )  # fmt: skip
         return dz
 
     def inputs(self, x: Layer, dz: Tensor, out: Tensor, n: int, below: Layer | None, skip: Tensor | None = None,
                h: Tensor | None = None) -> None:  # fmt: skip
         """The gradient of the layer's input, for the layer `below` (None: as it is); skip, h at a block's input."""
-        tile, programs, iters = self._grid(self._inputs_shape(x), x.size)
+        programs, more = self._cut("inputs", x)
         mask = 0 if below is None else 1 if h is None else 2
         block = min(x.ci, WIDE[x.taps])
         ref, low = below or x, self.rows.low
@@ -180,8 +156,7 @@ class Plan(Layout):
             dz, self.weight(low, f"{x.name}.weight"), dz if skip is None else skip, ref.z if below else dz, ref.stat,
             h if h is not None else dz, self.gate(x.row, True), self.gate(ref.row, True),
             self.gate(self.always, True), self.runs, out, ref.back, n * x.size**2, out[0].numel(), x.z[0].numel(),
-            low.shape[1], **self._geometry(x), BM=tile.pixels, BK=min(x.co, 64), BN=block, ITERS=iters, MASK=mask,
-            PREC=self.precision, num_warps=tile.warps, num_stages=tile.stages,
+            low.shape[1], BK=min(x.co, 64), BN=block, MASK=mask, **more,
         )  # fmt: skip
 
     def backward(self, n: int) -> None:

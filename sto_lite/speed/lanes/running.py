@@ -17,7 +17,9 @@ from sto_lite.speed.lanes.plan import Plan
 from sto_lite.speed.lanes.tiles import Tile
 from sto_lite.speed.precision import PRECISIONS
 
-CHUNK = 16  # steps of the longer recording
+# Steps of the longer recording. A whole epoch of ResNet-110 would be one of 100,000 launches (453 a step), which take
+# seconds to record, and would spare the host a dozen replays an epoch, each a fraction of the steps that it starts.
+CHUNK = 16
 
 
 class Member(Protocol):
@@ -94,12 +96,8 @@ class Lanes:
         )
         self.recorded: dict[tuple[int, int], Callable[[], None]] = {}
         self.seen: set[int] = set()
-        for run in range(len(members)):
-            self.load(run)
-
-    def load(self, run: int) -> None:
-        """Take a run's state over from its model and optimiser."""
-        self.plan.rows.load(run, self.members[run].model, self.members[run].optimizer)
+        for run, member in enumerate(members):
+            self.plan.rows.load(run, member.model, member.optimizer)
 
     def store(self, run: int) -> None:
         """Hand a run's state back to its model and optimiser."""
@@ -114,7 +112,7 @@ class Lanes:
             `train_loss` may be infinite or NaN, and the weights too: the caller looks.
         """
         started = time.perf_counter()
-        active = [True] * len(self.members) if active is None else list(active)
+        active = active or [True] * len(self.members)
         self.begin(active)
         count, size = len(self.batches.split), self.plan.batch
         self.run(size, count // size)
@@ -140,15 +138,10 @@ class Lanes:
                 drawn = draw_gates(member.method, member.model, steps, member.generators["gates"])
                 gates[:, 0, :-1, lane:end] = drawn.transpose(1, 2).float()
                 gates[:, 0, -1, lane:end] = 1
-                draws = draw_batches(
-                    len(self.batches.split),
-                    self.batches.pad,
-                    self.batches.augment,
-                    member.generators["batches"],
-                )
+                b, c = self.batches, member.config
+                draws = draw_batches(len(b.split), b.pad, b.augment, member.generators["batches"])
                 plan.draws[run].copy_(draws, non_blocking=True)
-                config = member.config
-                hyper = [config.learning_rate(member.epoch), config.momentum, config.weight_decay]
+                hyper = [c.learning_rate(member.epoch), c.momentum, c.weight_decay]
                 plan.hyper[run].copy_(torch.tensor(hyper), non_blocking=True)
             lane = end
         gates[:, 1] = gates[:, 0] * plan.learning

@@ -75,20 +75,18 @@ class Rows:
             at, size, _ = self.places[name]
             buffer = optimizer.state.get(parameter, {}).get("momentum_buffer")
             for row, tensor in ((self.master, parameter), (self.low, parameter), (self.momentum, buffer)):
-                row[run, at : at + size].copy_(flat(tensor)) if tensor is not None else row[
-                    run, at : at + size
-                ].zero_()
+                row[run, at : at + size] = 0 if tensor is None else flat(tensor)
         for buffer, place in self.statistics(run, model):
             place.copy_(buffer)
         self.passed[run].copy_(torch.stack(self.counters(model)))
 
     @torch.no_grad()
-    def store(self, run: int, model: ResNet, optimizer: torch.optim.Optimizer | None = None) -> None:
-        """Hand a run back to its model and, if given, its optimiser, in place: the inverse of load."""
+    def store(self, run: int, model: ResNet, optimizer: torch.optim.Optimizer) -> None:
+        """Hand a run back to its model and its optimiser, in place: the inverse of load."""
         for name, parameter in model.named_parameters():
             at, size, shape = self.places[name]
             parameter.copy_(shaped(self.master[run, at : at + size], shape))
-            if optimizer is not None and optimizer.param_groups[0]["momentum"]:
+            if optimizer.param_groups[0]["momentum"]:
                 buffer = torch.empty_like(parameter).copy_(shaped(self.momentum[run, at : at + size], shape))
                 optimizer.state[parameter]["momentum_buffer"] = buffer
         for buffer, place in self.statistics(run, model):

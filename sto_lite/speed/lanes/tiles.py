@@ -47,7 +47,7 @@ class Shape:
 
 
 @lru_cache
-def tuned(card: str) -> dict[str, Tile]:
+def tuned(card: str, path: Path = TUNED) -> dict[str, Tile]:
     """The measured tiles of a card, by its name; empty for a card that was not measured."""
-    tables = json.loads(TUNED.read_text()) if TUNED.exists() else {}
+    tables = json.loads(path.read_text()) if path.exists() else {}
     return {key: Tile(*values) for key, values in tables.get(card, {}).items()}

@@ -1,55 +1,29 @@
-"""Make the records of trained networks that the figures of chapters 4 to 6 are drawn from.
+"""The trained networks behind figures of chapters 4 to 6; tools/chapter_networks.py trains them and writes records.
 
-Synthetic faces, two CPU cores, some ten minutes each::
-
-    python tools/distillation_runs.py distillation    what a converged teacher says, and students that never saw fear
-    python tools/distillation_runs.py peers           how alike those who teach one another grow
-    python tools/distillation_runs.py students        all eight students of networks trained in three ways
-
-Each writes ``NAME.json`` into its folder of ``data/runs``, a record of the kind "curves".
+Each function takes a number of seeds, and gives the protocol, what is said of the data, and what was found.
 """
 
-import argparse
 import copy
 import json
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import permutations, product
-from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))  # so that this file also runs as a script
+from sto_lite import data, faces, resnet, survival
+from sto_lite.config import Config, plain
+from sto_lite.losses import kd_loss
+from sto_lite.methods import STO, Baseline, Method, Step, StochasticDepth, summed
+from sto_lite.peers import DML, ONE, OKDDip, cross_entropies
+from sto_lite.train import fit
 
-from sto_lite import data, faces, records, resnet, survival  # noqa: E402
-from sto_lite.config import Config, plain  # noqa: E402
-from sto_lite.losses import kd_loss  # noqa: E402
-from sto_lite.methods import STO, Baseline, Method, Step, StochasticDepth, summed  # noqa: E402
-from sto_lite.peers import DML, ONE, OKDDip, cross_entropies  # noqa: E402
-from sto_lite.train import fit  # noqa: E402
-
-FOLDERS = {"distillation": "chapters-b", "peers": "chapters-b-peers", "students": "chapters-b-students"}
 CPU = torch.device("cpu")
+Found = tuple[Config, dict[str, Any], dict[str, Any]]
 FEAR = faces.EXPRESSIONS.index("fear")
-
-
-def write(name: str, config: Config, told: dict[str, Any], found: dict[str, Any]) -> None:
-    """Write one record: how it was made first, what was found after it."""
-    record = {
-        "kind": "curves",
-        "config": plain(config),
-        "data": told,
-        "environment": records.environment(CPU),
-        **found,
-    }
-    folder = ROOT / "data" / "runs" / FOLDERS[name]  # one for each chapter, whose stamp depends on it
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / f"{name}.json").write_bytes(records.encode(record))
 
 
 def rounded(values: Tensor, digits: int = 2) -> list[Any]:
@@ -107,46 +81,34 @@ def graded(z: Tensor, labels: Tensor) -> dict[str, float]:
     }
 
 
-def distillation(seeds: int) -> None:
-    """Train the teacher of chapter 4 and its students, and record what they say of the test faces."""
+def distillation(seeds: int) -> Found:
+    """What a converged teacher says of the test faces, and what students do that never saw fear."""
     images = data.load("faces", size=24, difficulty=0.5)
     config = Config("resnet14", 20, batch_size=32, lr=0.05, augment=False, evaluate_every=20)
-    run = fit(Baseline(), images, config, device=CPU, progress=False)
-    teacher: Any = run.network
-    record = run.record
+    teacher: Any
+    teacher, record = fit(Baseline(), images, config, device=CPU, progress=False)
     x, x_test = pixels_of(images, "train"), pixels_of(images, "test")
-    labels = images.splits["test"].labels
+    labels, y = images.splits["test"].labels, images.splits["train"].labels
     with torch.no_grad():
         targets = torch.cat([teacher(part) for part in x.split(500)])
         said = teacher(x_test)
         shortened = teacher(x_test, [0.0] + [1.0] * (teacher.num_blocks - 1))
-    seen = images.splits["train"].labels != FEAR
-    y, epochs, students = images.splits["train"].labels[seen], 12, []
-    for seed in range(seeds):
-        for temperature in (None, 1.0, 3.0, 20.0):
-            net = taught(x[seen], y, targets[seen], temperature, epochs, seed)
-            with torch.no_grad():
-                z = net(x_test)
-            known = {"temperature": temperature, "seed": seed, **graded(z, labels)}
-            students.append(known | ({"score": rounded(fear_score(z))} if seed == 0 else {}))
-            print(f"{temperature} seed {seed}: AUC {known['auc']:.1f} %", flush=True)
-    told = record["data"] | {
-        "difficulty": 0.5,
-        "missing": "fear",
-        "student": "resnet8",
-        "student_epochs": epochs,
+    seen, epochs, students = y != FEAR, 12, []
+    for seed, temperature in product(range(seeds), (None, 1.0, 3.0, 20.0)):
+        net = taught(x[seen], y[seen], targets[seen], temperature, epochs, seed)
+        with torch.no_grad():
+            z = net(x_test)
+        known = {"temperature": temperature, "seed": seed, **graded(z, labels)}
+        students.append(known | ({"score": rounded(fear_score(z))} if seed == 0 else {}))
+        print(f"{temperature} seed {seed}: AUC {known['auc']:.1f} %", flush=True)
+    told = {"difficulty": 0.5, "missing": "fear", "student": "resnet8", "student_epochs": epochs}
+    found = {
+        "teacher": {"error": record["result"]["test"]["error"], **graded(said, labels)},
+        "logits": rounded(said),
+        "shortened": rounded(shortened),
+        "students": students,
     }
-    write(
-        "distillation",
-        config,
-        told,
-        {
-            "teacher": {"error": record["result"]["test"]["error"], **graded(said, labels)},
-            "logits": rounded(said),
-            "shortened": rounded(shortened),
-            "students": students,
-        },
-    )
+    return config, record["data"] | told, found
 
 
 # ------------------------------------------------------------------------------------ chapter 5: do peers grow alike
@@ -199,34 +161,30 @@ def watched(method: Any, look: Callable[[nn.Module], None]) -> Method:
     return Watched(**plain(method))
 
 
-def peers(seeds: int) -> None:
-    """Train the methods of chapter 5, and record after every epoch how far those who teach one another differ."""
-    epochs, limit = 8, 800
-    images = data.load("faces", size=16, difficulty=0.5, limit=limit)
+def peers(seeds: int) -> Found:
+    """After every epoch, how far those who teach one another differ."""
+    epochs, columns = 8, ("disagreement", "kl", "error", "together")
+    images = data.load("faces", size=16, difficulty=0.5, limit=800)
     test = data.Split(images.splits["test"].images[:500], images.splits["test"].labels[:500])
     images = data.ImageSet("faces", images.classes, {"train": images.splits["train"], "test": test})
     x, labels = pixels_of(images, "test"), test.labels
     config = Config("resnet8", epochs, batch_size=32, lr=0.05, augment=False)
     ramp, curves, told = round(80 / 300 * epochs), [], {}
-    for seed in range(seeds):
-        for method in (Alone(), DML(), ONE(ramp=ramp), OKDDip(ramp=ramp), STO()):
-            seen: list[list[float]] = []
+    methods: tuple[Method, ...] = (Alone(), DML(), ONE(ramp=ramp), OKDDip(ramp=ramp), STO())
+    for seed, method in product(range(seeds), methods):
+        seen: list[list[float]] = []
 
-            def look(model: Any, method: Method = method, seen: list[list[float]] = seen) -> None:
-                seen.append(likeness(members(method, model, x), labels))
+        def look(model: Any, method: Method = method, seen: list[list[float]] = seen) -> None:
+            seen.append(likeness(members(method, model, x), labels))
 
-            one = replace(config, seed=seed)
-            record = fit(watched(method, look), images, one, device=CPU, progress=False).record
-            told, columns = record["data"], torch.tensor(seen).T
-            curves.append(
-                {"method": method.name, "seed": seed, "deployed_error": record["result"]["test"]["error"]}
-                | {
-                    name: rounded(column)
-                    for name, column in zip(("disagreement", "kl", "error", "together"), columns, strict=True)
-                }
-            )
-            print(f"{method.name} seed {seed}: {[round(v, 2) for v in seen[-1]]}", flush=True)
-    write("peers", config, told | {"difficulty": 0.5}, {"ramp": ramp, "curves": curves})
+        one = replace(config, seed=seed)
+        record = fit(watched(method, look), images, one, device=CPU, progress=False).record
+        curve = {"method": method.name, "seed": seed, "deployed_error": record["result"]["test"]["error"]}
+        found = zip(columns, map(rounded, torch.tensor(seen).T), strict=True)
+        curves.append({**curve, **dict(found)})
+        told = record["data"]
+        print(f"{method.name} seed {seed}: {[round(v, 2) for v in seen[-1]]}", flush=True)
+    return config, told | {"difficulty": 0.5}, {"ramp": ramp, "curves": curves}
 
 
 # ------------------------------------------------------------------------------- chapter 6: are the students any good
@@ -244,26 +202,16 @@ def student_errors(network: Any, x: Tensor, labels: Tensor, scaled: bool) -> lis
     return [100 * float((z != labels).float().mean()) for z in said]
 
 
-def students(seeds: int) -> None:
-    """Train the three methods of chapter 6, and record the error of every sub-network."""
+def students(seeds: int) -> Found:
+    """The errors of all eight students of networks that were trained in three ways."""
     images = data.load("faces", size=20, difficulty=0.5, limit=1500)
     config = Config("resnet8", 10, batch_size=32, lr=0.05, augment=False, evaluate_every=10)
     x, labels, curves, told = pixels_of(images, "test"), images.splits["test"].labels, [], {}
-    for seed in range(seeds):
-        for method in (Baseline(), StochasticDepth(), STO()):
-            run = fit(method, images, replace(config, seed=seed), device=CPU, progress=False)
-            told, error = run.record["data"], run.record["result"]["test"]["error"]
-            errors = student_errors(run.network, x, labels, scaled=method.name != "baseline")
-            curves.append({"method": method.name, "seed": seed, "deployed": error, "errors": errors})
-            print(f"{method.name} seed {seed}: {error} {[round(e) for e in errors]}", flush=True)
-    write("students", config, told | {"difficulty": 0.5}, {"errors": curves})
-
-
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("name", choices=("distillation", "peers", "students"))
-    parser.add_argument("--seeds", type=int, default=3, help="how many; the record says it (default: 3)")
-    asked = parser.parse_args()
-    {"distillation": distillation, "peers": peers, "students": students}[asked.name](asked.seeds)
+    methods: tuple[Method, ...] = (Baseline(), StochasticDepth(), STO())
+    for seed, method in product(range(seeds), methods):
+        net, record = fit(method, images, replace(config, seed=seed), device=CPU, progress=False)
+        told, error = record["data"], record["result"]["test"]["error"]
+        errors = student_errors(net, x, labels, scaled=method.name != "baseline")
+        curves.append({"method": method.name, "seed": seed, "deployed": error, "errors": errors})
+        print(f"{method.name} seed {seed}: {error} {[round(e) for e in errors]}", flush=True)
+    return config, told | {"difficulty": 0.5}, {"errors": curves}

@@ -1,4 +1,4 @@
-"""What the layouts of all image sets share (chapter 1); each set's own are in fer.py, rafdb.py and cifar.py.
+"""Images in folders, as all image sets may come (chapter 1); each set's layouts are in fer.py, rafdb.py and so on.
 
 The function `read` of such a file takes the members of a folder or archive, and gives arrays and lines for the
 report: {split}_images, uint8 (N,H,W) or (N,H,W,3), and {split}_labels, uint8 (N,), for each split, perhaps the
@@ -16,15 +16,12 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from sto_lite.errors import DataError, shown
-from sto_lite.intake.archives import ARCHIVE
-from sto_lite.intake.members import Member, no_memory
+from sto_lite.intake.members import ARCHIVE, Member, told
 from sto_lite.sets import Published
 
 Arrays = dict[str, np.ndarray]
 Found = tuple[Arrays, list[str]]  # and lines for the report
-Pixels = Callable[[Image.Image], bytes | str]
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp")
-_MAX_IMAGE = 10 << 20  # bytes
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp")
 _NOT_READ = {  # by the end of a name
     r"\.parquet": "a Parquet table, not the published data",
     r"\.np[yz]": "an array, not the published data",
@@ -40,8 +37,7 @@ class NothingFound(DataError):
 def nothing_found(where: str, members: list[Member], title: str, wanted: str) -> NothingFound:
     """The fault of a source without the data set; what is not read but may hold it is named."""
     for sign, what in _NOT_READ.items():
-        others = [m.name for m in members if re.search(f"{sign}$", m.name.lower())]
-        if others:
+        if others := [m.name for m in members if re.search(f"{sign}$", m.name.lower())]:
             return NothingFound(f"{where}: holds {shown(others[0])}, {what}; give {wanted}")
     deeper = any(ARCHIVE.search(m.file) for m in members)
     more = ", or unpack another archive inside it" if deeper else ""
@@ -57,9 +53,9 @@ def more_than_one(where: str, names: Iterable[str]) -> DataError:
 
 def refuse_twice(where: str, members: Iterable[Member]) -> None:
     """Raise DataError when an archive holds a file twice: which one counts would be a guess."""
-    again = [name for name, n in Counter(member.name for member in members).items() if n > 1]
-    if again:
-        raise DataError(f"{where}: holds {shown(again[0])} twice; pack it again")
+    for name, count in Counter(member.name for member in members).items():
+        if count > 1:
+            raise DataError(f"{where}: holds {shown(name)} twice; pack it again")
 
 
 @dataclass(frozen=True)
@@ -79,14 +75,12 @@ def places(members: list[Member], is_split: Callable[[str], bool]) -> list[Place
         *home, split, label = ["", "", *member.name.split("/")[:-1]]
         if not is_split(split.lower()):
             home, split, label = [*home, split], label, ""
-        if is_split(split.lower()) and member.file.endswith(IMAGE_SUFFIXES):
+        if is_split(split.lower()) and member.file.endswith(SUFFIXES):
             found.append(Place(member, "".join(f"{part}/" for part in home if part), split.lower(), label))
     return found
 
 
-def stacked(
-    images: Mapping[tuple[str, Any], tuple[int, Member]], published: Published, pixels: Pixels
-) -> Arrays:
+def stacked(images: Mapping[tuple[str, Any], tuple[int, Member]], published: Published) -> Arrays:
     """{(split, order): (label, member)} -> arrays in that order; each image is decoded once, as they lie there."""
     arrays: Arrays = {}
     rows: dict[tuple[str, Any], np.ndarray] = {}
@@ -96,29 +90,43 @@ def stacked(
         arrays[f"{split}_labels"] = np.array([images[key][0] for key in keys], np.uint8)
         rows |= zip(keys, arrays[f"{split}_images"], strict=True)
     for key, (_, member) in images.items():
-        image = np.frombuffer(decoded(member, published.shape[0], pixels), np.uint8)
-        rows[key][...] = image.reshape(published.shape)
+        image = decoded(member)
+        if image.size != published.shape[:2]:
+            side = f"{published.shape[0]} x {published.shape[0]}"
+            raise member.fault(f"is {image.width} x {image.height} pixels, not {side}")
+        rows[key][...] = (_colour if len(published.shape) == 3 else _grey)(image, member, published.title)
     return arrays
 
 
-def decoded(member: Member, side: int, pixels: Pixels) -> bytes:
-    """The pixels of one image file of side x side pixels.
+def decoded(
+    member: Member, formats: tuple[str, ...] = ("JPEG", "PNG", "BMP"), limit: int = 10 << 20
+) -> Image.Image:
+    """An image file, decoded. Raises DataError for no whole file of these formats, and for over `limit` bytes."""
+    data = member.read(limit)
+    with told(member.where, "cannot be decoded ({}); copy it again"):
+        try:
+            image = Image.open(io.BytesIO(data), formats=formats)
+        except UnidentifiedImageError:
+            raise ValueError(f"no {', '.join(formats[:-1])} or {formats[-1]}") from None
+        image.load()
+        return image
 
-    `pixels` gives them as bytes; or, for an image of the wrong kind, a text that says what is wrong with it.
-    Raises DataError for that, for another size, and for what is no whole JPEG, PNG or BMP.
-    """
-    data = member.read(_MAX_IMAGE)
-    try:
-        with Image.open(io.BytesIO(data), formats=("JPEG", "PNG", "BMP")) as image:
-            if image.size == (side, side):
-                found = pixels(image)
-            else:
-                found = f"is {image.width} x {image.height} pixels, not {side} x {side}"
-    except MemoryError as fault:
-        raise no_memory(member.where) from fault
-    except Exception as fault:  # on damaged bytes Pillow raises errors of many kinds
-        reason = "no JPEG, PNG or BMP" if isinstance(fault, UnidentifiedImageError) else shown(fault)
-        raise DataError(f"{member.where}: cannot be decoded ({reason}); copy it again") from fault
-    if isinstance(found, str):
-        raise DataError(f"{member.where}: {found}")
-    return found
+
+def _grey(image: Image.Image, member: Member, title: str) -> np.ndarray:
+    """(H, W). A coloured file is taken when its three channels are equal."""
+    if image.mode == "L":
+        return np.asarray(image)
+    if image.mode not in ("1", "P", "LA", "RGB", "RGBA"):
+        raise member.fault(f"is no 8-bit grey image (its mode is {image.mode})")
+    rgb = np.asarray(image.convert("RGB"))
+    if (rgb != rgb[..., :1]).any():
+        raise member.fault(f"is in colour; {title} is grey")
+    return rgb[..., 0]
+
+
+def _colour(image: Image.Image, member: Member, title: str) -> np.ndarray:
+    """(H, W, 3)."""
+    if image.mode != "RGB":
+        told = f"is no 8-bit colour image (its mode is {image.mode}); {title}'s aligned images are"
+        raise member.fault(f"{told}")
+    return np.asarray(image)
