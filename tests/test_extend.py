@@ -30,6 +30,7 @@ def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])
     monkeypatch.setenv("CI", "1")
+    monkeypatch.delenv("STO_DATA", raising=False)
     own.method.cache_clear()
     yield tmp_path
     own.method.cache_clear()
