@@ -12,7 +12,6 @@ from sto_lite.__main__ import main
 from sto_lite.errors import RunError
 from sto_lite.experiments.jobs import choose, jobs
 from sto_lite.experiments.paper import EXPERIMENTS, find
-from sto_lite.options import settings
 from sto_lite.records import read_record
 
 pytest.importorskip("torchvision")
@@ -31,6 +30,7 @@ def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])
     monkeypatch.setenv("CI", "1")
+    monkeypatch.delenv("STO_DATA", raising=False)
     own.method.cache_clear()
     yield tmp_path
     own.method.cache_clear()
@@ -63,8 +63,6 @@ def test_a_method(folder, call):
 
 
 def test_pictures(folder, call):
-    if "folder" not in settings("sto_lite.options", "Prepare"):
-        pytest.skip("prepare takes no folder yet")
     from PIL import Image
 
     from sto_lite.faces import EXPRESSIONS, generate
