@@ -90,12 +90,12 @@ def agreement(votes: ArrayLike) -> float:
 
 
 class Share(NamedTuple):
-    """A share (%) with its Wilson interval, and how many were counted."""
+    """A share (%) with its Wilson interval, and of how many."""
 
     share: float
     low: float
     high: float
-    count: int
+    images: int
 
 
 def share(hits: int, count: int, level: float = 0.95) -> Share:

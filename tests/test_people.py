@@ -109,7 +109,7 @@ def test_planted_errors_by_group_are_recovered_with_the_stated_coverage():
     for _ in range(draws):
         wrong = rng.random(len(groups)) < np.where(groups == "a", planted["a"], planted["b"])
         found = people.errors_by_group(wrong.astype(int), np.zeros(len(groups), int), groups)
-        assert (found["a"].count, found["b"].count) == (360, 40)
+        assert (found["a"].images, found["b"].images) == (360, 40)
         for name, one in found.items():
             inside[name] += one.low <= 100 * planted[name] <= one.high
     assert all(0.92 < hits / draws < 0.98 for hits in inside.values()), inside

@@ -65,6 +65,8 @@ BESIDE = {
     "kin-gain": {cell.label for cell in EXPERIMENTS["kin"].cells},
 }  # rows whose own gain is told too
 PAIRED = {"dropped-blocks", "peers-otherwise"}  # registered as paired differences, each of its two rows alone
+# Questions whose records a chapter reads itself.
+CHAPTER = {"depth-dial": ("10-pocket.ipynb#a-dial-for-depth", "chapter 10")}
 FIELDS = ("runs", "subset", "analysis", "rule", "expectation")
 
 
@@ -165,7 +167,9 @@ def write_entry(entry: Entry, found: Results) -> Iterator[str]:
     for part in parts:
         yield from ["", f"  {part}"]
     said = list(answer(entry, found))
-    if not said and not entry.afterwards:
+    if entry.id in CHAPTER:
+        said = ["**Answer:** in [{1}]({0}), which reads the records.".format(*CHAPTER[entry.id])]
+    elif not said and not entry.afterwards:
         held = sum(record.get("collection") == entry.records for record in found.records)
         said = [f"**Answer:** {f'{held} runs are there' if held else 'no run is there yet'}."]
     yield ""
