@@ -16,8 +16,7 @@ from sto_lite.sets import PRECISIONS
 class Config:
     """How a network is trained; the defaults are the paper's (Section 4.1).
 
-    net: resnet8, 14, 20, 32, 44, 50, 56, 110 (bottleneck), resnet110-basic or wrn20-2; or your own, as
-        package.module:FUNCTION.
+    net: resnet8, 14, 20, 32, 44, 50, 56, 110 (bottleneck), resnet110-basic, wrn20-2, or your package.module:FUNCTION.
     epochs: passes over the training images.
     batch_size: images a step.
     lr: initial learning rate of SGD with Nesterov momentum.

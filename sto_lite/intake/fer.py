@@ -11,7 +11,7 @@ import numpy as np
 from sto_lite.errors import DataError, shown
 from sto_lite.intake.members import Member
 from sto_lite.intake.pictures import Found, Place, more_than_one, nothing_found, places, refuse_twice, stacked
-from sto_lite.intake.tables import Table
+from sto_lite.intake.tables import TextTable
 from sto_lite.sets import FER2013
 
 USAGES = dict(zip(FER2013.called, FER2013.splits, strict=True))
@@ -77,7 +77,7 @@ def read(where: str, members: list[Member]) -> Found:
 
 
 def _read_csv(member: Member) -> Found:
-    table = Table(member, _MAX_CSV)
+    table = TextTable(member, _MAX_CSV)
     pixels = {split: bytearray() for split in FER2013.splits}
     labels = {split: bytearray() for split in FER2013.splits}
     usage = bytearray()

@@ -23,7 +23,7 @@ from sto_lite.intake.pictures import (
     refuse_twice,
     stacked,
 )
-from sto_lite.intake.tables import Table
+from sto_lite.intake.tables import TextTable
 from sto_lite.sets import RAFDB
 
 _LISTS = ("list_patition_label.txt", "list_partition_label.txt")
@@ -124,7 +124,7 @@ def _read_labels(member: Member, separator: str = "") -> tuple[_Labels, list[str
     """
     labels: _Labels = {}
     notices: list[str] = []
-    table, columns = Table(member, _MAX_LIST, separator), (0, 1)
+    table, columns = TextTable(member, _MAX_LIST, separator), (0, 1)
     for position, (line, row) in enumerate(table):
         if not position and len(row) > 2:
             told = f"has {len(row)} columns, of which name and label were read"

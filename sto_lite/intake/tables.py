@@ -13,7 +13,7 @@ _MAX_LINE = 1 << 16  # bytes
 _ROWS = 1000  # made into Python's objects at once
 
 
-class Table:
+class TextTable:
     """A table of text, with the separator that its first line has most of: a comma, a semicolon or a tab.
 
     Lines may end in any way, and text may be UTF-8 or, with its mark, UTF-16. Every fault is a DataError.

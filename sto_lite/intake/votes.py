@@ -12,7 +12,7 @@ import numpy as np
 from sto_lite.errors import DataError, shown
 from sto_lite.intake.members import opened, told
 from sto_lite.intake.pictures import Arrays, Found
-from sto_lite.intake.tables import Table
+from sto_lite.intake.tables import TextTable
 from sto_lite.sets import FER2013
 
 _SEEN = ("neutral", "happiness", "surprise", "sadness", "anger", "disgust", "fear")
@@ -73,7 +73,7 @@ def join(path: Path, usage: np.ndarray | None) -> Found:
         tables = tables or ([] if path.is_dir() else members)  # one file may be called otherwise
         if len(tables) != 1:
             raise DataError(f"{where}: holds no fer2013new.csv, FER+'s table of votes; give its path")
-        faces, usages, counts = _read(Table(tables[0], _MAX))
+        faces, usages, counts = _read(TextTable(tables[0], _MAX))
     if len(counts) != len(usage):
         told = f"has {len(counts):,} rows, but FER-2013 has {len(usage):,}"
         raise DataError(f"{where}: {told}; give both files whole and as published")
@@ -94,7 +94,7 @@ def join(path: Path, usage: np.ndarray | None) -> Found:
     return arrays, notices
 
 
-def _read(table: Table) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _read(table: TextTable) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Whether a row has an image's name, (rows,); its usage, (rows,) uint8; and its counts, (rows, 10) uint8."""
     usages = [usage.lower() for usage in FER2013.called]
     rows: list[tuple[bool, int, list[int]]] = []
