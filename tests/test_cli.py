@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import os
+import shlex
 import subprocess
 import sys
 
@@ -288,7 +289,7 @@ def test_a_queue_of_some_rows_with_another_teacher(tmp_path, capsys):
     told = "(evaluate-every, batch-size, size from the scale; net, limit, epochs as given; all else as in the"
     assert told in said
     command = said.partition("all 3 runs are finished: python -m sto_lite ")[2].partition("\n")[0]
-    assert main([*command.split(), "--format", "csv"]) == 0
+    assert main([*shlex.split(command), "--format", "csv"]) == 0
     measured = capsys.readouterr().out
     assert measured.count("KD, two stages") == 1
     assert measured.count(",,,,0,") == 3, "the teacher is the baseline"

@@ -7,7 +7,7 @@
     python tools/chapter_networks.py peers --seeds 3         how alike those who teach one another grow
     python tools/chapter_networks.py students --seeds 3      all eight students of networks trained in three ways
 
-Planned before the first run: seeds 0 to 2 for deletions (so far seed 0 is there), 0 to 4 for ensemble. The data are
+Planned before the first run: seeds 0 to 2 for deletions, 0 to 4 for ensemble. The data are
 synthetic faces; the first three take about half a minute on one CPU core, the others some ten. A record that exists
 is not made again.
 """

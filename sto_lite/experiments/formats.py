@@ -57,8 +57,9 @@ def chance(p: float | None) -> str:
 
 def gained(row: Row, table: Table, found: Interval | None) -> str:
     """A gain, or why there is none."""
-    if row.cell.against and row.records and not table.row(row.cell.against).records:
-        return f"no {row.cell.against}"
+    against = row.cell.against
+    if against and row.records and not any(r.cell.label == against and r.records for r in table.rows):
+        return f"no {against}"
     return spread(found)
 
 

@@ -292,7 +292,7 @@ def fill(
     row = Row(cell, records, split, error, best, verdict="")
     if cell.against is None:
         return row
-    other = by_label[cell.against]
+    other = by_label.get(cell.against, {})
     pairs = [(other[key], mine[key]) for key in sorted(mine.keys() & other.keys())]
     claimed = claimed_gain(cell, experiment, data)
     if not pairs:
