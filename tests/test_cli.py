@@ -292,7 +292,7 @@ def test_a_queue_of_some_rows_with_another_teacher(tmp_path, capsys):
     assert main([*shlex.split(command), "--format", "csv"]) == 0
     measured = capsys.readouterr().out
     assert measured.count("KD, two stages") == 1
-    assert measured.count(",,,,0,") == 3, "the teacher is the baseline"
+    assert len(measured.splitlines()) == 3 and measured.count(",1,") >= 2, "two rows, of a run each"
     other = [*words]
     other[other.index("--teacher-net") + 1] = "resnet9"
     for arguments, message in (
