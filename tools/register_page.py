@@ -46,14 +46,15 @@ EXPERIMENT = {
     "kin-directions": "kin",
     "kin-gates": "kin",
 }
+PEERS = ("DML", "ONE", "OKDDip", "KD, two stages")
+TABLE3 = ("stochastic depth", "without distillation (λ = 0)", "without backward of the full network")
 KIN_CHEAP = ("label smoothing", "EMA", "baseline, STO's compute", "stochastic depth")
 # What is asked of the whole table besides its own gains; one family each.
 PAIRS: dict[str, list[Pair]] = {
-    "sto-against-parts": [
-        ("stochastic depth", "STO"),
-        ("without distillation (λ = 0)", "STO"),
-        ("without backward of the full network", "STO"),
-    ],
+    "sto-against-parts": [(row, "STO") for row in TABLE3],
+    "peers": [(row, "STO") for row in PEERS],
+    "paper-2": [(row, "STO") for row in TABLE3],
+    "paper-4": [(row, "STO") for row in PEERS],
     "label-smoothing": [("label smoothing", "STO")],
     "kin-gain": [(row, "STO") for row in KIN_CHEAP],
     "kin-teacher": [("STO, teacher's gates one", "STO"), ("R-Drop, one direction", "STO")],
@@ -62,11 +63,18 @@ PAIRS: dict[str, list[Pair]] = {
 }
 BESIDE = {
     "label-smoothing": {"label smoothing"},
+    "peers": {*PEERS, "STO"},
+    "paper-2": {*TABLE3, "STO"},
+    "paper-4": {*PEERS, "STO"},
     "kin-gain": {cell.label for cell in EXPERIMENTS["kin"].cells},
 }  # rows whose own gain is told too
 PAIRED = {"dropped-blocks", "peers-otherwise"}  # registered as paired differences, each of its two rows alone
 # Questions whose records a chapter reads itself.
-CHAPTER = {"depth-dial": ("10-pocket.ipynb#a-dial-for-depth", "chapter 10")}
+CHAPTER = {
+    "depth-dial": ("10-pocket.ipynb#a-dial-for-depth", "chapter 10"),
+    "bias-lab": ("11-people.ipynb#a-bias-laboratory", "chapter 11"),
+    "kin-fidelity": ("09b-kin.ipynb", "chapter 9b"),
+}
 FIELDS = ("runs", "subset", "analysis", "rule", "expectation")
 
 
@@ -167,10 +175,10 @@ def write_entry(entry: Entry, found: Results) -> Iterator[str]:
     for part in parts:
         yield from ["", f"  {part}"]
     said = list(answer(entry, found))
-    if entry.id in CHAPTER:
+    held = sum(record.get("collection") == entry.records for record in found.records)
+    if entry.id in CHAPTER and held:
         said = ["**Answer:** in [{1}]({0}), which reads the records.".format(*CHAPTER[entry.id])]
     elif not said and not entry.afterwards:
-        held = sum(record.get("collection") == entry.records for record in found.records)
         said = [f"**Answer:** {f'{held} runs are there' if held else 'no run is there yet'}."]
     yield ""
     yield from (f"  {line}" if line else "" for line in said)
