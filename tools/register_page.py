@@ -15,8 +15,8 @@ from sto_lite.experiments.tables import Row, Table, ask, tables, verdict
 from sto_lite.records import Record
 from sto_lite.stats import Interval
 from tools.address import Repository, repository
-from tools.claims import ROOT
 from tools.claims_page import add, results
+from tools.entries import ROOT
 from tools.findings import Results
 from tools.register import Entry, origins, read_register
 
