@@ -1,10 +1,10 @@
 """What people have on disk of an image set -> one prepared file, `root/<set>.npz` (chapter 1).
 
-It is an uncompressed npz of {split}_images, uint8 (N,H,W) or (N,H,W,3), and {split}_labels, uint8 (N,); for
-sets in colour and people's own of the `classes`' names; and where FER+'s votes were given, of {split}_votes,
-uint8 (N,10), and {split}_rated, bool (N,). Equal data give equal bytes. `root/<set>.json` beside it records the
-source, the checksum and the audit; while the source's size and times and the prepared file's bytes match it, nothing
-is read again.
+It is an uncompressed npz of {split}_images, uint8 (N,H,W) or (N,H,W,3), and {split}_labels, uint8 (N,); for sets in
+colour and people's own of the `classes`' names; and where FER+'s votes were given, of {split}_votes, uint8 (N,10),
+and {split}_rated, bool (N,); and of RAF-DB, where they are, of {split}_attributes, uint8 (N,3). Equal data give equal
+bytes. `root/<set>.json` beside it records the source, the checksum and the audit; while the source's size and times
+and the prepared file's bytes match it, nothing is read again.
 """
 
 import hashlib

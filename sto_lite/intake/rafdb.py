@@ -11,6 +11,7 @@ from contextlib import ExitStack
 import numpy as np
 
 from sto_lite.errors import DataError, shown
+from sto_lite.intake import attributes
 from sto_lite.intake.members import Member, opened
 from sto_lite.intake.pictures import (
     SUFFIXES,
@@ -79,7 +80,9 @@ def _read_official(table: Member, members: list[Member]) -> Found:
             raise table.fault(f"beside it is neither Image/aligned nor Image/aligned.zip; give {_WANTED}")
         images = _by_key(found)
         _agree(images, labels, table.where)
-        return _stacked(images, {key: label for key, (label, _) in labels.items()}), notices
+        arrays, more = attributes.find(mine, images)
+        arrays |= _stacked(images, {key: label for key, (label, _) in labels.items()})
+        return arrays, notices + more
 
 
 def _read_folders(found: list[Place], members: list[Member]) -> Found:
