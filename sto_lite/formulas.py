@@ -32,7 +32,7 @@ def read_formula(answer: str, symbols: Ranges) -> Any:
     """An answer as a sympy expression of the given symbols.
 
     Args:
-        answer: numbers, the symbols, + - * / **, brackets, exp, log and sqrt; ^ is read as **.
+        answer: numbers, the symbols, arithmetic with powers as in Python, brackets, exp, log and sqrt.
         symbols: what may stand in it.
 
     Raises:
