@@ -234,12 +234,22 @@ def test_grades_say_what_a_zero_means(course, tmp_path):
     from traitlets.config.loader import PyFileConfigLoader
 
     settings = PyFileConfigLoader("nbgrader_config.py", str(course)).load_config()
-    with Gradebook(f"sqlite:///{course / 'gradebook.db'}") as book:
+    shutil.copy(course / "gradebook.db", tmp_path)
+    with Gradebook(f"sqlite:///{tmp_path / 'gradebook.db'}") as book:
+        book.find_grade(
+            "records", "gradients", "gradients", "partial"
+        ).auto_score = None  # as after a dead kernel
+        for cell in ("hypothesis", "verdict"):
+            grade = book.find_grade(cell, "gradients", "gradients", "good")
+            grade.manual_score, grade.needs_manual_grade = 3, False
+        book.db.commit()
         settings.ExportApp.plugin_class(to=str(tmp_path / "grades.csv")).export(book)
     rows = csv.DictReader((tmp_path / "grades.csv").open(newline=""))
     states = {(row["assignment"], row["student_id"]): row["state"] for row in rows}
     assert states["temperature", "good"] == "by_hand"
     assert states["gradients", "broken"] == "missing"
+    assert states["gradients", "partial"] == "failed"
+    assert states["gradients", "good"] == "final"
 
 
 def test_what_came_back_is_looked_over_without_running_it(course, capsys):

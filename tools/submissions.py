@@ -3,10 +3,10 @@
     python tools/submissions.py gradients ~/sto-course --unpack ~/zips
 
 For every student's folder in ``~/sto-course/submitted`` it says whether ``gradients/gradients.ipynb`` is there and
-holds every cell that is graded, whether the records beside it have the form that is asked for, and whether two students
-handed in the same runs. A student's code runs in one process with the checks of a notebook and can replace them; here
-the assignment's own source is executed, and its check reads what was handed in. The exit status is 1 if something has
-to be looked at.
+holds every cell that is graded, whether the records beside it have the form that is asked for, and whether two
+students handed in the same runs. A student's code runs in one process with the checks of a notebook and can replace
+them; here the assignment's own source is executed, and its check reads what was handed in. The exit status is 1 if
+something has to be looked at.
 
 ``--unpack`` first unpacks every ``STUDENT.zip`` of a folder to where nbgrader looks for it. ``--restore`` first makes
 the cells that nbgrader knows whole: one that was deleted is put back from what was released, as a missing check has
@@ -209,11 +209,13 @@ def about_records(source: Notebook, folder: Path, namespace: dict[str, Any] | No
 
 
 def copied(students: Sequence[Path], name: str) -> dict[str, list[str]]:
-    """Say, by student, whose records are another's too: the same seed gives the same losses, but not the same seconds."""
+    """Say, by student, whose records are another's too: one seed gives the same losses, but not the same seconds."""
     owners: dict[str, set[str]] = {}
     for student in students:
         folder = student / name
-        for path in [] if not folder.is_dir() or strange(folder) else visible(folder / "records", "**/*.json"):
+        for path in (
+            [] if not folder.is_dir() or strange(folder) else visible(folder / "records", "**/*.json")
+        ):
             try:
                 history = json.loads(path.read_text(encoding="utf-8"))["history"]
                 run = json.dumps([history["train_loss"], history["seconds"]])
@@ -225,7 +227,9 @@ def copied(students: Sequence[Path], name: str) -> dict[str, list[str]]:
         shared = [names - {student.name} for names in owners.values() if {student.name} < names]
         if shared:
             others = ", ".join(sorted(set.union(*shared)))
-            said[student.name] = [f"{len(shared)} records are those of {others}, to the seconds: ask whose they are"]
+            said[student.name] = [
+                f"{len(shared)} records are those of {others}, to the seconds: ask whose they are"
+            ]
     return said
 
 
