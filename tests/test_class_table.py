@@ -71,7 +71,7 @@ def test_a_class_is_pooled_and_ranked_only_where_it_can_be(course, tmp_path, cap
     assert re.search(r"not counted: forger: summary.json: mean / paper is 1.0", told)
     assert re.search(r"not counted: student0: has runs of copyist; counted once", told)
     text = (tmp_path / "class.md").read_text()
-    assert "5 students, 15 seeds, 1 protocols" in text
+    assert "5 students, 15 seeds, 1 protocol." in text
     row = next(line for line in text.splitlines() if line.startswith("| no backward"))
     assert row.endswith("| 4 |"), "15 points are told from noise"
     row = next(line for line in text.splitlines() if line.startswith("| lam=0"))

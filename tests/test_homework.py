@@ -106,11 +106,12 @@ def test_what_students_get_holds_no_answer(path):
 
 
 @each_assignment
-def test_every_check_that_students_see_says_what_is_wrong(path):
-    for cell in homework.student(homework.read(path)).cells:
+def test_every_check_says_what_is_wrong_also_in_its_hidden_part(path):
+    for cell in homework.solutions(homework.read(path)).cells:
         if cell.cell_type == "code" and "assert" in cell.source:
-            silent = [n for n in ast.walk(ast.parse(cell.source)) if isinstance(n, ast.Assert) and not n.msg]
-            assert [ast.unparse(node) for node in silent] == []
+            asserts = [n for n in ast.walk(ast.parse(cell.source)) if isinstance(n, ast.Assert)]
+            words = (ast.Constant, ast.JoinedStr)  # and no bare variable, which says little in the feedback
+            assert [ast.unparse(node) for node in asserts if not isinstance(node.msg, words)] == []
 
 
 @each_assignment
@@ -233,12 +234,22 @@ def test_grades_say_what_a_zero_means(course, tmp_path):
     from traitlets.config.loader import PyFileConfigLoader
 
     settings = PyFileConfigLoader("nbgrader_config.py", str(course)).load_config()
-    with Gradebook(f"sqlite:///{course / 'gradebook.db'}") as book:
+    shutil.copy(course / "gradebook.db", tmp_path)
+    with Gradebook(f"sqlite:///{tmp_path / 'gradebook.db'}") as book:
+        book.find_grade(
+            "records", "gradients", "gradients", "partial"
+        ).auto_score = None  # as after a dead kernel
+        for cell in ("hypothesis", "verdict"):
+            grade = book.find_grade(cell, "gradients", "gradients", "good")
+            grade.manual_score, grade.needs_manual_grade = 3, False
+        book.db.commit()
         settings.ExportApp.plugin_class(to=str(tmp_path / "grades.csv")).export(book)
     rows = csv.DictReader((tmp_path / "grades.csv").open(newline=""))
     states = {(row["assignment"], row["student_id"]): row["state"] for row in rows}
     assert states["temperature", "good"] == "by_hand"
     assert states["gradients", "broken"] == "missing"
+    assert states["gradients", "partial"] == "failed"
+    assert states["gradients", "good"] == "final"
 
 
 def test_what_came_back_is_looked_over_without_running_it(course, capsys):
@@ -299,6 +310,19 @@ def test_what_is_odd_about_a_submission_is_told(course, tmp_path, change, said):
     assert submissions.look_over(source, handed_in, "temperature") == []
     change(handed_in)
     assert said in "\n".join(submissions.look_over(source, handed_in, "temperature"))
+
+
+def test_records_that_two_students_share_are_told(course, tmp_path, capsys):
+    for student in ("ada", "bob", "kim"):
+        shutil.copytree(
+            course / "submitted" / "good" / "temperature", tmp_path / "submitted" / student / "temperature"
+        )
+    for path in (tmp_path / "submitted" / "kim").rglob("*-s*.json"):  # the same seeds, but trained anew
+        edited(path, lambda record: record["history"].update(seconds=[record["history"]["seconds"][0] + 1]))
+    assert submissions.main(["temperature", str(tmp_path)]) == 1
+    told = capsys.readouterr().out
+    assert re.search(r"^ada +15 records are those of bob, to the seconds", told, re.M)
+    assert "are those of ada" in told and "those of kim" not in told
 
 
 def test_one_broken_submission_does_not_hide_the_others(course, tmp_path, capsys):

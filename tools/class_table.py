@@ -25,7 +25,7 @@ sys.path.insert(0, str(ROOT))  # so that this file also runs as a script
 from sto_lite import homework as handed_in  # noqa: E402
 from sto_lite.blocks import Block, Comparison, compare, fit_block  # noqa: E402
 from sto_lite.errors import print_anything, shown  # noqa: E402
-from sto_lite.experiments.formats import signed, spread  # noqa: E402
+from sto_lite.experiments.formats import spread  # noqa: E402
 from sto_lite.files import expand, save, visible  # noqa: E402
 from sto_lite.stats import Interval, interval  # noqa: E402
 from tools import homework, submissions  # noqa: E402
@@ -144,9 +144,8 @@ def describe(title: str, name: str, found: Collected) -> str:
     students = {student for of in found.errors.values() for student in of}
     seeds = sum(len(of) for of in found.errors[found.reference].values())
     lines = [f"## {title}: {name}", ""]
-    lines += [
-        f"{len(students)} students, {seeds} seeds, {found.protocols} protocols. Gains over {found.reference}."
-    ]
+    protocols = "1 protocol" if found.protocols == 1 else f"{found.protocols} protocols"
+    lines += [f"{len(students)} students, {seeds} seeds, {protocols}. Gains over {found.reference}."]
     block = fit(found.errors)
     if block is None or len(students) < 3:
         return "\n".join([*lines, "", "Fewer than three students: nothing is pooled, and nothing is ranked."])
@@ -257,7 +256,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for line in one.said:
             print(shown(f"{title}, not counted: {line}"))
         for label, gain in (pooled(block, one.reference) if (block := fit(one.errors)) else {}).items():
-            print(f"{title}: {label} {signed(gain.wide.mean)} points, {spread(gain.wide)}")
+            print(f"{title}: {label} gains {spread(gain.wide)} points")
     draw(classes, options.out / "forest.png")
     save(options.out / "class.md", page(path.stem, classes).encode())
     print(f"wrote {options.out / 'class.md'} and forest.png; names of students are in neither")

@@ -3,9 +3,10 @@
     python tools/submissions.py gradients ~/sto-course --unpack ~/zips
 
 For every student's folder in ``~/sto-course/submitted`` it says whether ``gradients/gradients.ipynb`` is there and
-holds every cell that is graded, and whether the records beside it have the form that is asked for. A student's code
-runs in one process with the checks of a notebook and can replace them; here the assignment's own source is executed,
-and its check reads what was handed in. The exit status is 1 if something has to be looked at.
+holds every cell that is graded, whether the records beside it have the form that is asked for, and whether two
+students handed in the same runs. A student's code runs in one process with the checks of a notebook and can replace
+them; here the assignment's own source is executed, and its check reads what was handed in. The exit status is 1 if
+something has to be looked at.
 
 ``--unpack`` first unpacks every ``STUDENT.zip`` of a folder to where nbgrader looks for it. ``--restore`` first makes
 the cells that nbgrader knows whole: one that was deleted is put back from what was released, as a missing check has
@@ -22,7 +23,7 @@ import stat
 import sys
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -207,6 +208,31 @@ def about_records(source: Notebook, folder: Path, namespace: dict[str, Any] | No
     return []
 
 
+def copied(students: Sequence[Path], name: str) -> dict[str, list[str]]:
+    """Say, by student, whose records are another's too: one seed gives the same losses, but not the same seconds."""
+    owners: dict[str, set[str]] = {}
+    for student in students:
+        folder = student / name
+        for path in (
+            [] if not folder.is_dir() or strange(folder) else visible(folder / "records", "**/*.json")
+        ):
+            try:
+                history = json.loads(path.read_text(encoding="utf-8"))["history"]
+                run = json.dumps([history["train_loss"], history["seconds"]])
+            except (OSError, ValueError, RecursionError, LookupError, TypeError):
+                continue  # a summary; or what about_records finds fault with
+            owners.setdefault(run, set()).add(student.name)
+    said: dict[str, list[str]] = {}
+    for student in students:
+        shared = [names - {student.name} for names in owners.values() if {student.name} < names]
+        if shared:
+            others = ", ".join(sorted(set.union(*shared)))
+            said[student.name] = [
+                f"{len(shared)} records are those of {others}, to the seconds: ask whose they are"
+            ]
+    return said
+
+
 def program(source: Notebook) -> Iterator[str]:
     """Yield the cells of a source that its check of the records needs, and the check; nothing is trained in them."""
     planned = False  # what a student does comes before the arms, which are locked, or is a run
@@ -290,6 +316,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return 1
     marked = (options.course / "nbgrader_config.py").exists()
+    copies = copied(students, path.stem)
     odd, width = 0, max(len(student.name) for student in students)
     for student in students:
         handed_in = student / path.stem
@@ -298,6 +325,7 @@ def main(arguments: list[str] | None = None) -> int:
             lines = look_over(source, handed_in, path.stem, marked) if there else ["nothing was handed in"]
         except Exception as error:  # a student's files end no look at the others'
             lines = [f"cannot be looked over ({type(error).__name__}: {error})"]
+        lines = [*lines, *copies.get(student.name, [])]
         odd += bool(lines)
         if len(lines) > LINES:
             lines = [*lines[:LINES], f"and {len(lines) - LINES} more"]
