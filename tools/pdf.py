@@ -22,7 +22,11 @@ from tools.notebooks import contents  # noqa: E402
 HTML = ROOT / "_build" / "html"
 FOOTER = '<p style="width:100%;text-align:center;font:8pt sans-serif"><span class="pageNumber"></span></p>'
 QUIET = ["background-networking", "component-update", "gpu", "quic", "sync"]
-DROPPED = ".headerlink, .frame[hidden], script, .prev-next-footer, details.hide > summary"
+# What the page folds away of a chapter's code is not printed; nor is the reference of the module.
+DROPPED = (
+    ".headerlink, .frame[hidden], script, .prev-next-footer, details.above-input, details.hide > summary"
+)
+UNPRINTED = {"book/api"}
 
 
 class PdfError(Exception):
@@ -31,7 +35,8 @@ class PdfError(Exception):
 
 def order(root: Path = ROOT) -> list[str]:
     """Return the pages in the order of the table of contents, such as "book/intro"."""
-    return [name.removesuffix(".ipynb") for name in contents(root)]
+    names = [name.removesuffix(".ipynb") for name in contents(root)]
+    return [name for name in names if name not in UNPRINTED]
 
 
 def place(name: str, anchor: str = "") -> str:
