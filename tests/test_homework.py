@@ -336,10 +336,11 @@ def test_one_broken_submission_does_not_hide_the_others(course, tmp_path, capsys
     (tmp_path / "nbgrader_config.py").touch()
     assert submissions.main(["temperature", str(tmp_path), "--restore"]) == 1
     told = capsys.readouterr().out
-    assert re.findall(r"^ada .*$", told, re.M) == ["ada  all well"]
+    (ada,) = re.findall(r"^ada .*$", told, re.M)
+    assert "15 records are those of bob" in ada
     assert "\x1b" not in told and re.search(r"^bob  .*ada  all well", told, re.M)
     assert re.search(r"^eve  .* is a link", told, re.M)
-    assert "3 students, 2 to be looked at" in told
+    assert "3 students, 3 to be looked at" in told
 
 
 def test_what_cannot_be_written_is_not_restored(course, tmp_path):

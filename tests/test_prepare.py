@@ -99,7 +99,7 @@ TREES = {
     },
     "rafdb": {
         "official": WHOLE_RAF | {f"Image/original/{s}_{n:05d}.jpg": b"large" for s, n,
-            *_ in ENTRIES} | {"Annotation/manual/train_00001_manu_attri.txt": b"1 2\n"},
+            *_ in ENTRIES} | {"Annotation/auto/train_00001_auto_attri.txt": b"1 2\n"},
         "zip inside": with_zip(WHOLE_RAF),
         "flat zip inside": with_zip(WHOLE_RAF, ""),
         "basic beside compound": below("RAF-DB/basic", with_zip(WHOLE_RAF)) | {f"RAF-DB/compound/{LIST}":
