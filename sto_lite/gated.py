@@ -97,7 +97,7 @@ def gated(net: nn.Module, branches: Sequence[nn.Module]) -> Gated:
     return Gated(net, names)
 
 
-APART = ("one", "okddip", "one-attached", "stochastic-depth-stepped", "own-teacher")
+APART = ("one", "okddip", "one-attached", "stochastic-depth-stepped")
 
 
 def suited(method: Method, net: str) -> Method:

@@ -13,6 +13,7 @@ from torch.optim.swa_utils import update_bn
 from sto_lite import resnet
 from sto_lite.losses import kd_loss
 from sto_lite.methods import Baseline, Step, fixed_running_stats, plain_copy, summed
+from sto_lite.own import is_own
 from sto_lite.resnet import ResNet
 
 
@@ -100,7 +101,11 @@ class OwnTeacher:
     temperature: float = 3.0
 
     def build(self, net: str, num_classes: int, generator: torch.Generator | None = None) -> Exits:
-        """The baseline's network, and its exits."""
+        """The baseline's network, and its exits; refuses a network of one's own, whose stages it does not know."""
+        if is_own(net):
+            raise ValueError(
+                f"method {self.name} takes sto_lite's own ResNets apart, so it cannot train {net}"
+            )
         return Exits(resnet.build(net, num_classes, generator=generator), num_classes, generator)
 
     def step(
