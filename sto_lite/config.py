@@ -71,6 +71,7 @@ class Source:
     subset: which draw of them, a seed.
     difficulty: of the synthetic faces, 0 to 2.
     label_noise: share of wrong training labels of the synthetic faces.
+    votes: train on what ten people each saw (FER+), as shares of the classes, in place of FER-2013's labels.
     """
 
     name: str
@@ -79,6 +80,7 @@ class Source:
     difficulty: float = 1.0
     label_noise: float = 0.0
     subset: int = 0
+    votes: bool = False
 
 
 def plain(config: Any) -> dict[str, Any]:

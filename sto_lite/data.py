@@ -25,7 +25,7 @@ FACES_TRAIN, FACES_TEST = 4000, 2000  # images of the synthetic set
 
 @dataclass(frozen=True)
 class Split:
-    """images: (N, C, H, W) uint8. labels: (N,) int64."""
+    """images: (N, C, H, W) uint8. labels: (N,) int64; or, for training, shares of the classes, (N, C) float32."""
 
     images: Tensor
     labels: Tensor
@@ -150,6 +150,7 @@ def load(
     difficulty: float = 1.0,
     label_noise: float = 0.0,
     subset: int = 0,
+    votes: bool = False,
 ) -> ImageSet:
     """An image set by its name, resized to size × size pixels.
 
@@ -161,13 +162,15 @@ def load(
         subset: which draw of them, a seed; another number keeps other images.
         difficulty: of the synthetic faces, 0 to 2.
         label_noise: share of wrong labels among the synthetic training faces; their test labels stay right.
+        votes: the training labels of fer2013 are shares of FER+'s votes for its seven classes (chapter 11). Images
+            that got none make room for the next of the draw; the test labels stay FER-2013's.
 
     Returns:
         Colour sets have three channels; gray ones have one, and `Batches` repeats it to three, as the paper does.
 
     Raises:
-        DataError: no such set; it is not prepared; its file is damaged; limit exceeds the training images;
-            difficulty or label noise is asked of photographs; a subset of all images.
+        DataError: no such set; it is not prepared, or without votes; its file is damaged; limit exceeds the training
+            images; difficulty or label noise is asked of photographs, votes of another set; a subset of all images.
     """
     classes: tuple[str, ...] = EXPRESSIONS
     settings: dict[str, float] = (
@@ -179,6 +182,12 @@ def load(
         settings["subset"] = subset
     if name != "faces" and (difficulty, label_noise) != (1.0, 0.0):
         raise DataError(f"difficulty and label_noise are settings of the synthetic faces; {name} has none")
+    if votes:
+        if name != "fer2013":
+            raise DataError(
+                f"votes are FER+'s on the images of FER-2013, so they go with fer2013; {name} has none"
+            )
+        settings["votes"] = True
     if name == "faces":
         splits = {
             "train": Split(
@@ -188,7 +197,9 @@ def load(
         }
     elif name in PUBLISHED or prepared(name):
         splits, classes = _photographs(PUBLISHED.get(name) or Published.own(name), root(name))
-    if limit is not None:
+    if votes:
+        splits["train"] = Split(splits["train"].images, _shares(root(name)))
+    if votes or limit is not None:
         splits["train"] = _subset(splits["train"], limit, subset)
     if name == "faces":
         return ImageSet(name, classes, splits, settings)
@@ -214,13 +225,29 @@ def resize(images: Tensor, size: int) -> Tensor:
     )
 
 
-def _subset(split: Split, limit: int, seed: int) -> Split:
-    if not 1 <= limit <= len(split):
+def _subset(split: Split, limit: int | None, seed: int) -> Split:
+    """The first of a draw; None takes all, in their order. Images without any share of a class are passed over."""
+    order = torch.arange(len(split))
+    if limit is not None:
+        order = torch.randperm(len(split), generator=torch.Generator().manual_seed(seed))
+    if split.labels.dim() == 2:
+        order = order[split.labels[order].any(dim=1)]
+    if limit is not None and not 1 <= limit <= len(order):
         raise DataError(
-            f"limit is {limit}, but there are {len(split)} training images; take 1 to {len(split)}"
+            f"limit is {limit}, but there are {len(order)} training images; take 1 to {len(order)}"
         )
-    keep = torch.randperm(len(split), generator=torch.Generator().manual_seed(seed))[:limit]
+    keep = order[:limit]
     return Split(split.images[keep], split.labels[keep])
+
+
+def _shares(folder: Path) -> Tensor:
+    """(N, 7) shares of the votes for FER-2013's classes; zeros where there was none for these, or no face."""
+    from sto_lite.intake import votes
+
+    counts, rated = votes.read("train", folder)
+    mine = torch.from_numpy(counts[:, np.argsort(votes.FER2013_LABELS)]).float()
+    mine[~torch.from_numpy(rated)] = 0
+    return mine / mine.sum(dim=1, keepdim=True).clamp(min=1)
 
 
 def _photographs(published: Published, folder: Path) -> tuple[dict[str, Split], tuple[str, ...]]:

@@ -25,6 +25,10 @@ def split_kl(student: Tensor, teacher: Tensor, labels: Tensor, temperature: floa
     Returns (N,) each, in nats: right, the KL of "the label or not"; wrong, the KL among the other classes, each side
     made a distribution of its own; and rest, the teacher's probability of all other classes together.
     """
+    if labels.is_floating_point():
+        raise ValueError(
+            "DKD takes the divergence apart at an image's one label, so it does not go with votes"
+        )
     own = F.one_hot(labels, student.shape[1]).bool()
 
     def parts(logits: Tensor) -> tuple[Tensor, Tensor]:

@@ -160,7 +160,7 @@ class STO(StochasticDepth):
         terms = sto_terms(
             torch.cat(students),
             teacher.repeat(self.students, 1),
-            labels.repeat(self.students),
+            torch.cat([labels] * self.students),
             self.temperature,
             self.lam,
             self.detach,

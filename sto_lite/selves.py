@@ -177,7 +177,7 @@ class ProgressiveSelf:
             model.last.load_state_dict(model.net.state_dict())
             model.epoch.fill_(epoch)
         logits = model.net(images)
-        target = F.one_hot(labels, logits.shape[1]).to(logits.dtype)
+        target = labels if labels.is_floating_point() else F.one_hot(labels, logits.shape[1]).to(logits.dtype)
         if epoch:
             with torch.no_grad():
                 memory = model.last(images).softmax(dim=1)

@@ -402,5 +402,6 @@ class Training:
 
 def row_of(step: Step, labels: Tensor) -> Tensor:
     """(k,) numbers of a step for the history: its loss, the loss's parts, and how many predictions are wrong."""
-    wrong = (step.logits.argmax(dim=1) != labels).sum()
+    classes = labels.argmax(dim=1) if labels.is_floating_point() else labels  # shares: the largest
+    wrong = (step.logits.argmax(dim=1) != classes).sum()
     return torch.stack([step.loss, *step.parts.values(), wrong.to(step.loss.dtype)])

@@ -54,8 +54,9 @@ class Job:
         for key, value in self.settings.items():  # 0 and 0.0 are the same, and so is a default that is given
             method[key] = float(value) if isinstance(method[key], float) else value
         source = asdict(self.source)
-        if not self.source.subset:  # which is younger than some runs
-            del source["subset"]
+        for younger in ("subset", "votes"):  # than some runs
+            if not source[younger]:
+                del source[younger]
         identity = [source, self.method, method, plain(self.config), teacher]
         return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:8]
 
@@ -159,8 +160,13 @@ def choose(
             known = ", ".join(repr(cell.label) for cell in cells)
             raise ValueError(f"{experiment.name} has no row {word!r}; it has {known}")
     if rows:
+        labels = {cell.label.casefold() for cell in cells}
         wanted = {word.casefold() for word in rows}
-        cells = tuple(cell for cell in cells if {cell.label.casefold(), cell.method.casefold()} & wanted)
+        cells = tuple(
+            cell
+            for cell in cells
+            if cell.label.casefold() in wanted or cell.method.casefold() in wanted - labels
+        )
     if teacher_net:
         if not is_own(teacher_net) and teacher_net not in NETWORKS:
             raise ValueError(f"no network is called {teacher_net!r}; there are {', '.join(NETWORKS)}")

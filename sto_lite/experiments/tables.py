@@ -368,6 +368,7 @@ def describe(record: Record, epochs: int, experiment: Experiment, own_images: bo
     net = "" if experiment.compares_networks else f"{config['net']}, "
     steps = epochs * -(-data["counts"]["train"] // config["batch_size"])
     odd = {k: v for k, v in data.items() if k in ("difficulty", "label_noise") and v not in (1.0, 0.0)}
+    odd |= {"trained on": "FER+'s votes"} if data.get("votes") else {}
     usual = plain(Config())
     free = ("net", "epochs", "seed", "evaluate_every")
     odd |= {k: v for k, v in config.items() if k not in free and v != usual.get(k)}

@@ -203,6 +203,6 @@ def launches(jobs: Sequence[Job], most: int) -> list[list[Job]]:
     found: dict[tuple, list[Job]] = {}
     for job in jobs:
         c = job.config
-        if together.can_join(registry.find(job.method), c.net, c.precision):
+        if not job.source.votes and together.can_join(registry.find(job.method), c.net, c.precision):
             found.setdefault((job.source, c.net, c.batch_size, c.augment, c.precision), []).append(job)
     return [same[i : i + most] for same in found.values() for i in range(0, len(same), most)]
