@@ -24,7 +24,7 @@ COUNT, UNRATED, OUTSIDE = 40, 7, 11  # rows: without votes; all of whose votes a
 
 @pytest.fixture
 def prepared(tmp_path, monkeypatch):
-    """A prepared FER-2013 of random pixels: in row r, r % 3 + 1 people saw fear, four happiness, two could not say."""
+    """A prepared FER-2013 of noise: in row r, r % 3 + 1 people saw fear, four happiness, two could not say."""
     monkeypatch.setenv("STO_DATA", str(tmp_path))
     noise, arrays = np.random.default_rng(0), {}
     for split in ("train", "public", "private"):
