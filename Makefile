@@ -20,6 +20,8 @@ SOURCES := %INDEX_URL %_INDEX %FIND_LINKS %CACHE_DIR %_CERT %_PROXY %TRUSTED_HOS
 unexport PYTHONHOME PYTHONPATH PYTHONSTARTUP PYTHONUSERBASE PYTHONSAFEPATH PYTHONOPTIMIZE PYTHONWARNINGS VIRTUAL_ENV CDPATH
 unexport $(filter-out $(SOURCES), $(filter PIP_% UV_%, $(.VARIABLES)))
 export PYTHONNOUSERSITE := 1
+# Threads that wait soon sleep, so that a busy machine slows the notebooks no more than its share (sto_lite does so for its commands).
+export GOMP_SPINCOUNT ?= 1000
 
 .DELETE_ON_ERROR:
 .PHONY: again help book check test test-notebooks test-others pdf homework links proofs lint notebooks lab edit requirements clean

@@ -179,3 +179,14 @@ def test_images_are_loaded_once_for_neighbouring_jobs(tmp_path, monkeypatch):
     made = jobs(paper.find("detach"), "faces", [0], "smoke", {"net": "resnet8"})
     outcomes = take_turns(made, tmp_path, lambda outcome: None, 1, "cpu")
     assert [o.status for o in outcomes] == ["done", "done"] and len(loads) == 1
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [({}, "1000 None"), ({"GOMP_SPINCOUNT": "7"}, "7 None"), ({"OMP_WAIT_POLICY": "active"}, "None active")],
+)
+def test_waiting_threads_do_not_take_a_busy_machine(given, expected):
+    clean = {k: v for k, v in os.environ.items() if k not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
+    ask = "import os, sto_lite; print(*(os.environ.get(k) for k in ('GOMP_SPINCOUNT', 'OMP_WAIT_POLICY')))"
+    out = subprocess.run([sys.executable, "-c", ask], env={**clean, **given}, capture_output=True, text=True)
+    assert out.stdout.strip() == expected, out.stderr
