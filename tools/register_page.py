@@ -76,6 +76,7 @@ CHAPTER = {
     "depth-dial": ("10-pocket.ipynb#a-dial-for-depth", "chapter 10"),
     "bias-lab": ("11-people.ipynb#a-bias-laboratory", "chapter 11"),
     "kin-fidelity": ("09b-kin.ipynb", "chapter 9b"),
+    "votes": ("11-people.ipynb#votes-in-place-of-labels", "chapter 11"),
 }
 FIELDS = ("runs", "subset", "analysis", "rule", "expectation")
 
