@@ -83,10 +83,8 @@ def wilson(wrong: int, images: int, level: float = 0.95) -> tuple[float, float]:
 
 
 def read_about(state: Mapping[str, Any], path: Path) -> dict[str, Any]:
-    """The description that a network's file holds.
-
-    Raises:
-        RunError: the file is older than descriptions, or comes from a newer sto_lite.
+    """The description that a network's file holds. Raises RunError if the file is older than descriptions, or comes
+    from a newer sto_lite.
     """
     if "about" not in state:
         remedy = "Train it again, as record.json beside it says, with another --out"

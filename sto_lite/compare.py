@@ -39,10 +39,8 @@ class Finished(NamedTuple):
 
 
 def read_runs(paths: Sequence[Path]) -> list[Finished]:
-    """Finished runs from their folders or record files, with names that tell them apart.
-
-    Raises:
-        RunError: one is missing, or no record of a run.
+    """Finished runs from their folders or record files, with names that tell them apart. Raises RunError if one is
+    missing, or no record of a run.
     """
     places = [expand(path) for path in paths]
     files = [place / "record.json" if place.is_dir() else place for place in places]
@@ -79,10 +77,8 @@ def classes_of(record: Record, network: Path) -> tuple[str, ...]:
 
 
 def draw(runs: Sequence[Finished], out: Path, kind: str = "png") -> list[Path]:
-    """Write the figures of runs into a folder: curves, errors by class, and a confusion matrix for each run.
-
-    Raises:
-        RunError: matplotlib is missing; the runs have other classes or test splits; a file cannot be written.
+    """Write the figures of runs into a folder: curves, errors by class, and a confusion matrix for each run. Raises
+    RunError if matplotlib is missing; the runs have other classes or test splits; a file cannot be written.
     """
     split = list(runs[0].record["result"])[-1]
     for run in runs:

@@ -101,10 +101,8 @@ APART = ("one", "okddip", "one-attached", "stochastic-depth-stepped")
 
 
 def suited(method: Method, net: str) -> Method:
-    """The method as it can train this network: STO in two passes where the network is one's own.
-
-    Raises:
-        ValueError: the method takes a ResNet apart.
+    """The method as it can train this network: STO in two passes where the network is one's own. Raises ValueError if
+    the method takes a ResNet apart.
     """
     if not is_own(net):
         return method

@@ -127,11 +127,7 @@ def files(folder: Path) -> list[Path]:
 
 
 def read(folder: Path) -> list[Record]:
-    """The records of a submission, by file name.
-
-    Raises:
-        RunError: the folder holds none, or a file that is none.
-    """
+    """The records of a submission, by file name. Raises RunError if the folder holds none, or a file that is none."""
     return [read_record(path) for path in files(folder)]
 
 
@@ -139,10 +135,8 @@ def read(folder: Path) -> list[Record]:
 
 
 def sort(records: Iterable[Record], arms: Arms) -> dict[str, dict[int, Record]]:
-    """Label -> seed -> record, for the records that belong to an arm.
-
-    Raises:
-        RunError: two records are of the same arm and seed.
+    """Label -> seed -> record, for the records that belong to an arm. Raises RunError if two records are of the same
+    arm and seed.
     """
     found: dict[str, dict[int, Record]] = {label: {} for label in arms}
     for record in records:
@@ -210,10 +204,8 @@ def report(summary: Summary) -> str:
 
 
 def check(folder: Path, arms: Arms, reference: str, *arguments: Any, **settings: Any) -> Summary:
-    """The submission's summary, if its form is right; arguments as `problems`.
-
-    Raises:
-        RunError: it is not; the message lists every problem.
+    """The submission's summary, if its form is right; arguments as `problems`. Raises RunError if it is not; the
+    message lists every problem.
     """
     if found := problems(folder, arms, reference, *arguments, **settings):
         raise RunError(f"{folder} cannot be handed in yet:\n" + "\n".join(f"- {line}" for line in found))

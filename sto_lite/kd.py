@@ -84,10 +84,8 @@ class KD:
             raise ValueError("no such network")
 
     def build(self, net: str, num_classes: int, generator: torch.Generator | None = None) -> Taught:
-        """The student, which starts from the baseline's weights, and the teacher from its file.
-
-        Raises:
-            RunError: the teacher's network is for another number of classes.
+        """The student, which starts from the baseline's weights, and the teacher from its file. Raises RunError if
+        the teacher's network is for another number of classes.
         """
         student = resnet.build(net, num_classes, generator=generator)
         teacher = resnet.build(self.network, num_classes, generator=torch.Generator())

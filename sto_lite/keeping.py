@@ -24,10 +24,8 @@ FOLDER = "sto-runs"
 
 
 def folder() -> Path:
-    """Where runs are kept: $STO_RUNS; else sto-runs on Colab's Drive, in Kaggle's working folder, or at home.
-
-    Raises:
-        StoError: there is no home folder, or none that can be written.
+    """Where runs are kept: $STO_RUNS; else sto-runs on Colab's Drive, in Kaggle's working folder, or at home. Raises
+    StoError if there is no home folder, or none that can be written.
     """
     if chosen := os.environ.get("STO_RUNS"):
         return expand(chosen)

@@ -260,11 +260,8 @@ def methods() -> dict[str, dict[str, Setting]]:
 
 
 def of_own(arguments: Sequence[str]) -> dict[str, dict[str, Setting]]:
-    """The settings of a method of one's own, as `methods` gives them, if the arguments name one.
-
-    Raises:
-        RunError: it cannot be imported.
-        ValueError: a setting is called like an option that train has.
+    """The settings of a method of one's own, as `methods` gives them, if the arguments name one. Raises RunError if
+    it cannot be imported, and ValueError if a setting is called like an option that train has.
     """
     chosen = [after for word, after in pairwise(arguments) if word == "--method"]
     chosen += [word.removeprefix("--method=") for word in arguments if word.startswith("--method=")]

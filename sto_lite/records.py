@@ -41,10 +41,7 @@ def encode(record: Record) -> bytes:
 def read_record(path: Path) -> Record:
     """Read one record: of a run, of a bench, or the curves of runs that did not end; older ones are upgraded.
 
-    An older one is brought up to date.
-
-    Raises:
-        RunError: the file is missing or is no record.
+    Raises RunError if the file is missing or is no record.
     """
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
@@ -69,10 +66,8 @@ def read_record(path: Path) -> Record:
 
 
 def read_folder(folder: Path) -> list[Record]:
-    """Every record in a folder of runs (`FOLDER/RUN/record.json`) or of records (`FOLDER/*.json`), by path.
-
-    Raises:
-        RunError: the folder is missing, holds no record, or holds a file that is none.
+    """Every record in a folder of runs (`FOLDER/RUN/record.json`) or of records (`FOLDER/*.json`), by path. Raises
+    RunError if the folder is missing, holds no record, or holds a file that is none.
     """
     paths = sorted({*visible(folder, "*.json"), *visible(folder, "*/record.json")})
     if not paths:
@@ -145,10 +140,8 @@ def differences(ours: Identity, theirs: Mapping[str, Any], older: str = "") -> l
 
 
 def check_identity(ours: Identity, theirs: Mapping[str, Any], path: Path, older: str = "") -> None:
-    """Refuse a file that is of another run; arguments as `differences`.
-
-    Raises:
-        RunError: it is; the message names what differs.
+    """Refuse a file that is of another run; arguments as `differences`. Raises RunError if it is; the message names
+    what differs.
     """
     if found := differences(ours, theirs, older):
         raise RunError(f"{path} is of another run: {'; '.join(found)}. Take another folder, or delete it")

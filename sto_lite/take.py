@@ -166,10 +166,8 @@ def load(run: str | Path, device: torch.device | str = "cpu") -> TakenNetwork:
 
 
 def check_shape(width: int, height: int, name: str, any_size: bool = False) -> None:
-    """Refuse a picture that is unlikely to be a crop of one face.
-
-    Raises:
-        DataError: it is far from square, or much larger.
+    """Refuse a picture that is unlikely to be a crop of one face. Raises DataError if it is far from square, or much
+    larger.
     """
     if min(width, height) < 1:
         raise DataError(f"{name} has no pixels")

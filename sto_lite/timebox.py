@@ -70,10 +70,8 @@ class Costs:
 
 
 def read_duration(text: str) -> float:
-    """Seconds from "90s", "9m", "1h30m" or a plain number of seconds.
-
-    Raises:
-        ValueError: it is none of these, or nothing.
+    """Seconds from "90s", "9m", "1h30m" or a plain number of seconds. Raises ValueError if it is none of these, or
+    nothing.
     """
     parts = re.findall(r"(\d+(?:\.\d+)?)([smh]?)", text)
     total = sum(float(amount) * UNITS[unit or "s"] for amount, unit in parts)

@@ -224,11 +224,8 @@ EXPERIMENTS: dict[str, Experiment] = {
 
 
 def find(name: str) -> Experiment:
-    """An experiment by its name; one's own is a TOML file, or package.module:NAME (an Experiment, or cells).
-
-    Raises:
-        ValueError: there is none.
-        RunError: one's own cannot be read.
+    """An experiment by its name; one's own is a TOML file, or package.module:NAME (an Experiment, or cells). Raises
+    ValueError if there is none, and RunError if one's own cannot be read.
     """
     if name.endswith(".toml"):
         return read_toml(expand(name))
@@ -248,10 +245,8 @@ def find(name: str) -> Experiment:
 
 
 def read_toml(path: Path) -> Experiment:
-    """An experiment from a file: title, data, a table [protocol], and a table [[rows]] for each cell.
-
-    Raises:
-        RunError: it cannot be read, holds an unknown key, or its rows do not fit together.
+    """An experiment from a file: title, data, a table [protocol], and a table [[rows]] for each cell. Raises RunError
+    if it cannot be read, holds an unknown key, or its rows do not fit together.
     """
     try:
         told = tomllib.loads(path.read_text(encoding="utf-8"))

@@ -43,11 +43,7 @@ Report = Callable[[Outcome], None]
 
 
 def result(job: Job, out: Path) -> str:
-    """The headline error of a finished job, in words.
-
-    Raises:
-        RunError: it has no readable record.
-    """
+    """The headline error of a finished job, in words. Raises RunError if it has no readable record."""
     found = records.read_record(out / job.name / "record.json")["result"]
     return ", ".join(f"{split} error {values['error']:.2f} %" for split, values in found.items())
 

@@ -65,11 +65,7 @@ class Training(Checkpointable):  # type: ignore[misc]
     compiled: bool = False
 
     def __call__(self, job: Job) -> None:
-        """Train.
-
-        Raises:
-            RunError: the run failed; the job's log ends with its message.
-        """
+        """Train. Raises RunError if the run failed; the job's log ends with its message."""
         if self.threads:
             torch.set_num_threads(self.threads)
         try:
@@ -187,10 +183,8 @@ def slurm_name(job: Job, out: Path) -> str:
 
 
 def queue() -> dict[str, tuple[str, str]]:
-    """What this user has in Slurm's queue: number -> (name, reason why it waits).
-
-    Raises:
-        RunError: squeue is not there or fails.
+    """What this user has in Slurm's queue: number -> (name, reason why it waits). Raises RunError if squeue is not
+    there or fails.
     """
     command = ["squeue", "--noheader", "--format=%A|%r|%j", f"--user={os.getuid()}"]
     try:

@@ -263,10 +263,8 @@ def errors_of(by_label: dict[str, dict[Key, Record]], split: str) -> dict[str, d
 
 
 def by_key(cell: Cell, records: Sequence[Record]) -> dict[Key, Record]:
-    """One record a seed and training set.
-
-    Raises:
-        RunError: two different runs of one cell and seed, of which none can be preferred.
+    """One record a seed and training set. Raises RunError for two different runs of one cell and seed, of which none
+    can be preferred.
     """
     found: dict[Key, Record] = {}
     for record in records:

@@ -60,9 +60,7 @@ def read(split: str, attribute: str, folder: Path | None = None) -> np.ndarray:
 
 def find(members: list[Member], images: Mapping[tuple[str, int], Member]) -> Found:
     """{split}_attributes (N, 3) uint8 beside the images, in their order; nothing where the set has no such files.
-
-    Raises:
-        DataError: a file is not of this form.
+    Raises DataError if a file is not of this form.
     """
     with ExitStack() as stack:
         files = {m.file: m for m in members if m.file.endswith(_END)}

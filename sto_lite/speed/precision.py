@@ -13,9 +13,7 @@ PRECISIONS = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.fl
 
 class Arithmetic:
     """The precision of a step: what runs in 16 bits, and the scaling that keeps fp16's small gradients from zero.
-
-    Raises:
-        RunError: a GPU without bf16.
+    Raises RunError for a GPU without bf16.
     """
 
     def __init__(
