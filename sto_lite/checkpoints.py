@@ -26,17 +26,8 @@ State = dict[str, Any]  # tensors and plain values, by name
 # What decoding, and the loading of states, raise when a file is cut off, foreign or malicious. A RuntimeError may be
 # the machine's as well: see `damage_told`.
 DAMAGE = (
-    AssertionError,
-    AttributeError,
-    OSError,
-    EOFError,
-    LookupError,
-    OverflowError,
-    TypeError,
-    ValueError,
-    RuntimeError,
-    pickle.UnpicklingError,
-    zipfile.BadZipFile,
+    *(AssertionError, AttributeError, OSError, EOFError, LookupError, OverflowError, TypeError, ValueError),
+    *(RuntimeError, pickle.UnpicklingError, zipfile.BadZipFile),
 )
 MACHINE = re.compile("(CUDA|HIP|MPS|XPU|cuDNN)[a-z ]* error", re.IGNORECASE)
 
@@ -103,10 +94,10 @@ class Folder:
         if not path.exists():
             return
         content = read(path)
-        what = (
-            f"{path} is no checkpoint that can be resumed: it is damaged, or holds another network's tensors"
-        )
-        with damage_told(what, "delete it to start afresh"):
+        what = f"{path} is no checkpoint that can be resumed"
+        with damage_told(
+            f"{what}: it is damaged, or holds another network's tensors", "delete it to start afresh"
+        ):
             state = decode(content)
             records.check_identity(self.identity, json.loads(state["identity"]), path, self.older)
             restore(state)

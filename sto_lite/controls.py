@@ -63,12 +63,8 @@ class SteppedDepth(StochasticDepth):
         gates = survival.sample(self.survival(model), generator)
         logits = model(images, gates)
         loss = F.cross_entropy(logits, labels)
-        dropped: list[nn.Module] = [
-            block.residual  # type: ignore[misc]
-            for block, gate in zip(model.blocks, gates.tolist(), strict=True)
-            if gate == 0
-        ]
-        nothing = [0 * weight.sum() for residual in dropped for weight in residual.parameters()]
+        dropped = [block for block, gate in zip(model.blocks, gates.tolist(), strict=True) if gate == 0]
+        nothing = [0 * weight.sum() for block in dropped for weight in block.residual.parameters()]  # type: ignore[union-attr]
         return Step(sum(nothing, start=loss), logits, {"student": loss.detach()})
 
 
@@ -83,12 +79,7 @@ class AttachedONE(ONE):
     name: ClassVar[str] = "one-attached"
 
     def step(
-        self,
-        model: GatedBranches,
-        images: Tensor,
-        labels: Tensor,
-        generator: torch.Generator,
-        epoch: int = 0,
+        self, model: GatedBranches, images: Tensor, labels: Tensor, generator: torch.Generator, epoch: int = 0
     ) -> Step:
         """Cross-entropies of branches and gated teacher, and the lesson that changes both sides."""
         logits, teacher = model(images)
@@ -121,12 +112,7 @@ class MeanDML(DML):
             raise ValueError(f"the temperature is positive; {self.temperature} is not")
 
     def step(
-        self,
-        model: nn.ModuleList,
-        images: Tensor,
-        labels: Tensor,
-        generator: torch.Generator,
-        epoch: int = 0,
+        self, model: nn.ModuleList, images: Tensor, labels: Tensor, generator: torch.Generator, epoch: int = 0
     ) -> Step:
         """All networks' losses, summed; gradients cross from one to another."""
         logits = torch.stack([net(images) for net in model], dim=1)

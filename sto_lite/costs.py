@@ -4,16 +4,15 @@ from functools import cache
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
-from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.flop_counter import FlopCounterMode
 
 from sto_lite import resnet, survival
 from sto_lite.kd import KD
 from sto_lite.kin import Students
-from sto_lite.methods import STO, Method, StochasticDepth
+from sto_lite.methods import STO, Method, Step, StochasticDepth
 from sto_lite.peers import DML, ONE, OKDDip
 from sto_lite.selves import ProgressiveSelf, Sandwich
+from sto_lite.speed.counters import kept_bytes
 
 
 class Forward(NamedTuple):
@@ -99,22 +98,10 @@ def step_memory(method: Method, net: str, size: int = 32, batch: int = 4, draws:
     """
     generator = torch.Generator().manual_seed(0)
     model = method.build(net, 7, generator).train()
-    weights = {tensor.untyped_storage().data_ptr() for tensor in model.state_dict().values()}
     images, labels = torch.rand(batch, 3, size, size, generator=generator), torch.arange(batch) % 7
-    total = 0
-    for _ in range(draws):
-        kept: dict[int, int] = {}
 
-        def keep(tensor: Tensor, kept: dict[int, int] = kept) -> Tensor:
-            storage = tensor.untyped_storage()
-            if storage.data_ptr() not in weights:
-                kept[storage.data_ptr()] = storage.nbytes()
-            return tensor
+    def step() -> Step:
+        return method.step(model, images, labels, generator, 1)
 
-        with saved_tensors_hooks(keep, lambda tensor: tensor):
-            step = method.step(
-                model, images, labels, generator, 1
-            )  # which holds what was kept until it is counted
-        total += sum(kept.values())
-        del step
+    total = sum(kept_bytes(model.state_dict().values(), step) for _ in range(draws))
     return total / (draws * batch * 1e6)

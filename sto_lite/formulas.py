@@ -123,10 +123,7 @@ def check_formula(
             here = abs(complex(function(*moved.values())) - values[0])
         there = abs(reference(**moved) - truth[0])
         if (here <= CLOSE) != (there <= CLOSE):
-            return (
-                f"it does not depend on {name}, and should"
-                if here <= CLOSE
-                else f"it depends on {name}, and should not"
-            )
+            lacks = f"it does not depend on {name}, and should"
+            return lacks if here <= CLOSE else f"it depends on {name}, and should not"
     close = int((np.abs(values - truth) <= 1e-3 * (1 + np.abs(truth))).sum())
     return f"it is another function: at {POINTS - close} of {POINTS} random points it has another value"

@@ -40,11 +40,7 @@ def updates(module: nn.Module, times: int) -> Iterator[None]:
 
 
 def side_by_side(
-    model: ResNet,
-    images: Tensor,
-    gates: Tensor,
-    counted: Sequence[bool],
-    learning: Sequence[bool],
+    model: ResNet, images: Tensor, gates: Tensor, counted: Sequence[bool], learning: Sequence[bool]
 ) -> list[Tensor]:
     """Logits of several streams from one pass; dropped blocks are skipped.
 

@@ -9,10 +9,9 @@ from sto_lite.fused import FusedSTO
 from sto_lite.methods import STO, Method
 from sto_lite.own import is_own
 
-AFFINE = (
-    *(nn.Linear, nn.Conv1d, nn.Conv2d, nn.LayerNorm, nn.GroupNorm),
-    *(nn.BatchNorm1d, nn.BatchNorm2d),
-)
+AFFINE = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.LayerNorm, nn.GroupNorm, nn.BatchNorm1d, nn.BatchNorm2d)
+# Methods that take a ResNet apart.
+APART = ("one", "okddip", "one-attached", "stochastic-depth-stepped")
 
 
 class Gate(nn.Module):
@@ -95,9 +94,6 @@ def gated(net: nn.Module, branches: Sequence[nn.Module]) -> Gated:
     if not all(names) or len(set(names)) < len(names) or not names:
         raise ValueError("each branch is a module of its own inside the network, and there is one at least")
     return Gated(net, names)
-
-
-APART = ("one", "okddip", "one-attached", "stochastic-depth-stepped")
 
 
 def suited(method: Method, net: str) -> Method:

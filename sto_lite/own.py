@@ -32,14 +32,10 @@ def find(path: str, what: str) -> Any:
     try:
         found = importlib.import_module(module)
     except Exception as error:  # what a module of somebody else raises may be anything
-        missing = isinstance(error, ModuleNotFoundError) and error.name in (module, module.partition(".")[0])
-        why = f"there is no module {module} in {here}, nor among what is installed"
-        known = [file.stem for file in Path().glob("*.py")]
-        why = (
-            f"{why}{suggest(module, known)}"
-            if missing
-            else f"importing it gives {type(error).__name__}: {error}"
-        )
+        why = f"importing it gives {type(error).__name__}: {error}"
+        if isinstance(error, ModuleNotFoundError) and error.name in (module, module.partition(".")[0]):
+            meant = suggest(module, [file.stem for file in Path().glob("*.py")])
+            why = f"there is no module {module} in {here}, nor among what is installed{meant}"
         raise RunError(
             f"{what} {path!r} cannot be used: {why}. Call sto in the folder that holds the module, or name that "
             f"folder in PYTHONPATH"

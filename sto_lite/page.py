@@ -204,19 +204,12 @@ def still(
         fig = draw(**{control.name: control.values[index] for control, index in chosen})
         body = picture(fig, f"{alt} ({where})", raster, salt=f"explore {state}")
         frames.append(f'<div class="frame"{"" if state == default else " hidden"}>{body}</div>')
-    key = (
-        "s" + sha256("".join([*frames, *(control.html("") for control in controls)]).encode()).hexdigest()[:8]
-    )
+    content = "".join([*frames, *(control.html("") for control in controls)])
+    key = "s" + sha256(content.encode()).hexdigest()[:8]
     fields = "".join(control.html(key) for control in controls)
+    fields = f'<div class="controls" style="margin-bottom:.75em" hidden>{fields}</div>'
     script = f"<script>{SCRIPT.replace('KEY', key)}</script>"
-    return (
-        markup(
-            f'<div class="controls" style="margin-bottom:.75em" hidden>{fields}</div>{"".join(frames)}',
-            caption,
-            key,
-        )
-        + script
-    )
+    return markup(fields + "".join(frames), caption, key) + script
 
 
 def live(

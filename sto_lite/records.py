@@ -21,6 +21,8 @@ Identity = Mapping[str, Mapping[str, Any]]
 # Settings that are younger than some records, and what was done before there was a choice.
 YOUNGER = {"precision": "float32"}
 FORMAT = 2
+NEEDED = {"bench": ("config", "results"), "curves": ("config", "data", "environment")}  # by kind; of a run:
+OF_A_RUN = ("config", "method", "data", "result", "history", "labels", "predictions")
 
 # Fingerprints of format 1, made after resizing, of the image sets that records were published of: size, limit.
 OLDER_FINGERPRINTS = {
@@ -47,20 +49,15 @@ def read_record(path: Path) -> Record:
         record = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:  # the last of brackets within brackets
         raise RunError(f"{path} is no readable record: {error}") from error
-    needed: tuple[str, ...] = ("config", "method", "data", "result", "history", "labels", "predictions")
-    if isinstance(record, dict) and record.get("kind") == "bench":
-        needed = ("config", "results")
-    if isinstance(record, dict) and record.get("kind") == "curves":
-        needed = ("config", "data", "environment")
-    missing = [key for key in needed if not isinstance(record, dict) or not isinstance(record.get(key), dict)]
-    if missing:
+    record = record if isinstance(record, dict) else {}
+    needed = NEEDED.get(str(record.get("kind")), OF_A_RUN)
+    if missing := [key for key in needed if not isinstance(record.get(key), dict)]:
         raise RunError(f"{path} is JSON, but no record of a run: it lacks {', '.join(missing)}")
     if "kind" not in record:
         record["config"] = {**YOUNGER, **record["config"]}
-    if record.get("format") == 1 and (
-        newer := OLDER_FINGERPRINTS.get(record.get("data", {}).get("fingerprint"))
-    ):
-        record["data"]["fingerprint"] = newer
+    older = record.get("data", {}).get("fingerprint")
+    if record.get("format") == 1 and older in OLDER_FINGERPRINTS:
+        record["data"]["fingerprint"] = OLDER_FINGERPRINTS[older]
         record["format"] = FORMAT
     return record
 
@@ -81,9 +78,8 @@ def read_runs(folders: Sequence[Path] | None = None) -> list[Record]:
     Raises: as `read_folder`.
     """
     if folders is None and not Path("runs").exists():
-        print(
-            "there is no folder runs here, so these are the book's own records, of data/runs", file=sys.stderr
-        )
+        told = "there is no folder runs here, so these are the book's own records, of data/runs"
+        print(told, file=sys.stderr)
         found = read_records("*")
     else:
         found = [record for folder in folders or (Path("runs"),) for record in read_folder(folder)]
@@ -149,10 +145,9 @@ def check_identity(ours: Identity, theirs: Mapping[str, Any], path: Path, older:
 
 def environment(device: torch.device) -> dict[str, str | int]:
     """Device, software versions and code revision, for a record."""
-    on_gpu = device.type == "cuda"
-    name = torch.cuda.get_device_name(device) if on_gpu else f"{platform.machine()} CPU"
+    cpu = f"{platform.machine()} CPU"
     return {
-        "device": name,
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else cpu,
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
         "torch": torch.__version__,

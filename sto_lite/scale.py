@@ -103,10 +103,8 @@ def begin(
     hardware = torch.cuda.get_device_name() if gpu else f"CPU, {threads} thread{'s' if threads > 1 else ''}"
     said = [f"Chapter {chapter}. Scale: {name} ({why}). Device: {hardware}. Data: {TITLES.get(used, used)}."]
     if live:
-        said = [
-            f"Chapter {chapter}. It reads records of measured runs, and one cell trains: scale {name} ({why}),"
-        ]
-        said.append(f"device {hardware}.")
+        said = [f"Chapter {chapter}. It reads records of measured runs, and one cell trains:"]
+        said.append(f"scale {name} ({why}), device {hardware}.")
     if not there:
         said.append(
             f"{TITLES.get(data, data)} is not prepared here: data/README.md says how to get it, and python -m "

@@ -85,10 +85,9 @@ def train(experiment: Experiment, todo: list[Job], out: Path, scale: Scale, box:
         if outcome.status in ("kept", "done"):
             found.append(read_record(out / outcome.job.name / "record.json"))
             made = tables.tables(experiment, found)
-            said = (
-                f"<p><b>Trained here</b>, {len(found)} of {len(todo)} runs, on {device_of(found)}{toy}:</p>"
-            )
-            board.update(HTML(said + "".join(formats.as_html(one, COLUMNS) for one in made[:1])))
+            said = f"{len(found)} of {len(todo)} runs, on {device_of(found)}{toy}"
+            shown = "".join(formats.as_html(one, COLUMNS) for one in made[:1])
+            board.update(HTML(f"<p><b>Trained here</b>, {said}:</p>{shown}"))
 
     with contextlib.redirect_stdout(io.StringIO()):  # the table says as much
         outcomes = take_turns(todo, out, report, 1, str(scale.device), box=box)
@@ -96,9 +95,7 @@ def train(experiment: Experiment, todo: list[Job], out: Path, scale: Scale, box:
         if outcome.status in ("begun", "failed"):
             print(f"{outcome.status}: {outcome.job.name}: {outcome.message}")
     if left := len(todo) - len(found):
-        more = (
-            "nothing is kept at this scale" if scale.name == "smoke" else "run the cell again, and it goes on"
-        )
+        more = "nothing is kept at this scale" if toy else "run the cell again, and it goes on"
         print(f"{left} of {len(todo)} runs on {data} are left: {more}")
 
 

@@ -17,19 +17,9 @@ from pathlib import Path
 import torch
 
 from sto_lite.errors import RunError, StoError
+from sto_lite.experiments import runner
 from sto_lite.experiments.jobs import Job
-from sto_lite.experiments.runner import (
-    Outcome,
-    Report,
-    failure,
-    finished,
-    kept,
-    last_line,
-    load,
-    method_of,
-    outcome_of,
-    waves,
-)
+from sto_lite.experiments.runner import Outcome, Report, finished, load
 from sto_lite.speed import graphs
 from sto_lite.train import fit
 
@@ -71,9 +61,11 @@ class Training(Checkpointable):  # type: ignore[misc]
         try:
             engine = graphs.engine(self.compiled) if self.graphs else None
             out = self.out / job.name
-            fit(method_of(job, self.out), load(job.source), job.config, out, self.device, engine=engine)
+            fit(
+                runner.method_of(job, self.out), load(job.source), job.config, out, self.device, engine=engine
+            )
         except (StoError, ValueError, RuntimeError, MemoryError, OSError) as error:
-            message = failure(job, error).message
+            message = runner.failure(job, error).message
             print(f"sto_lite train: {message}", file=sys.stderr, flush=True)
             raise RunError(message) from error
 
@@ -100,8 +92,8 @@ def on_cluster(
         RunError: there is no Slurm here, or it refuses the options.
     """
     outcomes: list[Outcome] = []
-    for wave in waves(jobs):
-        had, left = kept(wave, out, report, elsewhere=True)
+    for wave in runner.waves(jobs):
+        had, left = runner.kept(wave, out, report, elsewhere=True)
         outcomes += had
         waiting: dict[str, Job] = {}
         missing: dict[str, int] = {}
@@ -113,12 +105,9 @@ def on_cluster(
                 gone = number not in alive
                 missing[number] = missing.get(number, 0) + 1 if gone else 0
                 # A record ends a job; one that left the queue without may still be writing, so look three times.
-                if (
-                    (gone and finished(job, out))
-                    or missing[number] >= 3
-                    or alive.get(number, ("", ""))[1] in STUCK
-                ):
-                    outcomes.append(ended(job, number, out, alive.get(number, ("", ""))[1]))
+                _, reason = alive.get(number, ("", ""))
+                if (gone and finished(job, out)) or missing[number] >= 3 or reason in STUCK:
+                    outcomes.append(ended(job, number, out, reason))
                     report(outcomes[-1])
                     del waiting[number]
             if left or waiting:
@@ -210,8 +199,8 @@ def patient_queue() -> dict[str, tuple[str, str]]:
 def ended(job: Job, number: str, out: Path, reason: str = "") -> Outcome:
     """The outcome of a job that has left the queue, or is stuck in it for a reason."""
     if finished(job, out):
-        return outcome_of(job, out, "done")
+        return runner.outcome_of(job, out, "done")
     if reason in STUCK:
         return Outcome(job, "failed", f"Slurm holds job {number} ({reason}); see scontrol show job {number}")
     log = out / "slurm" / f"{number}_0_log.err"
-    return Outcome(job, "failed", last_line(log) or f"left no record; see {log}")
+    return Outcome(job, "failed", runner.last_line(log) or f"left no record; see {log}")

@@ -27,9 +27,8 @@ RULE = (
 )
 UNKNOWN = "not measured"
 SEEDS = 3  # paired seeds; with fewer, nothing is decided
-Key = tuple[
-    int, int, str
-]  # what pairs two runs: seed, number of the training subset, fingerprint of the images
+# What pairs two runs: seed, number of the training subset, fingerprint of the images.
+Key = tuple[int, int, str]
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,15 @@ import numpy as np
 
 from sto_lite.errors import DataError, shown
 from sto_lite.intake.members import Member
-from sto_lite.intake.pictures import Found, Place, more_than_one, nothing_found, places, refuse_twice, stacked
+from sto_lite.intake.pictures import (
+    Found,
+    Place,
+    nothing_found,
+    places,
+    refuse_several,
+    refuse_twice,
+    stacked,
+)
 from sto_lite.intake.tables import TextTable
 from sto_lite.sets import FER2013
 
@@ -48,9 +56,7 @@ def read(where: str, members: list[Member]) -> Found:
     others = [m for m in tables if m.file not in (*_NO_USAGE, *_PLUS)]
     chosen = preferred[0] or preferred[1] or ([] if images else others)
     homes = {place.home for place in images if place.label.strip().lower() in LABELS}
-    if len(chosen) + len(homes) > 1:
-        folders = [f"{home}train, {home}test" for home in sorted(homes)]
-        raise more_than_one(where, [*(m.name for m in chosen), *folders])
+    refuse_several(where, chosen, homes)
     if chosen:
         arrays, notices = _read_csv(chosen[0])
         if all(preferred):
@@ -165,5 +171,5 @@ def _label(place: Place) -> int:
         raise place.member.fault(f"lies in no folder of a class ({names})")
     if called not in LABELS:
         wrong = f"'{shown(place.label, 40)}' is no class of FER-2013; the folders are called {names}"
-        raise place.member.fault(f"{wrong}")
+        raise place.member.fault(wrong)
     return LABELS[called]

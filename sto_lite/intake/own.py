@@ -131,9 +131,8 @@ class Own:
             notices.append(f"notice: {grey:,} {told}")
         arrays: Arrays = {}
         for split in ("train", "valid", "test"):
-            if mine := [
-                row for row in rows if row[0] == split
-            ]:  # decoded again, so that none is kept in full size
+            if mine := [row for row in rows if row[0] == split]:
+                # Decoded again, so that none is kept in full size.
                 pixels = (from_pil(_decoded(member), channels, member.where) for *_, member in mine)
                 stack = torch.cat([resize(middle_square(picture), side) for picture in pixels]).numpy()
                 stack = stack[:, 0] if channels == 1 else stack.transpose(0, 2, 3, 1)

@@ -59,12 +59,9 @@ def prepare_own(name: str, folder: Path, root: Path, own: Own, report: Report = 
     own: what becomes of them. Raises DataError as `prepare` does, and for a name that is taken or no name.
     """
     if name in DATA_SETS or not re.fullmatch(NAME, name):
-        taken = (
-            f"{', '.join(DATA_SETS)} are taken"
-            if name in DATA_SETS
-            else "take small letters, digits, - and _"
-        )
-        raise DataError(f"{shown(name, 60)!r} cannot be the name of your own set: {taken}")
+        why = f"{', '.join(DATA_SETS)} are taken"
+        why = why if name in DATA_SETS else "take small letters, digits, - and _"
+        raise DataError(f"{shown(name, 60)!r} cannot be the name of your own set: {why}")
     settings = {"own": asdict(own)}
     return _from_disk(Published.own(name), own.read, settings, Path(folder), Path(root), report)
 

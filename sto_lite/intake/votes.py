@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from sto_lite.errors import DataError, shown
-from sto_lite.intake.members import opened, told
-from sto_lite.intake.pictures import Arrays, Found
+from sto_lite.intake.members import opened
+from sto_lite.intake.pictures import Arrays, Found, read_prepared
 from sto_lite.intake.tables import TextTable
 from sto_lite.sets import FER2013
 
@@ -38,18 +38,9 @@ def read(split: str, folder: Path | None = None) -> tuple[np.ndarray, np.ndarray
     """
     if split not in FER2013.splits:
         raise DataError(f"FER-2013 has no split {split!r}; there are {', '.join(FER2013.splits)}")
-    if folder is None:
-        from sto_lite.data import root
-
-        folder = root()
-    path = folder / "fer2013.npz"
     how = "run python -m sto_lite prepare fer2013 --from fer2013.csv --votes fer2013new.csv"
-    if not path.exists():
-        raise DataError(f"FER-2013 is not prepared: {shown(path)} does not exist; {how}")
-    with told(shown(path)), np.load(path, allow_pickle=False) as file:
-        if f"{split}_votes" not in file:
-            raise DataError(f"{shown(path)}: holds no votes; {how}")
-        return file[f"{split}_votes"], file[f"{split}_rated"]
+    found = read_prepared(FER2013, "votes", how, folder)
+    return found[f"{split}_votes"], found[f"{split}_rated"]
 
 
 def join(path: Path, usage: np.ndarray | None) -> Found:

@@ -107,12 +107,11 @@ def bench(config: BenchConfig, device: torch.device) -> Record:
         results[name]["images_a_second"] = 1e3 * config.batch_size / results[name]["ms"]
     floors = {"copy_bytes_a_second": bandwidth(device), "operation_seconds": launch(device)}
     for name in steps:
-        results[name]["multiply_add_ratio"] = (
-            results[name]["multiply_adds"] / results["baseline"]["multiply_adds"]
-        )
-        results[name]["floor_ms"] = {
-            "bytes": 1e3 * results[name]["bytes"] / floors["copy_bytes_a_second"],
-            "operations": 1e3 * results[name]["operations"] * floors["operation_seconds"],
+        own, base = results[name], results["baseline"]
+        own["multiply_add_ratio"] = own["multiply_adds"] / base["multiply_adds"]
+        own["floor_ms"] = {
+            "bytes": 1e3 * own["bytes"] / floors["copy_bytes_a_second"],
+            "operations": 1e3 * own["operations"] * floors["operation_seconds"],
         }
     del steps, runs  # their memory, before larger ones are made
     record = {

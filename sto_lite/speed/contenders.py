@@ -120,7 +120,9 @@ class Contender:
             "multiply_adds": counted / len(seeds) / len(self.batch[1]),
             "operations": traffic.operations,
             "bytes": traffic.bytes,
-            "kept_bytes": counters.kept_bytes(self.model, lambda: self.loss(seeds[0], *self.batch)),
+            "kept_bytes": counters.kept_bytes(
+                self.model.parameters(), lambda: self.loss(seeds[0], *self.batch)
+            ),
         }
 
 

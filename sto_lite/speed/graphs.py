@@ -69,10 +69,7 @@ def draw(method: Method, model: ResNet, generator: torch.Generator) -> Tensor:
 
 
 def device_step(
-    method: Method,
-    model: ResNet,
-    batch: Sequence[Tensor],
-    pieces: streams.Pieces = streams.EAGER,
+    method: Method, model: ResNet, batch: Sequence[Tensor], pieces: streams.Pieces = streams.EAGER
 ) -> Step:
     """The step of a method without obstacle; numbers as method.step's.
 

@@ -21,16 +21,11 @@ class Arithmetic:
     ):
         self.optimizer, self.device, self.precision = optimizer, device, precision
         self.scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
-        if (
-            precision == "bf16"
-            and device.type == "cuda"
-            and not torch.cuda.is_bf16_supported(including_emulation=False)
-        ):
-            raise RunError("this GPU does not compute in bf16; take precision fp16 or float32")
         if device.type == "cuda":
-            torch.backends.cudnn.benchmark = (
-                True  # try the library's algorithms for a shape once, keep the fastest
-            )
+            if precision == "bf16" and not torch.cuda.is_bf16_supported(including_emulation=False):
+                raise RunError("this GPU does not compute in bf16; take precision fp16 or float32")
+            # Try the library's algorithms for a shape once, keep the fastest.
+            torch.backends.cudnn.benchmark = True
         for layer in model.modules() if precision != "float32" else ():
             if isinstance(layer, nn.Linear):  # so that losses see float32, on every device
                 layer.register_forward_hook(in_float32)
