@@ -61,12 +61,8 @@ def measured(record: Record, classes: int) -> dict[str, dict[str, Any]]:
         missed = np.asarray(record["predictions"][split]) != labels
         counts = [[int((labels == c).sum()), int(missed[labels == c].sum())] for c in range(classes)]
         low, high = wilson(int(missed.sum()), len(labels))
-        found[split] = {
-            "error": result["error"],
-            "interval": [low, high],
-            "images": len(labels),
-            "by_class": counts,
-        }
+        whole = {"error": result["error"], "interval": [low, high], "images": len(labels)}
+        found[split] = {**whole, "by_class": counts}
     return found
 
 
@@ -97,9 +93,8 @@ def read_about(state: Mapping[str, Any], path: Path) -> dict[str, Any]:
         )
     about = json.loads(state["about"])
     if about["format"] > FORMAT:
-        raise RunError(
-            f"{path} is of format {about['format']}, which a newer sto_lite wrote; install that one"
-        )
+        told = "which a newer sto_lite wrote; install that one"
+        raise RunError(f"{path} is of format {about['format']}, {told}")
     if missing := [name for name in FIELDS if name not in about]:
         raise RunError(f"{path} does not say its {', '.join(missing)}; train it again, with another --out")
     return about

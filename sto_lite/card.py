@@ -101,6 +101,7 @@ def listed(heading: str, values: dict[str, str]) -> str:
 
 def errors(split: str, found: dict[str, Any], classes: list[str]) -> str:
     """A section with a split's error and those by class, each with its interval."""
+    unknown = f"{NOT_KNOWN} | {NOT_KNOWN}"
     low, high = found["interval"]
     lines = [
         f"## Errors on the {split} images",
@@ -113,10 +114,6 @@ def errors(split: str, found: dict[str, Any], classes: list[str]) -> str:
     ]
     for label, (images, wrong) in zip(classes, found["by_class"], strict=True):
         low, high = wilson(wrong, images)
-        shown = (
-            f"{100 * wrong / images:.1f} % | {low:.1f} to {high:.1f} %"
-            if images
-            else f"{NOT_KNOWN} | {NOT_KNOWN}"
-        )
+        shown = f"{100 * wrong / images:.1f} % | {low:.1f} to {high:.1f} %" if images else unknown
         lines.append(f"| {label} | {images:,} | {wrong:,} | {shown} |")
     return "\n".join(lines)

@@ -83,10 +83,8 @@ def draw(runs: Sequence[Finished], out: Path, kind: str = "png") -> list[Path]:
     split = list(runs[0].record["result"])[-1]
     for run in runs:
         if run.classes != runs[0].classes or split not in run.record["result"]:
-            raise RunError(
-                f"{run.name} and {runs[0].name} are of other image sets, so they do not go into one figure; plot "
-                f"them one by one"
-            )
+            told = f"{run.name} and {runs[0].name} are of other image sets"
+            raise RunError(f"{told}, so they do not go into one figure; plot them one by one")
 
     def figures() -> "dict[str, Figure]":
         several = {"curves": curves(runs, split), "classes": class_errors(runs, split)}

@@ -125,9 +125,8 @@ def locked(folder: Path) -> Iterator[None]:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
-                raise RunError(
-                    f"another process is training into {folder}; wait for it, or take another folder"
-                ) from error
+                told = f"another process is training into {folder}"
+                raise RunError(f"{told}; wait for it, or take another folder") from error
             except OSError:  # this file system has no locks, as on some mounted drives
                 yield
                 return

@@ -85,9 +85,8 @@ def recorded(path: Path, method: Method, images: ImageSet, config: Config) -> Re
     """The record at path, which is trained and written first if it is not there; raises as `run`."""
     if not path.exists():
         if os.environ.get("NBGRADER_EXECUTION"):
-            raise RunError(
-                f"{path} is missing, and nothing is trained while a notebook is graded: hand it in"
-            )
+            told = "nothing is trained while a notebook is graded"
+            raise RunError(f"{path} is missing, and {told}: hand it in")
         record = fit(method, images, config, progress=False).record
         save(path, encode(record))
         return record
@@ -190,9 +189,8 @@ def write(folder: Path, summary: Summary) -> None:
 
 def report(summary: Summary) -> str:
     """A summary in words: means, and differences with their intervals."""
-    lines = [
-        f"{len(summary['seeds'])} seeds; error on {summary['split']} in %, and minus {summary['reference']}"
-    ]
+    seeds, split = len(summary["seeds"]), summary["split"]
+    lines = [f"{seeds} seeds; error on {split} in %, and minus {summary['reference']}"]
     for label, error in summary["mean"].items():
         gap = summary["difference"].get(label, {})
         interval = f" ({gap['low']:+.2f} to {gap['high']:+.2f})" if gap.get("low") is not None else ""
@@ -248,11 +246,8 @@ def problems(
         return [str(error), *unwritten]
     lines += [f"there is no record of {label}" for label, runs in found.items() if not runs]
     known = {id(record) for runs in found.values() for record in runs.values()}
-    lines += [
-        f"{called(record)} belongs to no arm of this assignment: take it out of the folder"
-        for record in records
-        if id(record) not in known
-    ]
+    odd = [called(record) for record in records if id(record) not in known]
+    lines += [f"{name} belongs to no arm of this assignment: take it out of the folder" for name in odd]
     lines += paired(found, reference, seeds) + one_protocol(found, free, images)
     if lines or unwritten:
         return lines + unwritten
@@ -261,9 +256,8 @@ def problems(
 
 def called(record: Record) -> str:
     """How a message calls a record."""
-    return shown(
-        f"the record of {record['method'].get('name', '?')}, seed {record['config'].get('seed', '?')}"
-    )
+    name, seed = record["method"].get("name", "?"), record["config"].get("seed", "?")
+    return shown(f"the record of {name}, seed {seed}")
 
 
 def form(record: Record) -> list[str]:
@@ -309,9 +303,8 @@ def paired(found: Mapping[str, Mapping[int, Record]], reference: str, seeds: int
         lines.append(f"{reference} has {len(common)} seeds; at least {seeds} are asked for")
     for label, runs in found.items():
         if runs and sorted(runs) != common:
-            lines.append(
-                f"{label} has the seeds {sorted(runs)}, {reference} has {common}: make them the same"
-            )
+            told = f"has the seeds {sorted(runs)}, {reference} has {common}"
+            lines.append(f"{label} {told}: make them the same")
         losses = [json.dumps(record["history"]["train_loss"]) for record in runs.values()]
         if len(set(losses)) < len(losses):
             lines.append(f"{label} has the same history for two seeds: one is a copy, train it")
@@ -369,8 +362,7 @@ def flat(value: Any, prefix: str = "") -> dict[str, Any]:
     """Nested objects as one: {"mean": {"a": 1}} is {"mean / a": 1}; lists stay whole."""
     if not isinstance(value, dict):
         return {prefix: value}
-    return {
-        key: leaf
-        for part, inner in value.items()
-        for key, leaf in flat(inner, f"{prefix} / {part}" if prefix else str(part)).items()
-    }
+    found: dict[str, Any] = {}
+    for part, inner in value.items():
+        found |= flat(inner, f"{prefix} / {part}" if prefix else str(part))
+    return found

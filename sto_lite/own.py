@@ -42,9 +42,8 @@ def find(path: str, what: str) -> Any:
         ) from error
     if not hasattr(found, name):
         names = [key for key, value in vars(found).items() if callable(value) and not key.startswith("_")]
-        raise RunError(
-            f"{what} {path!r} cannot be used: {found.__file__} has no {name}{suggest(name, names)}"
-        )
+        told = f"{found.__file__} has no {name}{suggest(name, names)}"
+        raise RunError(f"{what} {path!r} cannot be used: {told}")
     return getattr(found, name)
 
 

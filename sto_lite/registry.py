@@ -43,9 +43,8 @@ def make(name: str, **settings: object) -> Method:
     kind = find(name)
     known = {field.name for field in fields(kind)}
     if unknown := sorted(set(settings) - known):
-        raise ValueError(
-            f"method {name} has no setting {', '.join(unknown)}; it has {', '.join(sorted(known)) or 'none'}"
-        )
+        has = ", ".join(sorted(known)) or "none"
+        raise ValueError(f"method {name} has no setting {', '.join(unknown)}; it has {has}")
     try:
         return kind(**settings)
     except TypeError as error:

@@ -90,9 +90,8 @@ def tell_duration(seconds: float) -> str:
 
 def foretell(whole: int, runs: int, seconds: float) -> str:
     """What will be finished in so many seconds, in words."""
-    return (
-        f"at the measured speed {whole} of {runs} runs will be finished in the {tell_duration(seconds)} left"
-    )
+    left = tell_duration(seconds)
+    return f"at the measured speed {whole} of {runs} runs will be finished in the {left} left"
 
 
 def whole_runs(left: Sequence[float], seconds: float) -> int:

@@ -79,9 +79,8 @@ def draw_faces(taken: "TakenNetwork", count: int) -> list[Path]:
     data = taken.about["data"]
     if data["name"] != "faces":
         raise DataError(f"--draw is for networks of synthetic faces; this one was trained on {data['name']}")
-    images, labels = generate(
-        count, taken.size, seed=3, difficulty=data["difficulty"]
-    )  # 1 and 2 are the set's
+    # Seeds 1 and 2 are the set's.
+    images, labels = generate(count, taken.size, seed=3, difficulty=data["difficulty"])
     paths = []
     for number, (image, label) in enumerate(zip(images, labels.tolist(), strict=True)):
         path = taken.path.parent / "faces" / f"{number:03d}-{EXPRESSIONS[label]}.png"

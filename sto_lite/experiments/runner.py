@@ -20,7 +20,7 @@ import torch
 
 from sto_lite import data, records, registry
 from sto_lite.data import ImageSet
-from sto_lite.errors import DataError, RunError
+from sto_lite.errors import DataError, RunError, first_line
 from sto_lite.experiments.jobs import Job, Source
 from sto_lite.methods import Method
 from sto_lite.timebox import TIME_UP, TimeBox
@@ -134,7 +134,7 @@ def method_of(job: Job, out: Path) -> Method:
 
 def failure(job: Job, error: BaseException) -> Outcome:
     """The outcome of a job that ended with an error."""
-    return Outcome(job, "failed", first_line(str(error) or type(error).__name__))
+    return Outcome(job, "failed", first_line(error))
 
 
 def side_by_side(
@@ -227,11 +227,6 @@ def stopping(running: Mapping[subprocess.Popen, object]) -> Iterator[None]:
             process.wait()
         if before is not None:
             signal.signal(signal.SIGTERM, before)
-
-
-def first_line(text: str) -> str:
-    """The first line, for a message."""
-    return text.strip().splitlines()[0] if text.strip() else ""
 
 
 def last_line(path: Path, begun: int = 0) -> str:

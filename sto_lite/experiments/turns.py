@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from sto_lite import registry
-from sto_lite.errors import StoError
+from sto_lite.errors import StoError, first_line
 from sto_lite.experiments import runner
 from sto_lite.experiments.jobs import Job
 from sto_lite.experiments.runner import Outcome, Report, load
@@ -175,7 +175,7 @@ def take_lanes(
             print(f"no lanes, the runs are trained one by one: {error}", file=sys.stderr)
         except ERRORS as error:
             if len(going) > 1:  # as when memory is used up
-                print(f"fewer lanes in a launch: {runner.first_line(str(error))}", file=sys.stderr)
+                print(f"fewer lanes in a launch: {first_line(error)}", file=sys.stderr)
                 half = len(going) // 2
                 waiting[:0] = [going[:half], going[half:]]
             elif going:

@@ -102,16 +102,13 @@ def download(name: str, root: Path, report: Report = print) -> Path:
     """
     published = PUBLISHED[name]
     if not published.url:
-        raise DataError(
-            f"{published.title} is not free to download: get it as data/README.md says, then run "
-            f"python -m sto_lite prepare {name} --from PATH"
-        )
+        how = f"get it as data/README.md says, then run python -m sto_lite prepare {name} --from PATH"
+        raise DataError(f"{published.title} is not free to download: {how}")
 
     def read() -> Found:
         data = _fetched(published)
-        with opened(
-            Member(Path(published.url).name, published.url, len(data), lambda: io.BytesIO(data))
-        ) as members:
+        archive = Member(Path(published.url).name, published.url, len(data), lambda: io.BytesIO(data))
+        with opened(archive) as members:
             return READERS[name](published.url, members)
 
     origin = {"source": published.url, "state": published.md5}
@@ -121,9 +118,8 @@ def download(name: str, root: Path, report: Report = print) -> Path:
 def _fetched(published: Published) -> bytes:
     """The published archive; a terminal sees the progress."""
     url, data = published.url, io.BytesIO()
-    instead = (
-        f"get the archive by other means and run python -m sto_lite prepare {published.name} --from PATH"
-    )
+    command = f"python -m sto_lite prepare {published.name} --from PATH"
+    instead = f"get the archive by other means and run {command}"
     try:
         with urllib.request.urlopen(url, timeout=TIMEOUT) as answer:
             length = int(answer.headers.get("Content-Length") or 0) or None

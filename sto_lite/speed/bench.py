@@ -68,6 +68,14 @@ def summary(times: Sequence[float], base: Sequence[float]) -> dict[str, Any]:
     }
 
 
+def compare(
+    runs: dict[str, Callable[[int], object]], seconds: float, device: torch.device, seeds: Sequence[int]
+) -> dict[str, dict[str, Any]]:
+    """The `summary` of every run's times in rounds beside the baseline's."""
+    times = rounds(runs, seconds, device, seeds)
+    return {name: summary(taken, times["baseline"]) for name, taken in times.items()}
+
+
 def bandwidth(device: torch.device) -> float:
     """Bytes per second that a copy of a large tensor reads and writes: the median of nine."""
     source = torch.ones((2**29 if device.type == "cuda" else 2**25), dtype=torch.float32, device=device)
@@ -99,8 +107,7 @@ def bench(config: BenchConfig, device: torch.device) -> Record:
     for name, (source, layout) in fed.items():
         runs[name] = Contender(Baseline(), config, device, layout, feed=sources[source])
     seeds = fair_seeds(resnet.build(config.net, 7).num_blocks)
-    times = rounds(runs, config.seconds, device, seeds)
-    results = {name: summary(taken, times["baseline"]) for name, taken in times.items()}
+    results = compare(runs, config.seconds, device, seeds)
     for name, step in steps.items():
         results[name] |= step.costs(seeds)
     for name in (*steps, *fed):
@@ -147,17 +154,15 @@ def scaling(config: BenchConfig, device: torch.device) -> list[dict[str, Any]]:
         names = ("baseline", "STO, two passes", "STO", "baseline, compiled", "STO, compiled")
         steps = contenders(other, device, names)
         seeds = fair_seeds(resnet.build(other.net, 7).num_blocks)
-        times = rounds(dict(steps), config.seconds / 2 / len(cases), device, seeds)
-        results = {name: summary(taken, times["baseline"]) for name, taken in times.items()}
+        results = compare(dict(steps), config.seconds / 2 / len(cases), device, seeds)
         rows.append({"net": other.net, "batch_size": other.batch_size, "results": results})
     return rows
 
 
 def table(record: Record) -> str:
     """A record as lines of text."""
-    lines = [
-        f"{'':28} {'ms':>8} {'quartiles':>17} {'ratio':>6} {'quartiles':>11} {'mult-adds':>9} {'images/s':>8}"
-    ]
+    columns = f"{'ms':>8} {'quartiles':>17} {'ratio':>6} {'quartiles':>11} {'mult-adds':>9} {'images/s':>8}"
+    lines = [f"{'':28} {columns}"]
 
     def row(name: str, result: dict[str, Any]) -> str:
         (low, high), (ratio_low, ratio_high) = result["ms_quartiles"], result["ratio_quartiles"]

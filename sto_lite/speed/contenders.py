@@ -67,9 +67,8 @@ class Contender:
         self.method, self.device, self.form, self.feed = method, device, form, feed
         self.model = method.build(config.net, 7, torch.Generator().manual_seed(0))
         self.model = self.model.to(device).to(memory_format=layout)
-        optimizer = torch.optim.SGD(
-            self.model.parameters(), lr=0.01, momentum=0.9, nesterov=True, weight_decay=1e-4
-        )
+        weights = self.model.parameters()
+        optimizer = torch.optim.SGD(weights, lr=0.01, momentum=0.9, nesterov=True, weight_decay=1e-4)
         self.arithmetic = Arithmetic(self.model, optimizer, device, config.precision)
         noise = torch.Generator().manual_seed(1)
         images = torch.randn(config.batch_size, 3, config.size, config.size, generator=noise)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from sto_lite import survival
 from sto_lite.data import Batches
+from sto_lite.errors import first_line
 from sto_lite.fused import FusedSTO
 from sto_lite.methods import Baseline, Method, Step, StochasticDepth
 from sto_lite.resnet import Block, ResNet
@@ -307,11 +308,6 @@ class Exam:
                 answers = [(self.plain(x).softmax(dim=1).argmax(dim=1), y) for x, y in batches.in_order()]
                 wrong = [(predictions != labels).sum() for predictions, labels in answers]
                 self.wrong[number].copy_(torch.stack(wrong).sum())
-
-
-def first_line(error: Exception) -> str:
-    """What an error says first."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def engine(compiled: bool = False) -> MakeEngine:
