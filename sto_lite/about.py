@@ -29,11 +29,7 @@ TERMS = {
 def describe(record: Record, classes: Sequence[str], mean: Sequence[float], std: Sequence[float]) -> str:
     """The description of a run's network, as JSON; the same run gives the same text on every day.
 
-    Args:
-        record: of the finished run.
-        classes: their names, label 0 first.
-        mean: of the training pixels in [0, 1], one value a channel.
-        std: their standard deviation.
+    classes: names, label 0 first. mean, std: of the training pixels in [0, 1], one value a channel.
     """
     about = {
         "format": FORMAT,

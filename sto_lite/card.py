@@ -37,12 +37,7 @@ MISUSE = {
 
 
 def card(about: dict[str, Any], preprocessing: str) -> str:
-    """The model card of a network, as Markdown.
-
-    Args:
-        about: its description (about.py).
-        preprocessing: what is done to a picture, in words.
-    """
+    """The model card of a network, as Markdown, from its description (about.py) and its preprocessing in words."""
     data, method, protocol = about["data"], about["method"], about["protocol"]
     name = data["name"]
     title = TITLES.get(name, name)

@@ -126,11 +126,9 @@ class MeanDML(DML):
 
 
 class Averaged(nn.Module):
-    """A network that is trained, and the moving average of its weights and running statistics.
+    """A network that is trained, and the moving average of its weights and running statistics; both start from `net`.
 
-    Args:
-        net: starts both.
-        decay: d. After n steps the newest weights enter with 1 - d, or with 1 / (n + 1) while that is more.
+    decay: d. After n steps the newest weights enter with 1 - d, or with 1 / (n + 1) while that is more.
     """
 
     def __init__(self, net: ResNet, decay: float):

@@ -47,15 +47,10 @@ def step_cost(
 ) -> float:
     """Multiply-adds of a method's training step on average over its gates, in steps of the baseline.
 
-    A backward pass costs two forward passes: one for the gradient of activations, one for that of weights. What
-    is small beside convolutions (batch norm, gates, losses) is left out, and so is any sharing of STO's two passes.
+    A backward pass costs two forward passes: one for the gradient of activations, one for that of weights. What is
+    small beside convolutions (batch norm, gates, losses) is left out, and so is any sharing of STO's two passes.
 
-    Args:
-        method: as in registry.make.
-        net: the network that is trained.
-        size: pixels.
-        num_classes: outputs.
-        teacher: kd's network, if it is another one.
+    size: of an image in pixels. num_classes: outputs. teacher: kd's network, if it is another one.
     """
     total, blocks, top = forward(net, size, num_classes)
     if isinstance(method, StochasticDepth):
@@ -85,16 +80,10 @@ def step_cost(
 
 
 def step_memory(method: Method, net: str, size: int = 32, batch: int = 4, draws: int = 16) -> float:
-    """What autograd keeps of a step for its backward pass, in MB for each image: a mean over draws of gates.
+    """What autograd keeps of a step for its backward pass, in MB for each image: a mean over `draws` of gates.
 
-    Weights and their gradients, the optimiser's state and passing buffers are left out.
-
-    Args:
-        method: as in registry.make.
-        net: the network that is trained.
-        size: pixels.
-        batch: images of the step that is made.
-        draws: steps that are made.
+    Weights and their gradients, the optimiser's state and passing buffers are left out. size: of an image in pixels.
+    batch: images of the step.
     """
     generator = torch.Generator().manual_seed(0)
     model = method.build(net, 7, generator).train()

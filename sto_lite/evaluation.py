@@ -52,10 +52,7 @@ def examine(network: nn.Module, batches: Batches, precision: str = "float32") ->
 def headline(name: str, test: Evaluation, history: Mapping[str, Sequence[float]]) -> dict[str, Any]:
     """What a record says of a split: the last epoch's error, and beside it the best epoch's, which flatters.
 
-    Args:
-        name: of the split.
-        test: the evaluation of the last epoch.
-        history: errors (%) by epoch under "NAME_error", with the epochs under "test_epoch".
+    test: of the last epoch. history: errors (%) by epoch under "NAME_error", the epochs under "test_epoch".
     """
     errors = history[f"{name}_error"]
     best = min(range(len(errors)), key=errors.__getitem__)

@@ -79,15 +79,11 @@ class Gated(nn.Module):
 
 
 def gated(net: nn.Module, branches: Sequence[nn.Module]) -> Gated:
-    """Give gates to the residual branches of a network; with gates of one its logits are what they were.
+    """Give gates to the residual branches of a network, which is changed; with gates of one its logits are what they
+    were.
 
-    Args:
-        net: any network that adds its branches' outputs to its shortcuts. It is changed.
-        branches: for each branch, in order, the module whose output is added: its last layer, or the branch as one
-            module.
-
-    Raises:
-        ValueError: a module is not part of the network, or stands for two branches.
+    branches: for each branch, in order, the module whose output is added to the shortcut: its last layer, or the
+    branch as one module. Raises ValueError if a module is not part of the network, or stands for two branches.
     """
     places = {id(module): name for name, module in net.named_modules() if name}
     names = [places.get(id(branch), "") for branch in branches]

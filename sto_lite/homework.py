@@ -50,21 +50,10 @@ def run(
 ) -> Runs:
     """Train what has no record yet; each run is written to `folder/LABEL-sSEED.json` when it ends.
 
-    One bar counts the runs, and says which is under way.
-
-    Args:
-        folder: of the submission; made if need be.
-        arms: what is compared.
-        images: the data.
-        config: the protocol; or one a label, where arms differ in their epochs.
-        seeds: of weights, batches and gates; every arm gets all of them.
-
-    Returns:
-        The records of each label, in the order of the seeds.
-
-    Raises:
-        RunError: a file holds a record of another run; or a record is missing while the notebook is graded, when
-            nothing is trained.
+    One bar counts the runs, and says which is under way. config: the protocol; or one a label, where arms differ in
+    their epochs. seeds: of weights, batches and gates; every arm gets all of them. Returns the records of each label,
+    in the order of the seeds. Raises RunError if a file holds a record of another run, or a record is missing while
+    the notebook is graded, when nothing is trained.
     """
     found, seeds = Runs(), list(seeds)
     with progress_bar(len(arms) * len(seeds), 0, None) as bar:
@@ -148,17 +137,11 @@ def sort(records: Iterable[Record], arms: Arms) -> dict[str, dict[int, Record]]:
 
 
 def summarise(records: Iterable[Record], arms: Arms, reference: str) -> Summary:
-    """Means over seeds and paired differences, from the predictions of every image.
+    """Means over seeds and paired differences to the `reference` arm, from the predictions of every image.
 
-    Args:
-        records: of the submission; each arm has the same seeds.
-        arms: label -> method.
-        reference: label of the arm that the others are compared with.
-
-    Returns:
-        `split` (the last one, the headline's), `reference`, `seeds`, `mean` (label -> error in %) and `difference`
-        (label -> mean, low and high in points: an arm's error minus the reference's, seed by seed, with its 95 %
-        interval; null for one seed).
+    records: of the submission; each arm has the same seeds. Returns `split` (the last one, the headline's),
+    `reference`, `seeds`, `mean` (label -> error in %) and `difference` (label -> mean, low and high in points: an
+    arm's error minus the reference's, seed by seed, with its 95 % interval; null for one seed).
     """
     found = sort(records, arms)
     split = list(next(iter(found[reference].values()))["predictions"])[-1]

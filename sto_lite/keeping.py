@@ -50,14 +50,10 @@ def where() -> str:
 
 
 def digest(*settings: object) -> str:
-    """Eight hexadecimal digits of all that makes a run.
+    """Eight hexadecimal digits of all that makes a run: methods, configurations, image sets, and values as JSON knows
+    them.
 
-    Args:
-        settings: methods and configurations (dataclasses), image sets, and plain values as JSON knows them. A class
-            that the notebook defines counts with its code.
-
-    Raises:
-        TypeError: a setting is none of these.
+    A class that the notebook defines counts with its code. Raises TypeError if a setting is none of these.
     """
     return hashlib.sha256(json.dumps([_plain(s) for s in settings]).encode()).hexdigest()[:8]
 

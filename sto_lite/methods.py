@@ -178,15 +178,8 @@ def summed(parts: dict[str, Tensor], logits: Tensor) -> Step:
 def check_single(method: Method, model: nn.Module, image: Tensor, label: Tensor, batch_size: int) -> None:
     """Refuse a batch of one image, such as an epoch's last, where batch norm would normalise a single value.
 
-    Args:
-        method: takes one step on a copy of the model.
-        model: in training mode; it is not changed.
-        image: (1, 3, H, W), normalised.
-        label: (1,).
-        batch_size: for the message.
-
-    Raises:
-        ValueError: the method, or the whole network, cannot take the batch.
+    The method takes one step on a copy of the model. image: (1, 3, H, W), normalised. label: (1,). batch_size: for
+    the message. Raises ValueError if the method, or the whole network, cannot take the batch.
     """
     trial = copy.deepcopy(model).train()
     try:

@@ -330,11 +330,8 @@ def worded(value: object) -> str:
 def add(p: Any, fields: Mapping[str, Setting], shown: str = "", absent: bool = False) -> None:
     """An option for each field, or an argument where a field has no default.
 
-    Args:
-        p: parser or group of options.
-        fields: by name.
-        shown: what the help says in place of the fields' defaults.
-        absent: an option that is not given is absent, so that the dataclass's own default holds later.
+    p: parser or group of options. shown: what the help says in place of the fields' defaults. absent: an option that
+    is not given is absent, so that the dataclass's own default holds later.
     """
     for name, (_, kind, value, text) in fields.items():
         words: dict[str, Any] = {"default": argparse.SUPPRESS if absent else value, "help": text}

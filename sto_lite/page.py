@@ -149,11 +149,8 @@ def picture(fig: "Figure", alt: str, raster: bool = False, salt: str = "") -> st
 def clean(svg: str, name: str, size: str, salt: str = "") -> str:
     """Matplotlib's SVG made fit for a page: one root element, unique ids, the page's ink, short numbers.
 
-    Args:
-        svg: the file that matplotlib wrote with ``svg.fonttype`` none.
-        name: the description, escaped.
-        size: CSS of the root element.
-        salt: part of the ids' hash.
+    svg: written with ``svg.fonttype`` none. name: the description, escaped. size: CSS of the root element. salt: part
+    of the ids' hash.
     """
     view = re.search(r'viewBox="([^"]*)"', svg)
     assert view is not None  # matplotlib writes one

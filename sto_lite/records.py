@@ -90,13 +90,8 @@ def read_records(collection: str) -> list[Record]:
     """The committed records `data/runs/<collection>/*.json`, in the order of their paths.
 
     They are looked for in the working folder and those above it, then beside `sto_lite`, then inside it, where an
-    installation keeps its copy.
-
-    Args:
-        collection: its name; or a pattern such as "fer2013-1024*", for all collections that fit, if only none.
-
-    Raises:
-        RunError: there are none, and a name was given.
+    installation keeps its copy. collection: its name; or a pattern such as "fer2013-1024*", for all that fit, if only
+    none. Raises RunError if there are none, and a name was given.
     """
     here, package = Path.cwd(), Path(__file__).resolve().parent
     homes = [folder / "data" / "runs" for folder in (here, *here.parents, package.parent)]
@@ -118,10 +113,8 @@ def named(method: Any) -> dict[str, Any]:
 def differences(ours: Identity, theirs: Mapping[str, Any], older: str = "") -> list[str]:
     """Where a record, or what a checkpoint says of its run, is of another run than ours; one line each.
 
-    Args:
-        ours: {"config": {…}, "method": {…}, "data": {…}}, as JSON has them.
-        theirs: the same of the other, perhaps with more parts.
-        older: the fingerprint that our data had in format 1, which will do as well.
+    ours: {"config": {…}, "method": {…}, "data": {…}}, as JSON has them; theirs may have more parts. older: the
+    fingerprint that our data had in format 1, which will do as well.
     """
     found = []
     for part, mine in ours.items():

@@ -51,10 +51,8 @@ class Scale:
     def keep(self, name: str, *settings: object) -> Path | None:
         """A folder in which `fit(..., out=folder)` keeps a run and finds it again; None at smoke, where none is kept.
 
-        Args:
-            name: what the folder's name begins with.
-            settings: all that makes the run: method, configuration, image set. Other settings, or a class that was
-                changed in the notebook, give another folder.
+        name: what the folder's name begins with. settings: all that makes the run: method, configuration, image set.
+        Others, or a class that was changed in the notebook, give another folder.
         """
         if self.name == "smoke":
             return None

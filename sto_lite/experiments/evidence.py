@@ -41,16 +41,9 @@ def find_design(
 
 
 def gain_by(table: Table, measure: Measure, first: str = "baseline", second: str = "STO") -> Interval | None:
-    """First row's measure minus the second's, with its own 95 % interval from the block of all rows.
+    """First row's measure minus the second's, in points, with its own 95 % interval from the block of all rows.
 
-    Args:
-        table: whose rows.
-        measure: of a record and a split, in points.
-        first: label of a row.
-        second: label of another.
-
-    Returns:
-        None where the rows have no seed in common.
+    None where the rows, which are given by their labels, have no seed in common.
     """
     values = {
         row.cell.label: {pair_key(r): measure(r, table.split) for r in row.records} for row in table.rows
@@ -232,9 +225,7 @@ def disagreement(first: np.ndarray, second: np.ndarray) -> float:
 def variance_budget(shared: Table, own: Table | None = None) -> list[Source]:
     """Where the scatter of STO's measured gain comes from, from records alone.
 
-    Args:
-        shared: at least two seeds on one draw of training images.
-        own: seeds with training images of their own; without, that part is unknown.
+    shared: two seeds or more on one draw of training images. own: each with its own; without, that part is unknown.
     """
     a, b = paired_wrong(shared, "baseline", "STO")
     images = stats.image_error(a, b)

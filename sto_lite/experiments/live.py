@@ -46,18 +46,11 @@ def live(
     minutes: float | None = None,
     clock: Callable[[], float] = time.monotonic,
 ) -> None:
-    """Train an experiment on whatever set is prepared here, and show its table as it fills.
+    """Train an experiment for one network on whatever set is prepared here, and show its table as it fills.
 
-    Run again, it goes on with what `out` holds. At smoke scale, and without photographs, it takes
-    synthetic faces.
-
-    Args:
-        scale: of the notebook; PLANS says what each runs.
-        name: of an experiment for one network.
-        out: folder of the runs; None keeps nothing.
-        book: a table of the book's own records, to stand beside.
-        minutes: of the box of time; by default the plan's.
-        clock: seconds, as for TimeBox.
+    Run again, it goes on with what `out` holds; None keeps nothing. At smoke scale, and without photographs, it takes
+    synthetic faces. PLANS says what a scale runs, and for how many minutes if none are given. book: a table of the
+    book's own records, to stand beside. clock: seconds, as for TimeBox.
     """
     plan, whole = PLANS[scale.name], EXPERIMENTS[name]
     experiment = choose(whole, None, plan.teacher if any(cell.teacher for cell in whole.cells) else None)

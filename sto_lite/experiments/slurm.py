@@ -80,16 +80,9 @@ def on_cluster(
 ) -> list[Outcome]:
     """Submit jobs and wait for them. Interrupted, it leaves them running; the same call finds and awaits them.
 
-    Args:
-        jobs: what to run.
-        out: folder of the runs, on a file system that the nodes share.
-        report: called with each outcome.
-        options: of sbatch, such as {"partition": "gpu", "gres": "gpu:1", "requeue": True}.
-        minutes: time limit of a job, after which it is put back into the queue and goes on.
-        training: what a node calls; by default on the device that it finds.
-
-    Raises:
-        RunError: there is no Slurm here, or it refuses the options.
+    out: on a file system that the nodes share. options: of sbatch, such as {"partition": "gpu", "requeue": True}.
+    minutes: of a job, after which it is put back into the queue and goes on. training: what a node calls; by default
+    on the device that it finds. Raises RunError if there is no Slurm here, or it refuses the options.
     """
     outcomes: list[Outcome] = []
     for wave in runner.waves(jobs):
@@ -125,11 +118,8 @@ def submit(
 ) -> list[Job]:
     """Submit what is not in the queue yet, and note it in `waiting`: Slurm's job number -> job.
 
-    Returns:
-        The jobs that Slurm does not take at present, as it limits how many one user may submit; empty as a rule.
-
-    Raises:
-        RunError: Slurm refuses a job, and has none of ours of which the end could be awaited.
+    Returns the jobs that Slurm does not take at present, as it limits how many one user may submit; as a rule none.
+    Raises RunError if it refuses a job, and has none of ours of which the end could be awaited.
     """
     queued = {name: number for number, (name, _) in queue().items()}
     executor = None

@@ -94,10 +94,7 @@ def verdict(gain: Interval | None, claimed: float, faithful: bool = True) -> str
 def tables(experiment: Experiment, records: Sequence[Record], split: str | None = None) -> list[Table]:
     """An experiment's tables, one for each protocol under which any of its cells has a record.
 
-    Args:
-        experiment: which rows.
-        records: from anywhere; what belongs to no cell is left out.
-        split: test split; default is the headline's, the last one of the data set.
+    records: from anywhere; what belongs to no cell is left out. split: the headline's if none is given, the last one.
     """
     groups: dict[str, list[Record]] = defaultdict(list)
     for record in records:
@@ -320,9 +317,7 @@ def judged(
 def ask(table: Table, pairs: Sequence[Pair]) -> list[Comparison | None]:
     """Differences of rows that the table does not ask for, as one family: first row's error minus the second's.
 
-    Args:
-        table: with a block.
-        pairs: labels of two rows each; None is returned for a pair with fewer than 3 seeds in common.
+    pairs: labels of two rows each; None is returned for one with fewer than 3 seeds in common.
     """
     block = table.block
     rows = block.rows if block else ()

@@ -134,10 +134,8 @@ def take_lanes(
 ) -> tuple[list[Outcome], list[Job]]:
     """Run as lanes of one launch, `count` of them in each, whatever can be: seeds and methods of one network.
 
-    Where there are no lanes on a GPU, or they do not pass their self-test, a line on standard error says so.
-
-    Returns:
-        The outcomes, and the jobs that are left to be run otherwise.
+    Where there are no lanes on a GPU, or they do not pass their self-test, a line on standard error says so. Returns
+    the outcomes, and the jobs that are left to be run otherwise.
     """
     where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     if reason := together.obstacle(where):

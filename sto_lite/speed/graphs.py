@@ -143,12 +143,8 @@ class Recorded:
     with another learning rate, which is part of the recording. Where recording fails, all steps run eagerly; where
     compiling fails, the parts run as they are.
 
-    Args:
-        method: without obstacle.
-        model: on the GPU.
-        arithmetic: precision and optimiser (SGD).
-        compiled: let torch.compile join the operations of each block; this takes half a minute at the start. Smaller
-            batches at the end of an epoch run as they are.
+    method: without obstacle. compiled: let torch.compile join the operations of each block; this takes half a minute
+    at the start. Smaller batches at the end of an epoch run as they are.
     """
 
     def __init__(self, method: Method, model: ResNet, arithmetic: Arithmetic, compiled: bool = False):
