@@ -213,7 +213,7 @@ def problems(
         images: the data; its fingerprint and test labels must be the records'. None: records agree among themselves.
     """
     folder = Path(folder)
-    theirs, unwritten = submitted(folder / SUMMARY)
+    theirs, unwritten = read_summary(folder / SUMMARY)
     records, lines = [], []
     try:
         for path in files(folder):
@@ -221,7 +221,7 @@ def problems(
                 records.append(read_record(path))
             except RunError as error:
                 lines.append(str(error))
-        lines += [f"{called(record)}: {line}" for record in records for line in form(record)]
+        lines += [f"{name_record(record)}: {line}" for record in records for line in check_form(record)]
         if lines:
             return lines + unwritten
         found = sort(records, arms)
@@ -229,21 +229,21 @@ def problems(
         return [str(error), *unwritten]
     lines += [f"there is no record of {label}" for label, runs in found.items() if not runs]
     known = {id(record) for runs in found.values() for record in runs.values()}
-    odd = [called(record) for record in records if id(record) not in known]
+    odd = [name_record(record) for record in records if id(record) not in known]
     lines += [f"{name} belongs to no arm of this assignment: take it out of the folder" for name in odd]
-    lines += paired(found, reference, seeds) + one_protocol(found, free, images)
+    lines += check_pairs(found, reference, seeds) + check_protocol(found, free, images)
     if lines or unwritten:
         return lines + unwritten
     return compare(theirs, summarise(records, arms, reference))
 
 
-def called(record: Record) -> str:
+def name_record(record: Record) -> str:
     """How a message calls a record."""
     name, seed = record["method"].get("name", "?"), record["config"].get("seed", "?")
     return shown(f"the record of {name}, seed {seed}")
 
 
-def form(record: Record) -> list[str]:
+def check_form(record: Record) -> list[str]:
     """What is wrong with one record by itself: its parts, their lengths, and its error."""
     config = record["config"]
     if type(config.get("seed")) is not int or type(config.get("epochs")) is not int:
@@ -252,14 +252,14 @@ def form(record: Record) -> list[str]:
     tests = [split for split in counts if split != "train"] if isinstance(counts, dict) else []
     if not tests:
         return ["data.counts names the splits and their images"]
-    lines = [line for split in tests if (line := form_of_split(record, split, counts[split]))]
+    lines = [line for split in tests if (line := check_split(record, split, counts[split]))]
     losses = record["history"].get("train_loss")
     if not isinstance(losses, list) or len(losses) != config["epochs"]:
         lines.append(f"history.train_loss has one value for each of {config['epochs']} epochs")
     return lines
 
 
-def form_of_split(record: Record, split: str, count: object) -> str:
+def check_split(record: Record, split: str, count: object) -> str:
     """What is wrong with one test split of a record; "" if nothing is."""
     labels, predictions = record["labels"].get(split), record["predictions"].get(split)
     result, curve = record["result"].get(split), record["history"].get(f"{split}_error")
@@ -278,7 +278,7 @@ def form_of_split(record: Record, split: str, count: object) -> str:
     return ""
 
 
-def paired(found: Mapping[str, Mapping[int, Record]], reference: str, seeds: int) -> list[str]:
+def check_pairs(found: Mapping[str, Mapping[int, Record]], reference: str, seeds: int) -> list[str]:
     """Say where the arms' seeds differ, are too few, or are copies of one another."""
     lines = []
     common = sorted(found[reference])
@@ -294,7 +294,7 @@ def paired(found: Mapping[str, Mapping[int, Record]], reference: str, seeds: int
     return lines
 
 
-def one_protocol(
+def check_protocol(
     found: Mapping[str, Mapping[int, Record]], free: Sequence[str], images: ImageSet | None
 ) -> list[str]:
     """Say where records differ in configuration, besides the seed and what is free, or in data."""
@@ -318,7 +318,7 @@ def one_protocol(
     return lines
 
 
-def submitted(path: Path) -> tuple[Any, list[str]]:
+def read_summary(path: Path) -> tuple[Any, list[str]]:
     """A submitted summary, and what keeps it from being read."""
     if not path.exists():
         return None, [f"there is no {path.name}: write it with homework.write"]

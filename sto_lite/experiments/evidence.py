@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from sto_lite.blocks import compare, fit_block
 from sto_lite.experiments.paper import EXPERIMENTS
 from sto_lite.experiments.tables import Table, pair_key, tables
 from sto_lite.records import Record
+from sto_lite.sets import PUBLISHED
 from sto_lite.stats import Interval
 
 SHORT = {"without distillation (λ = 0)": "λ = 0", "without backward of the full network": "no backward"}
@@ -158,18 +160,17 @@ def multiverse(records: Sequence[Record], curves: Curves | None = None) -> list[
     """STO's gain under every choice that was measured, smallest first; each from its own block of runs."""
     found = []
     names = {"private": "PrivateTest", "public": "PublicTest", "test": "test set"}
-    for data, title in (("fer2013", "FER-2013"), ("cifar100", "CIFAR-100")):
+    ways = [("fer2013", "private"), ("fer2013", "public"), ("cifar100", "test")]
+    for (data, split), (experiment, rivals) in product(ways, RIVALS.items()):
         mine = [r for r in records if "kind" not in r and r["data"]["name"] == data]
-        for experiment, rivals in RIVALS.items():
-            for split in ("private", "public") if data == "fer2013" else ("test",):
-                for table in tables(EXPERIMENTS[experiment], mine, split) if mine else []:
-                    for first in rivals:
-                        for name, measure in MEASURES.items():
-                            if (gain := gain_by(table, measure, first)) and not table.faithful:
-                                count = table.row("STO").records[0]["data"]["counts"]["train"]
-                                images = f"{count:,}{' by seed' if table.own_images else ''}"
-                                chosen = (title, images, rivals[first], names[split], name)
-                                found.append(Specification(dict(zip(CHOICES, chosen, strict=True)), gain))
+        made = tables(EXPERIMENTS[experiment], mine, split) if mine else []
+        reduced = [table for table in made if not table.faithful]
+        for table, (first, called), (name, measure) in product(reduced, rivals.items(), MEASURES.items()):
+            if gain := gain_by(table, measure, first):
+                count = table.row("STO").records[0]["data"]["counts"]["train"]
+                images = f"{count:,}{' by seed' if table.own_images else ''}"
+                chosen = (PUBLISHED[data].title, images, called, names[split], name)
+                found.append(Specification(dict(zip(CHOICES, chosen, strict=True)), gain))
     for split in ("private", "public"):
         if curves is None:
             break

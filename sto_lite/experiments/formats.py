@@ -48,7 +48,7 @@ def chance(p: float | None) -> str:
     return "–" if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
-def gained(row: Row, table: Table, found: Interval | None) -> str:
+def tell_gain(row: Row, table: Table, found: Interval | None) -> str:
     """A gain, or why there is none."""
     against = row.cell.against
     if against and row.records and not any(r.cell.label == against and r.records for r in table.rows):
@@ -63,8 +63,8 @@ CELLS: dict[str, Callable[[Row, Table], str]] = {
     "ours": lambda row, table: number(row.error.mean) if row.error else UNKNOWN,
     "± 95 %": lambda row, table: number(row.error.half if row.error else None),
     "best (flatters)": lambda row, table: number(row.best),
-    "gain, block 95 %": lambda row, table: gained(row, table, row.block.wide if row.block else None),
-    "gain, paired 95 %": lambda row, table: gained(row, table, row.gain),
+    "gain, block 95 %": lambda row, table: tell_gain(row, table, row.block.wide if row.block else None),
+    "gain, paired 95 %": lambda row, table: tell_gain(row, table, row.gain),
     "p (images)": lambda row, table: chance(row.p),
     "training": lambda row, table: "–" if row.cost is None else f"{2e-12 * row.cost:,.0f}",
     "seeds": lambda row, table: str(row.error.seeds if row.error else 0),

@@ -1,7 +1,7 @@
 """Running an experiment's jobs, here in several processes (chapter 8); turns.py and slurm.py run them otherwise.
 
 A job that has its record is not run again, and one that was interrupted goes on from its last epoch, so the same
-command again finishes what is left. A job that fails is told at the end; the others run all the same.
+command again finishes what is left. A job that fails is reported at the end, and the others go on.
 """
 
 import dataclasses
@@ -61,14 +61,14 @@ def outcome_of(job: Job, out: Path, status: str) -> Outcome:
         return Outcome(job, "failed", f"its record cannot be read: {error}; delete it")
 
 
-def kept(
+def split_finished(
     jobs: Sequence[Job], out: Path, report: Report, elsewhere: bool = False
 ) -> tuple[list[Outcome], list[Job]]:
     """Set apart what is finished already: its outcomes, and the jobs that are left.
 
-    A record of other data than those at hand is no result of the job. Where data are not at hand, that is told.
-    elsewhere: runs are made on other machines, where photographs resized may differ in a last bit; then another
-    fingerprint is told, and the record taken.
+    A record of other data than those at hand is no result of the job; where none are at hand, the outcome says so.
+    elsewhere: runs are made on other machines, where a resized photograph may differ in its last bit; then the
+    outcome names the other fingerprint, and the record counts.
     """
     outcomes, left = [], []
     for job in jobs:
@@ -149,15 +149,14 @@ def side_by_side(
 ) -> list[Outcome]:
     """Run jobs on this machine, `count` at a time, each in a process of its own that shares the GPU or the cores.
 
-    look: called again and again while they run.
-
-    What a job prints goes to log.txt in its folder. When this process is stopped, it stops the jobs.
+    What a job prints goes to log.txt in its folder. When this process is stopped, it stops the jobs. look: is called
+    again and again while they run.
     """
     threads = threads or max(1, torch.get_num_threads() // count)
     more = ["--threads", str(threads), *(["--device", device] if device else [])]
     outcomes: list[Outcome] = []
     for wave in waves(jobs):
-        had, left = kept(wave, out, report)
+        had, left = split_finished(wave, out, report)
         outcomes += had
         running: dict[subprocess.Popen, tuple[Job, int]] = {}
         with stopping(running):
@@ -172,7 +171,7 @@ def side_by_side(
                         outcomes.append(Outcome(job, "failed", str(error)))
                         report(outcomes[-1])
                 for process in [p for p in running if p.poll() is not None]:
-                    outcomes.append(ended(*running.pop(process), process.returncode, out))
+                    outcomes.append(judge_end(*running.pop(process), process.returncode, out))
                     report(outcomes[-1])
                 if not running and time_is_up(box, outcomes):
                     outcomes += leave(left, report)
@@ -191,18 +190,16 @@ def start(job: Job, out: Path, more: Sequence[str]) -> tuple[subprocess.Popen, i
         return subprocess.Popen(command, stdout=log, stderr=log, env={**os.environ, "CI": "1"}), begun
 
 
-def ended(job: Job, begun: int, status: int, out: Path) -> Outcome:
+def judge_end(job: Job, begun: int, status: int, out: Path) -> Outcome:
     """The outcome of a job whose process has ended with this status."""
     if status == 0 and finished(job, out):
         return outcome_of(job, out, "done")
     if status == TIME_UP:
         return Outcome(job, "begun", last_line(out / job.name / "log.txt", begun))
     if status < 0:
-        known = [s.name for s in signal.Signals if s == -status]
-        name = known[0] if known else f"signal {-status}"
-        return Outcome(
-            job, "failed", f"its process was ended by {name}; run again, it goes on from its last epoch"
-        )
+        name = next((s.name for s in signal.Signals if s == -status), f"signal {-status}")
+        told = f"its process was ended by {name}; run again, it goes on from its last epoch"
+        return Outcome(job, "failed", told)
     log = out / job.name / "log.txt"
     return Outcome(job, "failed", last_line(log, begun) or f"ended with status {status}; see {log}")
 

@@ -86,7 +86,7 @@ def on_cluster(
     """
     outcomes: list[Outcome] = []
     for wave in runner.waves(jobs):
-        had, left = runner.kept(wave, out, report, elsewhere=True)
+        had, left = runner.split_finished(wave, out, report, elsewhere=True)
         outcomes += had
         waiting: dict[str, Job] = {}
         missing: dict[str, int] = {}
@@ -100,7 +100,7 @@ def on_cluster(
                 # A record ends a job; one that left the queue without may still be writing, so look three times.
                 _, reason = alive.get(number, ("", ""))
                 if (gone and finished(job, out)) or missing[number] >= 3 or reason in STUCK:
-                    outcomes.append(ended(job, number, out, reason))
+                    outcomes.append(judge_end(job, number, out, reason))
                     report(outcomes[-1])
                     del waiting[number]
             if left or waiting:
@@ -186,7 +186,7 @@ def patient_queue() -> dict[str, tuple[str, str]]:
     return queue()
 
 
-def ended(job: Job, number: str, out: Path, reason: str = "") -> Outcome:
+def judge_end(job: Job, number: str, out: Path, reason: str = "") -> Outcome:
     """The outcome of a job that has left the queue, or is stuck in it for a reason."""
     if finished(job, out):
         return runner.outcome_of(job, out, "done")

@@ -87,7 +87,7 @@ def take_turns(
     outcomes: list[Outcome] = []
     costs, told = Costs(), box is None
     for wave in runner.waves(jobs):
-        had, left = runner.kept(wave, out, report)
+        had, left = runner.split_finished(wave, out, report)
         outcomes += had
         lanes: list[Lane] = []
         try:
@@ -142,7 +142,7 @@ def take_lanes(
         if where.type == "cuda":
             print(f"no lanes, the runs are trained one by one: {reason}", file=sys.stderr)
         return [], list(jobs)
-    outcomes, left = runner.kept(jobs, out, report)
+    outcomes, left = runner.split_finished(jobs, out, report)
 
     def end(job: Job, how: Run | Exception) -> None:
         left.remove(job)

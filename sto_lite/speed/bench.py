@@ -20,7 +20,7 @@ from sto_lite.records import Record
 from sto_lite.speed.contenders import NCHW, NHWC, BenchConfig, Contender, contenders, fair_seeds, feeds
 
 
-def timed(run: Callable[[int], object], seed: int, device: torch.device) -> float:
+def time_step(run: Callable[[int], object], seed: int, device: torch.device) -> float:
     """Seconds of a step; on a GPU of one in a queue of 20, so that the host may run ahead as in training."""
     repeats = 20 if device.type == "cuda" else 1
     finish(device)
@@ -44,12 +44,12 @@ def rounds(
     times: dict[str, list[float]] = {name: [] for name in runs}
     order, dice = list(runs), random.Random(0)
     for name in order:
-        timed(runs[name], seeds[0], device)
+        time_step(runs[name], seeds[0], device)
     started, done = time.perf_counter(), 0
     while done < 3 or time.perf_counter() - started < seconds:
         dice.shuffle(order)
         for name in order:
-            times[name].append(timed(runs[name], seeds[done % len(seeds)], device))
+            times[name].append(time_step(runs[name], seeds[done % len(seeds)], device))
         done += 1
     return times
 
@@ -80,7 +80,7 @@ def bandwidth(device: torch.device) -> float:
     """Bytes per second that a copy of a large tensor reads and writes: the median of nine."""
     source = torch.ones((2**29 if device.type == "cuda" else 2**25), dtype=torch.float32, device=device)
     target = torch.empty_like(source)
-    times = [timed(lambda _: target.copy_(source), 0, device) for _ in range(10)][1:]
+    times = [time_step(lambda _: target.copy_(source), 0, device) for _ in range(10)][1:]
     return 2 * source.numel() * source.element_size() / statistics.median(times)
 
 
@@ -92,7 +92,7 @@ def launch(device: torch.device) -> float:
         for _ in range(500):
             number.add_(1)
 
-    return statistics.median([timed(many, 0, device) for _ in range(6)][1:]) / 500
+    return statistics.median([time_step(many, 0, device) for _ in range(6)][1:]) / 500
 
 
 def bench(config: BenchConfig, device: torch.device) -> Record:
@@ -132,15 +132,15 @@ def bench(config: BenchConfig, device: torch.device) -> Record:
         "results": results,
         "scaling": scaling(config, device) if config.scaling else [],
     }
-    return rounded(record)
+    return round_all(record)
 
 
-def rounded(value: Any) -> Any:
+def round_all(value: Any) -> Any:
     """Return the same with five digits for every number that is not whole."""
     if isinstance(value, dict):
-        return {key: rounded(part) for key, part in value.items()}
+        return {key: round_all(part) for key, part in value.items()}
     if isinstance(value, list):
-        return [rounded(part) for part in value]
+        return [round_all(part) for part in value]
     return float(f"{value:.5g}") if isinstance(value, float) else value
 
 
