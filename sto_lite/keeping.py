@@ -9,11 +9,12 @@ import json
 import os
 import sys
 from collections.abc import Iterator
-from dataclasses import fields, is_dataclass
+from dataclasses import is_dataclass
 from pathlib import Path
 from types import CodeType, FunctionType
 from typing import Any
 
+from sto_lite.config import plain
 from sto_lite.data import ImageSet
 from sto_lite.errors import StoError
 from sto_lite.files import expand
@@ -63,9 +64,7 @@ def _plain(setting: object) -> Any:
     if isinstance(setting, ImageSet):
         return [setting.name, setting.fingerprint, setting.splits["train"].images.shape[-1]]
     if is_dataclass(setting) and not isinstance(setting, type):
-        known = [field.name for field in fields(setting) if not field.metadata.get("local")]
-        values = {name: getattr(setting, name) for name in known}
-        return [type(setting).__qualname__, values, list(_code(type(setting), set()))]
+        return [type(setting).__qualname__, plain(setting), list(_code(type(setting), set()))]
     return setting
 
 

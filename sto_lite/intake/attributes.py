@@ -36,8 +36,8 @@ def read(split: str, attribute: str, folder: Path | None = None) -> np.ndarray:
         known = f"splits {', '.join(RAFDB.splits)}, attributes {', '.join(ATTRIBUTES)}"
         raise DataError(f"RAF-DB has no {attribute!r} of a split {split!r}; there are {known}")
     how = "prepare rafdb from the folder that holds Annotation/manual or manual.zip too"
-    found = read_prepared(RAFDB, "attributes", how, folder)
-    values = found[f"{split}_attributes"][:, list(ATTRIBUTES).index(attribute)]
+    (found,) = read_prepared(RAFDB, (f"{split}_attributes",), how, folder)
+    values = found[:, list(ATTRIBUTES).index(attribute)]
     words = np.array([*ATTRIBUTES[attribute], "not known"])
     return words[np.minimum(values, len(words) - 1)]
 

@@ -8,7 +8,7 @@ names of the `classes`. Every fault is one DataError with the file, the archive'
 import io
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,8 +32,10 @@ _NOT_READ = {  # by the end of a name
 }
 
 
-def read_prepared(published: Published, what: str, how: str, folder: Path | None) -> Arrays:
-    """The arrays of a prepared set whose names hold `what`, such as "votes"; folder: None for `data.root`'s.
+def read_prepared(
+    published: Published, names: Sequence[str], how: str, folder: Path | None
+) -> list[np.ndarray]:
+    """Arrays of a prepared set that not every copy has, such as "train_votes"; folder: None for `data.root`'s.
 
     Raises DataError if the set is not prepared, or without them; `how` says what brings them in.
     """
@@ -41,10 +43,9 @@ def read_prepared(published: Published, what: str, how: str, folder: Path | None
     if not path.exists():
         raise DataError(f"{published.title} is not prepared: {shown(path)} does not exist; {how}")
     with told(shown(path)), np.load(path, allow_pickle=False) as file:
-        found = {name: file[name] for name in file if not name.endswith(("_images", "_labels"))}
-    if not any(name.endswith(f"_{what}") for name in found):
-        raise DataError(f"{shown(path)}: holds no {what}; {how}")
-    return found
+        if names[0] not in file:
+            raise DataError(f"{shown(path)}: holds no {names[0].partition('_')[2]}; {how}")
+        return [file[name] for name in names]
 
 
 class NothingFound(DataError):

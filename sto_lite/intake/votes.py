@@ -32,8 +32,8 @@ def read(split: str, folder: Path | None = None) -> tuple[np.ndarray, np.ndarray
     if split not in FER2013.splits:
         raise DataError(f"FER-2013 has no split {split!r}; there are {', '.join(FER2013.splits)}")
     how = "run python -m sto_lite prepare fer2013 --from fer2013.csv --votes fer2013new.csv"
-    found = read_prepared(FER2013, "votes", how, folder)
-    return found[f"{split}_votes"], found[f"{split}_rated"]
+    counts, rated = read_prepared(FER2013, (f"{split}_votes", f"{split}_rated"), how, folder)
+    return counts, rated
 
 
 def join(path: Path, usage: np.ndarray | None) -> Found:

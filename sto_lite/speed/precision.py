@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from sto_lite.errors import RunError
 from sto_lite.methods import Step
@@ -28,7 +28,7 @@ class Arithmetic:
             torch.backends.cudnn.benchmark = True
         for layer in model.modules() if precision != "float32" else ():
             if isinstance(layer, nn.Linear):  # so that losses see float32, on every device
-                layer.register_forward_hook(in_float32)
+                layer.register_forward_hook(lambda _, inputs, output: output.float())
 
     def update(self, step: Callable[[], Step]) -> Step:
         """Forward, backward, update; gives the Step back without its history."""
@@ -54,8 +54,3 @@ class Arithmetic:
         """The optimiser's step, by the gradients there are."""
         self.scaler.step(self.optimizer)
         self.scaler.update()
-
-
-def in_float32(layer: nn.Module, inputs: object, output: Tensor) -> Tensor:
-    """A forward hook: the layer's output as float32."""
-    return output.float()
