@@ -21,7 +21,8 @@ Identity = Mapping[str, Mapping[str, Any]]
 # Settings that are younger than some records, and what was done before there was a choice.
 YOUNGER = {"precision": "float32"}
 FORMAT = 2
-NEEDED = {"bench": ("config", "results"), "curves": ("config", "data", "environment")}  # by kind; of a run:
+# What a record holds at least, by its kind; and one of a run, which has none.
+NEEDED = {"bench": ("config", "results"), "curves": ("config", "data", "environment")}
 OF_A_RUN = ("config", "method", "data", "result", "history", "labels", "predictions")
 
 # Fingerprints of format 1, made after resizing, of the image sets that records were published of: size, limit.

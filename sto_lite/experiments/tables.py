@@ -326,9 +326,8 @@ def training_cost(record: Record, cell: Cell) -> float:
     config, data = record["config"], record["data"]
     net, size = config["net"], data["size"]
     classes = 1 + max(max(labels) for labels in record["labels"].values())
-    step: float = (
-        3 * costs.forward(net, size, classes).total
-    )  # three forward passes make a step of the baseline
+    # Three forward passes make a step of the baseline.
+    step: float = 3 * costs.forward(net, size, classes).total
     if cell.method == "kd":  # the teacher runs forward once a step
         step += costs.forward(cell.teacher or net, size, classes).total
     else:
