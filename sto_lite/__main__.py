@@ -72,8 +72,8 @@ def prepare(options: argparse.Namespace) -> None:
             raise ValueError("--folder goes without --from, --download and --votes")
         print(f"prepared: {sources.prepare_own(options.name, options.folder, data.root(), Own(**own))}")
         return
-    if any(value is not None for value in own.values()):
-        raise ValueError(f"--{', --'.join(own)} go with --folder")
+    if own:
+        raise ValueError(f"--{', --'.join(field.name for field in fields(Own))} go with --folder")
     if options.name not in sources.READERS:
         known = sources.READERS
         meant = suggest(options.name, known) or "; your own pictures are given as --folder PATH"

@@ -36,11 +36,6 @@ class Prepare:
     votes: FER+'s fer2013new.csv, to keep its votes too; fer2013 alone.
     download: fetch the archive first; cifar100 alone.
     folder: your own pictures: a folder, zip or tar with train/CLASS/ and test/CLASS/, or with CLASS/ alone.
-    pixels: with --folder, their height and width; without it the most common one, at most 224.
-    test: with --folder of CLASS/ alone, the share to test on; without it 0.2.
-    seed: with --folder of CLASS/ alone, the draw of it; without it 0.
-    person: with --folder, regular expression whose one group is the person in a file's name; nobody is drawn into
-        both splits.
     """
 
     name: str
@@ -48,10 +43,6 @@ class Prepare:
     votes: Path | None = None
     download: bool = False
     folder: Path | None = None
-    pixels: int | None = None
-    test: float | None = None
-    seed: int | None = None
-    person: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -382,7 +373,7 @@ def parser(arguments: Sequence[str] = ()) -> argparse.ArgumentParser:
         for name, field in settings("sto_lite.speed.contenders", "BenchConfig").items()
     }
     for verb, absent in (
-        (Prepare, {}),
+        (Prepare, settings("sto_lite.intake.own", "Own")),
         (Train, config | source | merged(of_own(arguments) or methods())),
         *((use, {}) for use in USES),
         (Run, seedless),
