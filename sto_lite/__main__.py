@@ -197,7 +197,7 @@ def run(options: argparse.Namespace) -> int:
         return 0
     ready = sum(runner.finished(job, out) for job in jobs)
     if ready < len(jobs):
-        runner.load(jobs[0].source)  # data that is missing or damaged is told once, before any run
+        runner.load(jobs[0].source)  # missing or damaged data is reported once, before any run
     # At smoke scale a run ends before a process of its own has started.
     count = options.jobs or (1 if scale == "smoke" else max(1, min(cores, len(jobs) - ready)))
     why = "" if asked else ", which this machine's hardware chose"

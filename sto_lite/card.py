@@ -41,7 +41,7 @@ def card(about: dict[str, Any], preprocessing: str) -> str:
     data, method, protocol = about["data"], about["method"], about["protocol"]
     name = data["name"]
     title = TITLES.get(name, name)
-    # A set that nobody has described may hold faces, so what is said of faces is said of it.
+    # A set that nobody has described may hold faces, so its card warns as for faces.
     of_faces = name in FACES or name not in TITLES
     counts = ", ".join(f"{split} {count:,}" for split, count in data["counts"].items())
     made = {k: v for k, v in data.items() if k not in ("name", "size", "counts", "fingerprint")}

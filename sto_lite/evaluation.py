@@ -33,7 +33,7 @@ def evaluate(
 def test_batches(
     split: Split, mean_std: tuple[Tensor, Tensor], device: torch.device, batch_size: int | None = None
 ) -> Batches:
-    """The images of a test split on the device, in batches of its liking."""
+    """The images of a test split on the device, in batches of a size that suits the device."""
     batch_size = batch_size or (4096 if device.type == "cuda" else 512)
     return Batches(split, *mean_std, batch_size=batch_size, augment=False, device=device)
 

@@ -89,7 +89,7 @@ def recorded(path: Path, method: Method, images: ImageSet, config: Config) -> Re
 def price(arms: Arms, images: ImageSet, config: Config | Mapping[str, Config], seeds: int) -> str:
     """What `run` will take on this machine, in words, from one epoch of each arm; nothing is kept.
 
-    The first steps of a process are slow, so that this errs on the long side.
+    The first steps of a process are slow, so this is rather too long than too short.
     """
     if os.environ.get("NBGRADER_EXECUTION"):
         return "no time is measured while a notebook is graded"

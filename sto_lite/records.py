@@ -74,7 +74,7 @@ def read_folder(folder: Path) -> list[Record]:
 
 
 def read_runs(folders: Sequence[Path] | None = None) -> list[Record]:
-    """The records of runs in these folders; without any, those in runs/, else the book's own, which is told.
+    """The records of runs in these folders; without any, those in runs/, else the book's own, with a line that says so.
 
     Raises: as `read_folder`.
     """
@@ -115,7 +115,7 @@ def differences(ours: Identity, theirs: Mapping[str, Any], older: str = "") -> l
     """Where a record, or what a checkpoint says of its run, is of another run than ours; one line each.
 
     ours: {"config": {…}, "method": {…}, "data": {…}}, as JSON has them; theirs may have more parts. older: the
-    fingerprint that our data had in format 1, which will do as well.
+    fingerprint that our data had in format 1, which counts as equal.
     """
     found = []
     for part, mine in ours.items():

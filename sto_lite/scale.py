@@ -74,7 +74,7 @@ def begin(
         data: name of the data set, as in ``data.load``; where it is not prepared, synthetic faces stand in. "records"
             where nothing is trained, or with `keeps` in one cell alone.
         seed: where ``Scale.generator`` starts.
-        keeps: the notebook keeps its runs, by ``Scale.keep``; then it is said where.
+        keeps: the notebook keeps its runs, by ``Scale.keep``; then the first output says where.
 
     Raises:
         StoError: ``STO_SCALE`` holds something other than smoke, colab or paper; or runs can be kept nowhere.

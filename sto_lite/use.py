@@ -23,7 +23,7 @@ class Predict:
     """Say what a trained network sees in pictures.
 
     Takes crops of faces, one face a picture and about square, since no face detector is shipped. They are prepared as
-    the training images were, which is said; then come the class and its probability for each picture.
+    the training images were, and a line says how; then come the class and its probability for each picture.
 
     run: folder of a finished run, or its network.pt.
     pictures: picture files, or folders of them.
@@ -96,7 +96,7 @@ class Card:
     """Write a trained network's model card.
 
     Says what the network is for and not for, its data and who is in them, and its errors by class with intervals,
-    from what its file says of itself; what is not known is said to be so.
+    from what its file says of itself; it says what is not known.
 
     run: folder of a finished run, or its network.pt.
     out: Markdown file to write; without it the card is printed.

@@ -40,7 +40,7 @@ def look(job: Job, out: Path) -> Progress:
         if (folder / "checkpoint.pt").exists():
             state = decode((folder / "checkpoint.pt").read_bytes())
             return Progress(job, int(state["epoch"]), Costs.of_history(state["history"]), False)
-    except (RunError, *DAMAGE):  # whoever runs the job is told
+    except (RunError, *DAMAGE):  # the run itself reports it
         pass
     return Progress(job, 0, Costs(), False)
 

@@ -35,7 +35,7 @@ class Cell:
 class Experiment:
     """A table: its cells, the data sets it is about, and whether it compares networks or methods for one of them.
 
-    protocol: what its runs have otherwise than the scale, as overrides of jobs.jobs.
+    protocol: where its runs differ from the scale, as overrides of jobs.jobs.
     """
 
     name: str

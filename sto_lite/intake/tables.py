@@ -1,4 +1,4 @@
-"""CSV files and lists as people have them, read by pandas; every fault is told with its line."""
+"""CSV files and lists as people have them, read by pandas; every fault is reported with its line."""
 
 import hashlib
 import io

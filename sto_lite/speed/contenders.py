@@ -27,7 +27,7 @@ NCHW, NHWC = torch.contiguous_format, torch.channels_last
 class BenchConfig:
     """What is measured: the network, its images' size in pixels, images per step, and the arithmetic.
 
-    seconds: for which to measure, after warming up; at least three rounds are timed whatever it says. scaling: also
+    seconds: for which to measure, after warming up; but for three rounds at least. scaling: also
     other batch sizes and depths, for as long again as half of it.
     """
 
@@ -182,7 +182,7 @@ def fair_seeds(num_blocks: int, count: int = 10) -> list[int]:
 
 
 def contenders(config: BenchConfig, device: torch.device, only: Sequence[str] = ()) -> dict[str, Contender]:
-    """What is timed, by its name in the table; only some, if said which."""
+    """What is timed, by its name in the table; `only`: these alone."""
     entries: dict[str, tuple[Any, ...]] = {  # method, layout, form
         "baseline": (Baseline(),),
         "baseline, NCHW": (Baseline(), NCHW),
