@@ -74,7 +74,7 @@ def read_folder(folder: Path) -> list[Record]:
 
 
 def read_runs(folders: Sequence[Path] | None = None) -> list[Record]:
-    """The records of runs in these folders; without any, those in runs/, else the book's own, with a line that says so.
+    """The records of runs in these folders; without any, those in runs/, else the book's own, and a line says so.
 
     Raises: as `read_folder`.
     """
