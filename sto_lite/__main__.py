@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from sto_lite import use
-from sto_lite.errors import RunError, StoError, memory_told, print_anything, suggest
+from sto_lite.errors import RunError, StoError, first_line, memory_told, print_anything, suggest
 from sto_lite.options import parser, program
 from sto_lite.timebox import TIME_UP, TimeUp
 
@@ -32,6 +32,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for name in ("jobs", "minutes", "threads"):
             if (value := getattr(options, name, None)) is not None and value < 1:
                 raise ValueError(f"{name} is at least 1; {value} is not")
+        if getattr(options, "compile", False) and not options.graphs:
+            raise ValueError("--compile goes with --graphs")
         with memory_told():
             return int(COMMANDS[options.verb](options) or 0)
     except (StoError, ValueError) as error:
@@ -70,8 +72,8 @@ def prepare(options: argparse.Namespace) -> None:
             raise ValueError("--folder goes without --from, --download and --votes")
         print(f"prepared: {sources.prepare_own(options.name, options.folder, data.root(), Own(**own))}")
         return
-    if any(value is not None for value in own.values()):
-        raise ValueError(f"--{', --'.join(own)} go with --folder")
+    if own:
+        raise ValueError(f"--{', --'.join(field.name for field in fields(Own))} go with --folder")
     if options.name not in sources.READERS:
         known = sources.READERS
         meant = suggest(options.name, known) or "; your own pictures are given as --folder PATH"
@@ -158,13 +160,10 @@ def check_machine(options: argparse.Namespace) -> None:
     """Refuse a device that cannot be used here, before any work is done; and take as many threads as asked for."""
     import torch
 
-    if getattr(options, "compile", False) and not options.graphs:
-        raise ValueError("--compile goes with --graphs")
     try:
         torch.empty(0, device=options.device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0]
-        raise RunError(f"device {options.device!r} cannot be used here: {reason}") from error
+        raise RunError(f"device {options.device!r} cannot be used here: {first_line(error)}") from error
     if getattr(options, "threads", None):
         torch.set_num_threads(options.threads)
 
@@ -198,13 +197,12 @@ def run(options: argparse.Namespace) -> int:
         return 0
     ready = sum(runner.finished(job, out) for job in jobs)
     if ready < len(jobs):
-        runner.load(jobs[0].source)  # data that is missing or damaged is told once, before any run
+        runner.load(jobs[0].source)  # missing or damaged data is reported once, before any run
     # At smoke scale a run ends before a process of its own has started.
     count = options.jobs or (1 if scale == "smoke" else max(1, min(cores, len(jobs) - ready)))
     why = "" if asked else ", which this machine's hardware chose"
-    print(
-        f"{experiment.title}: {len(jobs)} runs on {name} at scale {scale}{why}, {ready} of them finished before"
-    )
+    what = f"{experiment.title}: {len(jobs)} runs on {name} at scale {scale}{why}"
+    print(f"{what}, {ready} of them finished before")
     print(protocol(jobs, planned.SCALES[scale], overrides), flush=True)
     told = 0
 
@@ -269,8 +267,6 @@ def check_engine(options: argparse.Namespace) -> int:
     if options.engine == "slurm":
         if options.jobs is not None:
             raise ValueError("--jobs is for one machine; Slurm decides how many run at a time")
-        if options.compile and not options.graphs:
-            raise ValueError("--compile goes with --graphs")
         if options.for_:
             raise ValueError("--for is for one machine; on a cluster --minutes is the time of each job")
         return 1
@@ -297,20 +293,18 @@ def table(options: argparse.Namespace) -> None:
         found = [record for record in found if record["data"]["name"] == options.data]
     made = tables.tables(experiment, found, options.split)
     if not made:
-        where = ", ".join(map(str, options.records or ("runs",))) + (
-            f" on {options.data}" if options.data else ""
-        )
+        where = ", ".join(map(str, options.records or ("runs",)))
+        where += f" on {options.data}" if options.data else ""
         raise RunError(
             f"none of the {len(found)} records in {where} belongs to {options.experiment}; make some with "
             f"python -m sto_lite run {options.experiment}"
         )
     shown = made if options.all else made[:1]
     for other in made[len(shown) :]:
-        count = sum(len(row.records) for row in other.rows)
-        print(
-            f"not shown, {count} records under another protocol: {other.protocol} (--all shows it)",
-            file=sys.stderr,
+        told = (
+            f"{sum(len(row.records) for row in other.rows)} records under another protocol: {other.protocol}"
         )
+        print(f"not shown, {told} (--all shows it)", file=sys.stderr)
     text = "\n\n".join(formats.FORMATS[options.format](one) for one in shown).rstrip("\n")
     if options.out:
         save(options.out, f"{text}\n".encode())

@@ -29,11 +29,7 @@ TERMS = {
 def describe(record: Record, classes: Sequence[str], mean: Sequence[float], std: Sequence[float]) -> str:
     """The description of a run's network, as JSON; the same run gives the same text on every day.
 
-    Args:
-        record: of the finished run.
-        classes: their names, label 0 first.
-        mean: of the training pixels in [0, 1], one value a channel.
-        std: their standard deviation.
+    classes: names, label 0 first. mean, std: of the training pixels in [0, 1], one value a channel.
     """
     about = {
         "format": FORMAT,
@@ -61,12 +57,8 @@ def measured(record: Record, classes: int) -> dict[str, dict[str, Any]]:
         missed = np.asarray(record["predictions"][split]) != labels
         counts = [[int((labels == c).sum()), int(missed[labels == c].sum())] for c in range(classes)]
         low, high = wilson(int(missed.sum()), len(labels))
-        found[split] = {
-            "error": result["error"],
-            "interval": [low, high],
-            "images": len(labels),
-            "by_class": counts,
-        }
+        whole = {"error": result["error"], "interval": [low, high], "images": len(labels)}
+        found[split] = {**whole, "by_class": counts}
     return found
 
 
@@ -83,10 +75,8 @@ def wilson(wrong: int, images: int, level: float = 0.95) -> tuple[float, float]:
 
 
 def read_about(state: Mapping[str, Any], path: Path) -> dict[str, Any]:
-    """The description that a network's file holds.
-
-    Raises:
-        RunError: the file is older than descriptions, or comes from a newer sto_lite.
+    """The description that a network's file holds. Raises RunError if the file is older than descriptions, or comes
+    from a newer sto_lite.
     """
     if "about" not in state:
         remedy = "Train it again, as record.json beside it says, with another --out"
@@ -99,9 +89,8 @@ def read_about(state: Mapping[str, Any], path: Path) -> dict[str, Any]:
         )
     about = json.loads(state["about"])
     if about["format"] > FORMAT:
-        raise RunError(
-            f"{path} is of format {about['format']}, which a newer sto_lite wrote; install that one"
-        )
+        told = "which a newer sto_lite wrote; install that one"
+        raise RunError(f"{path} is of format {about['format']}, {told}")
     if missing := [name for name in FIELDS if name not in about]:
         raise RunError(f"{path} does not say its {', '.join(missing)}; train it again, with another --out")
     return about

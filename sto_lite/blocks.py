@@ -60,8 +60,7 @@ class Block:
 def fit_block(errors: Errors) -> Block | None:
     """Least squares of rows and seeds; None where nothing is left to estimate the noise from.
 
-    Args:
-        errors: errors (%) by row and seed. Rows without any are left out; cells may be missing.
+    errors: in % by row and seed; rows without any are left out, cells may be missing.
     """
     rows = tuple(row for row, cells in errors.items() if cells)
     keys = list(dict.fromkeys(key for row in rows for key in errors[row]))
@@ -85,10 +84,7 @@ def fit_block(errors: Errors) -> Block | None:
 def compare(block: Block, pairs: Sequence[Pair], level: float = 0.95) -> list[Comparison]:
     """Differences with simultaneous intervals: Dunnett's (1955) if all pairs share a row, Holm's (1979) else.
 
-    Args:
-        block: fitted.
-        pairs: the family of comparisons; both rows of each pair have a seed in common.
-        level: that all intervals hold together.
+    pairs: the family of comparisons, each with a seed in common. level: that all intervals hold together.
     """
     from scipy.stats import t
 
@@ -127,12 +123,10 @@ def within(bound: float, correlation: np.ndarray, freedom: int) -> float:
 
 
 def dunnett_quantile(correlation: np.ndarray, freedom: int, level: float = 0.95) -> float:
-    """The bound within which all t-values lie with the given probability (Dunnett 1955).
+    """The bound within which all t-values lie with the probability `level` (Dunnett 1955).
 
-    Args:
-        correlation: (K, K) of the K comparisons; 1/2 off the diagonal for K rows against one in a full block.
-        freedom: degrees of freedom of the common variance.
-        level: the probability.
+    correlation: (K, K) of the K comparisons; 1/2 off the diagonal for K rows against one in a full block. freedom: of
+    the common variance.
     """
     from scipy.optimize import brentq
     from scipy.stats import t

@@ -37,16 +37,11 @@ MISUSE = {
 
 
 def card(about: dict[str, Any], preprocessing: str) -> str:
-    """The model card of a network, as Markdown.
-
-    Args:
-        about: its description (about.py).
-        preprocessing: what is done to a picture, in words.
-    """
+    """The model card of a network, as Markdown, from its description (about.py) and its preprocessing in words."""
     data, method, protocol = about["data"], about["method"], about["protocol"]
     name = data["name"]
     title = TITLES.get(name, name)
-    # A set that nobody has described may hold faces, so what is said of faces is said of it.
+    # A set that nobody has described may hold faces, so its card warns as for faces.
     of_faces = name in FACES or name not in TITLES
     counts = ", ".join(f"{split} {count:,}" for split, count in data["counts"].items())
     made = {k: v for k, v in data.items() if k not in ("name", "size", "counts", "fingerprint")}
@@ -101,6 +96,7 @@ def listed(heading: str, values: dict[str, str]) -> str:
 
 def errors(split: str, found: dict[str, Any], classes: list[str]) -> str:
     """A section with a split's error and those by class, each with its interval."""
+    unknown = f"{NOT_KNOWN} | {NOT_KNOWN}"
     low, high = found["interval"]
     lines = [
         f"## Errors on the {split} images",
@@ -113,10 +109,6 @@ def errors(split: str, found: dict[str, Any], classes: list[str]) -> str:
     ]
     for label, (images, wrong) in zip(classes, found["by_class"], strict=True):
         low, high = wilson(wrong, images)
-        shown = (
-            f"{100 * wrong / images:.1f} % | {low:.1f} to {high:.1f} %"
-            if images
-            else f"{NOT_KNOWN} | {NOT_KNOWN}"
-        )
+        shown = f"{100 * wrong / images:.1f} % | {low:.1f} to {high:.1f} %" if images else unknown
         lines.append(f"| {label} | {images:,} | {wrong:,} | {shown} |")
     return "\n".join(lines)

@@ -26,17 +26,8 @@ State = dict[str, Any]  # tensors and plain values, by name
 # What decoding, and the loading of states, raise when a file is cut off, foreign or malicious. A RuntimeError may be
 # the machine's as well: see `damage_told`.
 DAMAGE = (
-    AssertionError,
-    AttributeError,
-    OSError,
-    EOFError,
-    LookupError,
-    OverflowError,
-    TypeError,
-    ValueError,
-    RuntimeError,
-    pickle.UnpicklingError,
-    zipfile.BadZipFile,
+    *(AssertionError, AttributeError, OSError, EOFError, LookupError, OverflowError, TypeError, ValueError),
+    *(RuntimeError, pickle.UnpicklingError, zipfile.BadZipFile),
 )
 MACHINE = re.compile("(CUDA|HIP|MPS|XPU|cuDNN)[a-z ]* error", re.IGNORECASE)
 
@@ -57,10 +48,8 @@ def damage_told(what: str, remedy: str) -> Iterator[None]:
 
 
 def decode(content: bytes, device: torch.device | str = "cpu") -> State:
-    """What `encode` made of tensors and plain values; nothing that the bytes name is run.
-
-    Raises:
-        One of DAMAGE: they are cut off, changed in any bit that counts, foreign or malicious.
+    """What `encode` made of tensors and plain values; nothing that the bytes name is run. Raises one of DAMAGE if
+    they are cut off, changed in any bit that counts, foreign or malicious.
     """
     with zipfile.ZipFile(io.BytesIO(content)) as archive:  # torch.load itself passes over the checksums
         if name := archive.testzip():
@@ -94,36 +83,28 @@ class Folder:
         return (self.path / "record.json").exists()
 
     def save(self, state: State) -> None:
-        """Write the checkpoint of an epoch.
-
-        Raises:
-            RunError: it cannot be written; the one before is kept.
-        """
+        """Write the checkpoint of an epoch. Raises RunError if it cannot be written; the one before is kept."""
         save(self.path / "checkpoint.pt", encode({"identity": json.dumps(self.identity), **state}))
 
     def resume(self, restore: Callable[[State], None]) -> None:
-        """Hand the checkpoint's state to `restore`, if there is a checkpoint.
-
-        Raises:
-            RunError: it is of another run, damaged, or not what `restore` can take.
+        """Hand the checkpoint's state to `restore`, if there is a checkpoint. Raises RunError if it is of another
+        run, damaged, or not what `restore` can take.
         """
         path = self.path / "checkpoint.pt"
         if not path.exists():
             return
         content = read(path)
-        what = (
-            f"{path} is no checkpoint that can be resumed: it is damaged, or holds another network's tensors"
-        )
-        with damage_told(what, "delete it to start afresh"):
+        what = f"{path} is no checkpoint that can be resumed"
+        with damage_told(
+            f"{what}: it is damaged, or holds another network's tensors", "delete it to start afresh"
+        ):
             state = decode(content)
             records.check_identity(self.identity, json.loads(state["identity"]), path, self.older)
             restore(state)
 
     def finish(self, network: nn.Module, record: Record, images: ImageSet) -> None:
         """Write the deployed network with its description, and then the record, with which the run is finished.
-
-        Raises:
-            RunError: one cannot be written; the checkpoint is kept.
+        Raises RunError if one cannot be written; the checkpoint is kept.
         """
         about = describe(record, images.classes, *(values.tolist() for values in images.mean_std))
         net, weights = record["config"]["net"], network.state_dict()
@@ -131,10 +112,8 @@ class Folder:
         save(self.path / "record.json", records.encode(record))
 
     def read(self, network: nn.Module, device: torch.device) -> Record:
-        """The record of the finished run; its weights go into `network`.
-
-        Raises:
-            RunError: the record is of another run, or the record or the network is damaged.
+        """The record of the finished run; its weights go into `network`. Raises RunError if the record is of another
+        run, or the record or the network is damaged.
         """
         path = self.path / "record.json"
         record = records.read_record(path)

@@ -1,6 +1,7 @@
 """Figures of finished runs, as files: curves, confusion matrices, errors by class (chapters 6 and 8)."""
 
 import io
+import json
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ from sto_lite.records import Record, read_record
 from sto_lite.sets import PUBLISHED
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
     from sto_lite.experiments.tables import Table
@@ -39,10 +41,8 @@ class Finished(NamedTuple):
 
 
 def read_runs(paths: Sequence[Path]) -> list[Finished]:
-    """Finished runs from their folders or record files, with names that tell them apart.
-
-    Raises:
-        RunError: one is missing, or no record of a run.
+    """Finished runs from their folders or record files, with names that tell them apart. Raises RunError if one is
+    missing, or no record of a run.
     """
     places = [expand(path) for path in paths]
     files = [place / "record.json" if place.is_dir() else place for place in places]
@@ -68,8 +68,6 @@ def classes_of(record: Record, network: Path) -> tuple[str, ...]:
     if name in PUBLISHED and PUBLISHED[name].classes:
         return PUBLISHED[name].classes
     if network.exists():
-        import json
-
         try:
             return tuple(json.loads(decode(read(network))["about"])["classes"])
         except (KeyError, ValueError, RuntimeError):  # older, or damaged: numbers will do
@@ -79,18 +77,14 @@ def classes_of(record: Record, network: Path) -> tuple[str, ...]:
 
 
 def draw(runs: Sequence[Finished], out: Path, kind: str = "png") -> list[Path]:
-    """Write the figures of runs into a folder: curves, errors by class, and a confusion matrix for each run.
-
-    Raises:
-        RunError: matplotlib is missing; the runs have other classes or test splits; a file cannot be written.
+    """Write the figures of runs into a folder: curves, errors by class, and a confusion matrix for each run. Raises
+    RunError if matplotlib is missing; the runs have other classes or test splits; a file cannot be written.
     """
     split = list(runs[0].record["result"])[-1]
     for run in runs:
         if run.classes != runs[0].classes or split not in run.record["result"]:
-            raise RunError(
-                f"{run.name} and {runs[0].name} are of other image sets, so they do not go into one figure; plot "
-                f"them one by one"
-            )
+            told = f"{run.name} and {runs[0].name} are of other image sets"
+            raise RunError(f"{told}, so they do not go into one figure; plot them one by one")
 
     def figures() -> "dict[str, Figure]":
         several = {"curves": curves(runs, split), "classes": class_errors(runs, split)}
@@ -128,27 +122,25 @@ def write(make: "Callable[[], dict[str, Figure]]", out: Path, kind: str) -> list
     return paths
 
 
-def curves(runs: Sequence[Finished], split: str) -> "Figure":
-    """Test error over epochs, a line for each run, and training error behind it."""
+def axes(width: float, height: float) -> "tuple[Figure, Axes]":
+    """A figure of so many inches, and its one pair of axes."""
     from matplotlib.figure import Figure
 
-    fig = Figure(figsize=(7, 4))
-    ax = fig.add_subplot()
+    fig = Figure(figsize=(width, height))
+    return fig, fig.add_subplot()
+
+
+def curves(runs: Sequence[Finished], split: str) -> "Figure":
+    """Test error over epochs, a line for each run, and training error behind it."""
+    fig, ax = axes(7, 4)
     for number, run in enumerate(runs):
         history, colour = run.record["history"], f"C{number % 6}"
         train = history["train_error"]
         ax.plot(range(1, len(train) + 1), train, color=colour, linestyle=":", linewidth=1, alpha=0.8)
-        last = run.record["result"][split]["error"]
-        epochs = history["test_epoch"]
+        label = f"{run.name}: {run.record['result'][split]['error']:.2f} %"
+        epochs, errors = history["test_epoch"], history[f"{split}_error"]
         marker = "o" if len(epochs) < 30 else None
-        ax.plot(
-            epochs,
-            history[f"{split}_error"],
-            color=colour,
-            linestyle="-",
-            marker=marker,
-            label=f"{run.name}: {last:.2f} %",
-        )
+        ax.plot(epochs, errors, color=colour, linestyle="-", marker=marker, label=label)
     ax.set(xlabel="epoch", ylabel="error (%)", ylim=(0, None))
     ax.set_title(f"error on the {split} images (dotted: in training)")
     fig.legend(loc="outside lower center", ncols=min(len(runs), 2))
@@ -157,10 +149,7 @@ def curves(runs: Sequence[Finished], split: str) -> "Figure":
 
 def table_curves(table: "Table") -> "Figure":
     """Test error over epochs, a line for each row: the mean over its seeds, within their range."""
-    from matplotlib.figure import Figure
-
-    fig = Figure(figsize=(7, 4))
-    ax = fig.add_subplot()
+    fig, ax = axes(7, 4)
     for number, row in enumerate(row for row in table.rows if row.records):
         found = [record["history"] for record in row.records]
         errors = np.array([history[f"{table.split}_error"] for history in found])
@@ -175,11 +164,8 @@ def table_curves(table: "Table") -> "Figure":
 
 def gains(table: "Table") -> "Figure":
     """How much less each row errs than the one it is compared with, with its 95 % interval, and the verdict."""
-    from matplotlib.figure import Figure
-
     rows = [row for row in table.rows if row.gain]
-    fig = Figure(figsize=(7, 1.5 + 0.4 * len(rows)))
-    ax = fig.add_subplot()
+    fig, ax = axes(7, 1.5 + 0.4 * len(rows))
     for place, row in enumerate(rows):
         found = row.block.wide if row.block else row.gain
         assert found
@@ -196,11 +182,8 @@ def gains(table: "Table") -> "Figure":
 
 def class_errors(runs: Sequence[Finished], split: str) -> "Figure":
     """The error of each class with its 95 % interval (Wilson 1927), the runs side by side."""
-    from matplotlib.figure import Figure
-
     count = len(runs[0].classes)
-    fig = Figure(figsize=(7, min(20.0, max(3.0, 1 + 0.18 * count * (1 + len(runs))))))
-    ax = fig.add_subplot()
+    fig, ax = axes(7, min(20.0, max(3.0, 1 + 0.18 * count * (1 + len(runs)))))
     for number, run in enumerate(runs):
         matrix = run.confusion(split)
         images, wrong = matrix.sum(1), matrix.sum(1) - matrix.diagonal()
@@ -219,13 +202,10 @@ def class_errors(runs: Sequence[Finished], split: str) -> "Figure":
 
 def confusion(run: Finished, split: str) -> "Figure":
     """Which class is taken for which, in % of the images of a class."""
-    from matplotlib.figure import Figure
-
     matrix = run.confusion(split)
     share = 100 * matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
     count, side = len(run.classes), min(12.0, 3.5 + 0.4 * len(run.classes))
-    fig = Figure(figsize=(side + 0.5, side))
-    ax = fig.add_subplot()
+    fig, ax = axes(side + 0.5, side)
     ax.imshow(share, cmap="Blues", vmin=0, vmax=100)
     ax.grid(False)
     small = 11 if count <= NAMED else 5

@@ -42,8 +42,7 @@ class LabelSmoothing(Baseline):
     ) -> Step:
         """Cross-entropy of the full network with the smoothed target."""
         logits = model(images)
-        loss = F.cross_entropy(logits, labels, label_smoothing=self.smoothing)
-        return Step(loss, logits, {"full": loss.detach()})
+        return summed({"full": F.cross_entropy(logits, labels, label_smoothing=self.smoothing)}, logits)
 
 
 @dataclass(frozen=True)
@@ -63,12 +62,8 @@ class SteppedDepth(StochasticDepth):
         gates = survival.sample(self.survival(model), generator)
         logits = model(images, gates)
         loss = F.cross_entropy(logits, labels)
-        dropped: list[nn.Module] = [
-            block.residual  # type: ignore[misc]
-            for block, gate in zip(model.blocks, gates.tolist(), strict=True)
-            if gate == 0
-        ]
-        nothing = [0 * weight.sum() for residual in dropped for weight in residual.parameters()]
+        dropped = [block for block, gate in zip(model.blocks, gates.tolist(), strict=True) if gate == 0]
+        nothing = [0 * weight.sum() for block in dropped for weight in block.residual.parameters()]  # type: ignore[union-attr]
         return Step(sum(nothing, start=loss), logits, {"student": loss.detach()})
 
 
@@ -83,12 +78,7 @@ class AttachedONE(ONE):
     name: ClassVar[str] = "one-attached"
 
     def step(
-        self,
-        model: GatedBranches,
-        images: Tensor,
-        labels: Tensor,
-        generator: torch.Generator,
-        epoch: int = 0,
+        self, model: GatedBranches, images: Tensor, labels: Tensor, generator: torch.Generator, epoch: int = 0
     ) -> Step:
         """Cross-entropies of branches and gated teacher, and the lesson that changes both sides."""
         logits, teacher = model(images)
@@ -121,12 +111,7 @@ class MeanDML(DML):
             raise ValueError(f"the temperature is positive; {self.temperature} is not")
 
     def step(
-        self,
-        model: nn.ModuleList,
-        images: Tensor,
-        labels: Tensor,
-        generator: torch.Generator,
-        epoch: int = 0,
+        self, model: nn.ModuleList, images: Tensor, labels: Tensor, generator: torch.Generator, epoch: int = 0
     ) -> Step:
         """All networks' losses, summed; gradients cross from one to another."""
         logits = torch.stack([net(images) for net in model], dim=1)
@@ -140,11 +125,9 @@ class MeanDML(DML):
 
 
 class Averaged(nn.Module):
-    """A network that is trained, and the moving average of its weights and running statistics.
+    """A network that is trained, and the moving average of its weights and running statistics; both start from `net`.
 
-    Args:
-        net: starts both.
-        decay: d. After n steps the newest weights enter with 1 - d, or with 1 / (n + 1) while that is more.
+    decay: d. After n steps the newest weights enter with 1 - d, or with 1 / (n + 1) while that is more.
     """
 
     def __init__(self, net: ResNet, decay: float):

@@ -4,16 +4,15 @@ from functools import cache
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
-from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.flop_counter import FlopCounterMode
 
 from sto_lite import resnet, survival
 from sto_lite.kd import KD
 from sto_lite.kin import Students
-from sto_lite.methods import STO, Method, StochasticDepth
+from sto_lite.methods import STO, Method, Step, StochasticDepth
 from sto_lite.peers import DML, ONE, OKDDip
 from sto_lite.selves import ProgressiveSelf, Sandwich
+from sto_lite.speed.counters import kept_bytes
 
 
 class Forward(NamedTuple):
@@ -48,15 +47,10 @@ def step_cost(
 ) -> float:
     """Multiply-adds of a method's training step on average over its gates, in steps of the baseline.
 
-    A backward pass costs two forward passes: one for the gradient of activations, one for that of weights. What
-    is small beside convolutions (batch norm, gates, losses) is left out, and so is any sharing of STO's two passes.
+    A backward pass costs two forward passes: one for the gradient of activations, one for that of weights. What is
+    small beside convolutions (batch norm, gates, losses) is left out, and so is any sharing of STO's two passes.
 
-    Args:
-        method: as in registry.make.
-        net: the network that is trained.
-        size: pixels.
-        num_classes: outputs.
-        teacher: kd's network, if it is another one.
+    size: of an image in pixels. num_classes: outputs. teacher: kd's network, if it is another one.
     """
     total, blocks, top = forward(net, size, num_classes)
     if isinstance(method, StochasticDepth):
@@ -86,35 +80,17 @@ def step_cost(
 
 
 def step_memory(method: Method, net: str, size: int = 32, batch: int = 4, draws: int = 16) -> float:
-    """What autograd keeps of a step for its backward pass, in MB for each image: a mean over draws of gates.
+    """What autograd keeps of a step for its backward pass, in MB for each image: a mean over `draws` of gates.
 
-    Weights and their gradients, the optimiser's state and passing buffers are left out.
-
-    Args:
-        method: as in registry.make.
-        net: the network that is trained.
-        size: pixels.
-        batch: images of the step that is made.
-        draws: steps that are made.
+    Weights and their gradients, the optimiser's state and passing buffers are left out. size: of an image in pixels.
+    batch: images of the step.
     """
     generator = torch.Generator().manual_seed(0)
     model = method.build(net, 7, generator).train()
-    weights = {tensor.untyped_storage().data_ptr() for tensor in model.state_dict().values()}
     images, labels = torch.rand(batch, 3, size, size, generator=generator), torch.arange(batch) % 7
-    total = 0
-    for _ in range(draws):
-        kept: dict[int, int] = {}
 
-        def keep(tensor: Tensor, kept: dict[int, int] = kept) -> Tensor:
-            storage = tensor.untyped_storage()
-            if storage.data_ptr() not in weights:
-                kept[storage.data_ptr()] = storage.nbytes()
-            return tensor
+    def step() -> Step:
+        return method.step(model, images, labels, generator, 1)
 
-        with saved_tensors_hooks(keep, lambda tensor: tensor):
-            step = method.step(
-                model, images, labels, generator, 1
-            )  # which holds what was kept until it is counted
-        total += sum(kept.values())
-        del step
+    total = sum(kept_bytes(model.state_dict().values(), step) for _ in range(draws))
     return total / (draws * batch * 1e6)

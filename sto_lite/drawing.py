@@ -65,9 +65,8 @@ def head(canvas: Tensor, p: Plane, au: Units, look: Values, scene: Values) -> Te
     nx = p.x / (width * (1 + look["jaw"] * p.y.clamp(0, 1)))
     ny = torch.where(p.y > 0, p.y / (0.93 + 0.10 * au[26]), p.y / 0.98)
     r2 = nx**2 + ny**2
-    nz = (1 - 0.45 * r2 - 0.23 * r2**2).clamp(
-        min=0
-    )  # (nx, ny, nz): the surface's normal, nearly that of a ball
+    # (nx, ny, nz): the surface's normal, nearly that of a ball.
+    nz = (1 - 0.45 * r2 - 0.23 * r2**2).clamp(min=0)
     light = 0.34 + 0.70 * nz + 0.42 * (scene["light_x"] * nx + (scene["light_y"] - 0.25) * ny)
     canvas = paint(canvas, ((1 - r2) * 0.4 / p.pixel + 0.5).clamp(0, 1), skin * light)
     lift = 0.6 * au[6] + 0.4 * au[12]

@@ -34,6 +34,11 @@ def suggest(wrong: str, known: Iterable[str]) -> str:
     return f"; did you mean {near[0]}?" if near else ""
 
 
+def first_line(error: BaseException) -> str:
+    """What an error says first, for a message; its kind, if it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
 # -------------------------------------------------------------------------------------------------- memory
 
 # Of a GPU, of the CPU, of the CPU on Windows, of a GPU's library.
@@ -56,25 +61,15 @@ def memory_told(out: Path | None = None) -> Iterator[None]:
             raise
         kept = f". What {out} holds is kept, and goes on as it was begun" if out else ""
         raise RunError(
-            f"there is not enough memory ({(str(error) or type(error).__name__).splitlines()[0]}): end what else "
-            f"uses it, run fewer at a time (--jobs), or take a smaller --batch-size, --net, --size or --limit, in "
-            f"another folder{kept}"
+            f"there is not enough memory ({first_line(error)}): end what else uses it, run fewer at a time (--jobs), "
+            f"or take a smaller --batch-size, --net, --size or --limit, in another folder{kept}"
         ) from error
 
 
 # -------------------------------------------------------------------------------------------------- streams
 
-IN_ASCII = {
-    "λ": "lambda",
-    "−": "-",
-    "–": "-",
-    "—": "-",
-    "→": "->",
-    "≥": ">=",
-    "≤": "<=",
-    "‖": "||",
-    "…": "...",
-}
+IN_ASCII = dict.fromkeys("−–—", "-")
+IN_ASCII |= {"λ": "lambda", "→": "->", "≥": ">=", "≤": "<=", "‖": "||", "…": "..."}
 
 
 def _spell(error: UnicodeError) -> tuple[str, int]:

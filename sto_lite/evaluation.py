@@ -33,7 +33,7 @@ def evaluate(
 def test_batches(
     split: Split, mean_std: tuple[Tensor, Tensor], device: torch.device, batch_size: int | None = None
 ) -> Batches:
-    """The images of a test split on the device, in batches of its liking."""
+    """The images of a test split on the device, in batches of a size that suits the device."""
     batch_size = batch_size or (4096 if device.type == "cuda" else 512)
     return Batches(split, *mean_std, batch_size=batch_size, augment=False, device=device)
 
@@ -52,10 +52,7 @@ def examine(network: nn.Module, batches: Batches, precision: str = "float32") ->
 def headline(name: str, test: Evaluation, history: Mapping[str, Sequence[float]]) -> dict[str, Any]:
     """What a record says of a split: the last epoch's error, and beside it the best epoch's, which flatters.
 
-    Args:
-        name: of the split.
-        test: the evaluation of the last epoch.
-        history: errors (%) by epoch under "NAME_error", with the epochs under "test_epoch".
+    test: of the last epoch. history: errors (%) by epoch under "NAME_error", the epochs under "test_epoch".
     """
     errors = history[f"{name}_error"]
     best = min(range(len(errors)), key=errors.__getitem__)

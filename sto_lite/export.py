@@ -41,10 +41,7 @@ def to_onnx(taken: TakenNetwork) -> bytes:
 
     Input "images": uint8 (N, 1 or 3, size, size), as `TakenNetwork.pixels` makes them. Outputs "logits" and
     "probabilities": float32 (N, classes). The description stands in the metadata under "sto_lite", the classes under
-    "classes".
-
-    Raises:
-        RunError: the packages for it are missing.
+    "classes". Raises RunError if the packages for it are missing.
     """
     if missing := [name for name in NEEDED if find_spec(name) is None]:
         raise RunError(f"export needs {' and '.join(missing)}: pip install onnx onnxscript onnxruntime")

@@ -13,16 +13,9 @@ from torch import Tensor
 
 from sto_lite.drawing import render
 from sto_lite.errors import StoError
+from sto_lite.sets import FER2013
 
-EXPRESSIONS = (
-    "angry",
-    "disgust",
-    "fear",
-    "happy",
-    "sad",
-    "surprise",
-    "neutral",
-)  # labels 0..6, as in FER-2013
+EXPRESSIONS = FER2013.classes  # labels 0..6
 
 ACTION_UNITS = {  # FACS number -> FACS name; the columns of an action-unit tensor come in this order
     1: "inner brow raiser",

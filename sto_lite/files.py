@@ -33,10 +33,8 @@ def visible(folder: Path, pattern: str) -> list[Path]:
 
 
 def patiently(action: Callable[..., Any], *arguments: Any, **settings: Any) -> None:
-    """Do something to a file, again for some seconds while a scanner or a sync client holds it.
-
-    Raises:
-        OSError: it cannot be done.
+    """Do something to a file, again for some seconds while a scanner or a sync client holds it. Raises OSError if it
+    cannot be done.
     """
     for wait in (*WAITS, None):
         try:
@@ -59,19 +57,15 @@ def remedy(error: OSError) -> str:
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write a whole file or nothing: a reader, or a crash, sees the old bytes or the new ones.
-
-    Raises:
-        OSError: the file cannot be written; what stood there still does.
+    """Write a whole file or nothing: a reader, or a crash, sees the old bytes or the new ones. Raises OSError if the
+    file cannot be written; what stood there still does.
     """
     write_together({path: content})
 
 
 def write_together(files: Mapping[Path, bytes]) -> None:
-    """Write whole files or nothing: the first takes its place when there is room for all.
-
-    Raises:
-        OSError: one cannot be written; what stood there still does.
+    """Write whole files or nothing: the first takes its place when there is room for all. Raises OSError if one
+    cannot be written; what stood there still does.
     """
     parts = {path: path.with_name(f"{path.name}.{secrets.token_hex(4)}.partial") for path in files}
     try:
@@ -91,10 +85,8 @@ def write_together(files: Mapping[Path, bytes]) -> None:
 
 
 def save(path: Path, content: bytes) -> None:
-    """Write a whole file, or say in one message why not.
-
-    Raises:
-        RunError: it cannot be written; what stood there still does.
+    """Write a whole file, or say in one message why not. Raises RunError if it cannot be written; what stood there
+    still does.
     """
     try:
         write_atomically(path, content)
@@ -106,10 +98,8 @@ def save(path: Path, content: bytes) -> None:
 
 
 def read(path: Path) -> bytes:
-    """The bytes of a file that is there.
-
-    Raises:
-        RunError: the disk does not give them; the file itself may be as good as ever.
+    """The bytes of a file that is there. Raises RunError if the disk does not give them; the file itself may be as
+    good as ever.
     """
     try:
         return path.read_bytes()
@@ -122,11 +112,7 @@ def read(path: Path) -> bytes:
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold a folder for this process alone.
-
-    Raises:
-        RunError: another process holds it, or it cannot be made.
-    """
+    """Hold a folder for this process alone. Raises RunError if another process holds it, or it cannot be made."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         file = open(folder / ".lock", "w")  # noqa: SIM115
@@ -139,9 +125,8 @@ def locked(folder: Path) -> Iterator[None]:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
-                raise RunError(
-                    f"another process is training into {folder}; wait for it, or take another folder"
-                ) from error
+                told = f"another process is training into {folder}"
+                raise RunError(f"{told}; wait for it, or take another folder") from error
             except OSError:  # this file system has no locks, as on some mounted drives
                 yield
                 return

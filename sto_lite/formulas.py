@@ -29,14 +29,10 @@ Ranges = Mapping[str, tuple[float, float]]  # a symbol's name, and between which
 
 
 def read_formula(answer: str, symbols: Ranges) -> Any:
-    """An answer as a sympy expression of the given symbols.
+    """An answer as a sympy expression of the given symbols: numbers, powers as in Python, brackets, exp, log and
+    sqrt.
 
-    Args:
-        answer: numbers, the symbols, arithmetic with powers as in Python, brackets, exp, log and sqrt.
-        symbols: what may stand in it.
-
-    Raises:
-        ValueError: it is no formula, or holds something else; the message says what.
+    Raises ValueError if it is no formula, or holds something else; the message says what.
     """
     import sympy
 
@@ -81,14 +77,9 @@ def check_formula(
 ) -> str:
     """Hold an answer against a reference; "" if they agree, else a hint that does not give the answer away.
 
-    Args:
-        answer: see read_formula.
-        reference: takes a value for each symbol by name, in float64; such as a gradient that autograd computes.
-        symbols: names, and the ranges that their values are drawn from.
-        seed: of the points; None draws others every time.
-
-    Raises:
-        ValueError: the answer is no formula.
+    reference: of a value for each symbol by name, in float64; such as a gradient that autograd computes. symbols:
+    names, and the ranges that their values are drawn from. seed: of the points; None draws others every time. Raises
+    ValueError if the answer is no formula.
     """
     import sympy
 
@@ -123,10 +114,7 @@ def check_formula(
             here = abs(complex(function(*moved.values())) - values[0])
         there = abs(reference(**moved) - truth[0])
         if (here <= CLOSE) != (there <= CLOSE):
-            return (
-                f"it does not depend on {name}, and should"
-                if here <= CLOSE
-                else f"it depends on {name}, and should not"
-            )
+            lacks = f"it does not depend on {name}, and should"
+            return lacks if here <= CLOSE else f"it depends on {name}, and should not"
     close = int((np.abs(values - truth) <= 1e-3 * (1 + np.abs(truth))).sum())
     return f"it is another function: at {POINTS - close} of {POINTS} random points it has another value"

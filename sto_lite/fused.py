@@ -14,8 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sto_lite import survival
-from sto_lite.losses import sto_terms
-from sto_lite.methods import STO, Step, summed
+from sto_lite.methods import STO, Step
 from sto_lite.resnet import Block, ResNet
 
 
@@ -40,11 +39,7 @@ def updates(module: nn.Module, times: int) -> Iterator[None]:
 
 
 def side_by_side(
-    model: ResNet,
-    images: Tensor,
-    gates: Tensor,
-    counted: Sequence[bool],
-    learning: Sequence[bool],
+    model: ResNet, images: Tensor, gates: Tensor, counted: Sequence[bool], learning: Sequence[bool]
 ) -> list[Tensor]:
     """Logits of several streams from one pass; dropped blocks are skipped.
 
@@ -106,16 +101,3 @@ class FusedSTO(STO):
         counted = [self.running_stats == "both"] * self.students + [True]
         learning = [True] * self.students + [self.teacher_backward]
         return self.loss(side_by_side(model, images, self.draw(model, generator), counted, learning), labels)
-
-    def loss(self, logits: Sequence[Tensor], labels: Tensor) -> Step:
-        """Eq. 9 of the students' logits and, last, the teacher's; students are averaged."""
-        *students, teacher = logits
-        terms = sto_terms(
-            torch.cat(students),
-            teacher.repeat(self.students, 1),
-            torch.cat([labels] * self.students),
-            self.temperature,
-            self.lam,
-            self.detach,
-        )
-        return summed(terms._asdict(), teacher)

@@ -9,10 +9,9 @@ from sto_lite.fused import FusedSTO
 from sto_lite.methods import STO, Method
 from sto_lite.own import is_own
 
-AFFINE = (
-    *(nn.Linear, nn.Conv1d, nn.Conv2d, nn.LayerNorm, nn.GroupNorm),
-    *(nn.BatchNorm1d, nn.BatchNorm2d),
-)
+AFFINE = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.LayerNorm, nn.GroupNorm, nn.BatchNorm1d, nn.BatchNorm2d)
+# Methods that take a ResNet apart.
+APART = ("one", "okddip", "one-attached", "stochastic-depth-stepped")
 
 
 class Gate(nn.Module):
@@ -80,15 +79,11 @@ class Gated(nn.Module):
 
 
 def gated(net: nn.Module, branches: Sequence[nn.Module]) -> Gated:
-    """Give gates to the residual branches of a network; with gates of one its logits are what they were.
+    """Give gates to the residual branches of a network, which is changed; with gates of one its logits are what they
+    were.
 
-    Args:
-        net: any network that adds its branches' outputs to its shortcuts. It is changed.
-        branches: for each branch, in order, the module whose output is added: its last layer, or the branch as one
-            module.
-
-    Raises:
-        ValueError: a module is not part of the network, or stands for two branches.
+    branches: for each branch, in order, the module whose output is added to the shortcut: its last layer, or the
+    branch as one module. Raises ValueError if a module is not part of the network, or stands for two branches.
     """
     places = {id(module): name for name, module in net.named_modules() if name}
     names = [places.get(id(branch), "") for branch in branches]
@@ -97,14 +92,9 @@ def gated(net: nn.Module, branches: Sequence[nn.Module]) -> Gated:
     return Gated(net, names)
 
 
-APART = ("one", "okddip", "one-attached", "stochastic-depth-stepped")
-
-
 def suited(method: Method, net: str) -> Method:
-    """The method as it can train this network: STO in two passes where the network is one's own.
-
-    Raises:
-        ValueError: the method takes a ResNet apart.
+    """The method as it can train this network: STO in two passes where the network is one's own. Raises ValueError if
+    the method takes a ResNet apart.
     """
     if not is_own(net):
         return method

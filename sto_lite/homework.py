@@ -50,21 +50,10 @@ def run(
 ) -> Runs:
     """Train what has no record yet; each run is written to `folder/LABEL-sSEED.json` when it ends.
 
-    One bar counts the runs, and says which is under way.
-
-    Args:
-        folder: of the submission; made if need be.
-        arms: what is compared.
-        images: the data.
-        config: the protocol; or one a label, where arms differ in their epochs.
-        seeds: of weights, batches and gates; every arm gets all of them.
-
-    Returns:
-        The records of each label, in the order of the seeds.
-
-    Raises:
-        RunError: a file holds a record of another run; or a record is missing while the notebook is graded, when
-            nothing is trained.
+    One bar counts the runs, and says which is under way. config: the protocol; or one a label, where arms differ in
+    their epochs. seeds: of weights, batches and gates; every arm gets all of them. Returns the records of each label,
+    in the order of the seeds. Raises RunError if a file holds a record of another run, or a record is missing while
+    the notebook is graded, when nothing is trained.
     """
     found, seeds = Runs(), list(seeds)
     with progress_bar(len(arms) * len(seeds), 0, None) as bar:
@@ -85,9 +74,8 @@ def recorded(path: Path, method: Method, images: ImageSet, config: Config) -> Re
     """The record at path, which is trained and written first if it is not there; raises as `run`."""
     if not path.exists():
         if os.environ.get("NBGRADER_EXECUTION"):
-            raise RunError(
-                f"{path} is missing, and nothing is trained while a notebook is graded: hand it in"
-            )
+            told = "nothing is trained while a notebook is graded"
+            raise RunError(f"{path} is missing, and {told}: hand it in")
         record = fit(method, images, config, progress=False).record
         save(path, encode(record))
         return record
@@ -101,7 +89,7 @@ def recorded(path: Path, method: Method, images: ImageSet, config: Config) -> Re
 def price(arms: Arms, images: ImageSet, config: Config | Mapping[str, Config], seeds: int) -> str:
     """What `run` will take on this machine, in words, from one epoch of each arm; nothing is kept.
 
-    The first steps of a process are slow, so that this errs on the long side.
+    The first steps of a process are slow, so this is rather too long than too short.
     """
     if os.environ.get("NBGRADER_EXECUTION"):
         return "no time is measured while a notebook is graded"
@@ -127,11 +115,7 @@ def files(folder: Path) -> list[Path]:
 
 
 def read(folder: Path) -> list[Record]:
-    """The records of a submission, by file name.
-
-    Raises:
-        RunError: the folder holds none, or a file that is none.
-    """
+    """The records of a submission, by file name. Raises RunError if the folder holds none, or a file that is none."""
     return [read_record(path) for path in files(folder)]
 
 
@@ -139,10 +123,8 @@ def read(folder: Path) -> list[Record]:
 
 
 def sort(records: Iterable[Record], arms: Arms) -> dict[str, dict[int, Record]]:
-    """Label -> seed -> record, for the records that belong to an arm.
-
-    Raises:
-        RunError: two records are of the same arm and seed.
+    """Label -> seed -> record, for the records that belong to an arm. Raises RunError if two records are of the same
+    arm and seed.
     """
     found: dict[str, dict[int, Record]] = {label: {} for label in arms}
     for record in records:
@@ -155,17 +137,11 @@ def sort(records: Iterable[Record], arms: Arms) -> dict[str, dict[int, Record]]:
 
 
 def summarise(records: Iterable[Record], arms: Arms, reference: str) -> Summary:
-    """Means over seeds and paired differences, from the predictions of every image.
+    """Means over seeds and paired differences to the `reference` arm, from the predictions of every image.
 
-    Args:
-        records: of the submission; each arm has the same seeds.
-        arms: label -> method.
-        reference: label of the arm that the others are compared with.
-
-    Returns:
-        `split` (the last one, the headline's), `reference`, `seeds`, `mean` (label -> error in %) and `difference`
-        (label -> mean, low and high in points: an arm's error minus the reference's, seed by seed, with its 95 %
-        interval; null for one seed).
+    records: of the submission; each arm has the same seeds. Returns `split` (the last one, the headline's),
+    `reference`, `seeds`, `mean` (label -> error in %) and `difference` (label -> mean, low and high in points: an
+    arm's error minus the reference's, seed by seed, with its 95 % interval; null for one seed).
     """
     found = sort(records, arms)
     split = list(next(iter(found[reference].values()))["predictions"])[-1]
@@ -196,9 +172,8 @@ def write(folder: Path, summary: Summary) -> None:
 
 def report(summary: Summary) -> str:
     """A summary in words: means, and differences with their intervals."""
-    lines = [
-        f"{len(summary['seeds'])} seeds; error on {summary['split']} in %, and minus {summary['reference']}"
-    ]
+    seeds, split = len(summary["seeds"]), summary["split"]
+    lines = [f"{seeds} seeds; error on {split} in %, and minus {summary['reference']}"]
     for label, error in summary["mean"].items():
         gap = summary["difference"].get(label, {})
         interval = f" ({gap['low']:+.2f} to {gap['high']:+.2f})" if gap.get("low") is not None else ""
@@ -210,10 +185,8 @@ def report(summary: Summary) -> str:
 
 
 def check(folder: Path, arms: Arms, reference: str, *arguments: Any, **settings: Any) -> Summary:
-    """The submission's summary, if its form is right; arguments as `problems`.
-
-    Raises:
-        RunError: it is not; the message lists every problem.
+    """The submission's summary, if its form is right; arguments as `problems`. Raises RunError if it is not; the
+    message lists every problem.
     """
     if found := problems(folder, arms, reference, *arguments, **settings):
         raise RunError(f"{folder} cannot be handed in yet:\n" + "\n".join(f"- {line}" for line in found))
@@ -240,7 +213,7 @@ def problems(
         images: the data; its fingerprint and test labels must be the records'. None: records agree among themselves.
     """
     folder = Path(folder)
-    theirs, unwritten = submitted(folder / SUMMARY)
+    theirs, unwritten = read_summary(folder / SUMMARY)
     records, lines = [], []
     try:
         for path in files(folder):
@@ -248,7 +221,7 @@ def problems(
                 records.append(read_record(path))
             except RunError as error:
                 lines.append(str(error))
-        lines += [f"{called(record)}: {line}" for record in records for line in form(record)]
+        lines += [f"{name_record(record)}: {line}" for record in records for line in check_form(record)]
         if lines:
             return lines + unwritten
         found = sort(records, arms)
@@ -256,25 +229,21 @@ def problems(
         return [str(error), *unwritten]
     lines += [f"there is no record of {label}" for label, runs in found.items() if not runs]
     known = {id(record) for runs in found.values() for record in runs.values()}
-    lines += [
-        f"{called(record)} belongs to no arm of this assignment: take it out of the folder"
-        for record in records
-        if id(record) not in known
-    ]
-    lines += paired(found, reference, seeds) + one_protocol(found, free, images)
+    odd = [name_record(record) for record in records if id(record) not in known]
+    lines += [f"{name} belongs to no arm of this assignment: take it out of the folder" for name in odd]
+    lines += check_pairs(found, reference, seeds) + check_protocol(found, free, images)
     if lines or unwritten:
         return lines + unwritten
     return compare(theirs, summarise(records, arms, reference))
 
 
-def called(record: Record) -> str:
+def name_record(record: Record) -> str:
     """How a message calls a record."""
-    return shown(
-        f"the record of {record['method'].get('name', '?')}, seed {record['config'].get('seed', '?')}"
-    )
+    name, seed = record["method"].get("name", "?"), record["config"].get("seed", "?")
+    return shown(f"the record of {name}, seed {seed}")
 
 
-def form(record: Record) -> list[str]:
+def check_form(record: Record) -> list[str]:
     """What is wrong with one record by itself: its parts, their lengths, and its error."""
     config = record["config"]
     if type(config.get("seed")) is not int or type(config.get("epochs")) is not int:
@@ -283,14 +252,14 @@ def form(record: Record) -> list[str]:
     tests = [split for split in counts if split != "train"] if isinstance(counts, dict) else []
     if not tests:
         return ["data.counts names the splits and their images"]
-    lines = [line for split in tests if (line := form_of_split(record, split, counts[split]))]
+    lines = [line for split in tests if (line := check_split(record, split, counts[split]))]
     losses = record["history"].get("train_loss")
     if not isinstance(losses, list) or len(losses) != config["epochs"]:
         lines.append(f"history.train_loss has one value for each of {config['epochs']} epochs")
     return lines
 
 
-def form_of_split(record: Record, split: str, count: object) -> str:
+def check_split(record: Record, split: str, count: object) -> str:
     """What is wrong with one test split of a record; "" if nothing is."""
     labels, predictions = record["labels"].get(split), record["predictions"].get(split)
     result, curve = record["result"].get(split), record["history"].get(f"{split}_error")
@@ -309,7 +278,7 @@ def form_of_split(record: Record, split: str, count: object) -> str:
     return ""
 
 
-def paired(found: Mapping[str, Mapping[int, Record]], reference: str, seeds: int) -> list[str]:
+def check_pairs(found: Mapping[str, Mapping[int, Record]], reference: str, seeds: int) -> list[str]:
     """Say where the arms' seeds differ, are too few, or are copies of one another."""
     lines = []
     common = sorted(found[reference])
@@ -317,16 +286,15 @@ def paired(found: Mapping[str, Mapping[int, Record]], reference: str, seeds: int
         lines.append(f"{reference} has {len(common)} seeds; at least {seeds} are asked for")
     for label, runs in found.items():
         if runs and sorted(runs) != common:
-            lines.append(
-                f"{label} has the seeds {sorted(runs)}, {reference} has {common}: make them the same"
-            )
+            told = f"has the seeds {sorted(runs)}, {reference} has {common}"
+            lines.append(f"{label} {told}: make them the same")
         losses = [json.dumps(record["history"]["train_loss"]) for record in runs.values()]
         if len(set(losses)) < len(losses):
             lines.append(f"{label} has the same history for two seeds: one is a copy, train it")
     return lines
 
 
-def one_protocol(
+def check_protocol(
     found: Mapping[str, Mapping[int, Record]], free: Sequence[str], images: ImageSet | None
 ) -> list[str]:
     """Say where records differ in configuration, besides the seed and what is free, or in data."""
@@ -350,7 +318,7 @@ def one_protocol(
     return lines
 
 
-def submitted(path: Path) -> tuple[Any, list[str]]:
+def read_summary(path: Path) -> tuple[Any, list[str]]:
     """A submitted summary, and what keeps it from being read."""
     if not path.exists():
         return None, [f"there is no {path.name}: write it with homework.write"]
@@ -377,8 +345,7 @@ def flat(value: Any, prefix: str = "") -> dict[str, Any]:
     """Nested objects as one: {"mean": {"a": 1}} is {"mean / a": 1}; lists stay whole."""
     if not isinstance(value, dict):
         return {prefix: value}
-    return {
-        key: leaf
-        for part, inner in value.items()
-        for key, leaf in flat(inner, f"{prefix} / {part}" if prefix else str(part)).items()
-    }
+    found: dict[str, Any] = {}
+    for part, inner in value.items():
+        found |= flat(inner, f"{prefix} / {part}" if prefix else str(part))
+    return found

@@ -57,9 +57,8 @@ class KD:
         content = self._file()
         digest = hashlib.sha256(content).hexdigest()[:16]
         if self.fingerprint not in ("", digest):
-            raise RunError(
-                f"{self.teacher} is another teacher: its fingerprint is {digest}, not {self.fingerprint}"
-            )
+            told = f"its fingerprint is {digest}, not {self.fingerprint}"
+            raise RunError(f"{self.teacher} is another teacher: {told}")
         object.__setattr__(self, "fingerprint", digest)
         object.__setattr__(self, "network", self._state(content)["net"])
 
@@ -67,27 +66,22 @@ class KD:
         path = expand(self.teacher)
         path = path / "network.pt" if path.is_dir() else path
         if not path.exists():
-            raise RunError(
-                f"the teacher {path} cannot be read: there is no such file; give the folder of a finished run, or "
-                f"its network.pt"
-            )
+            remedy = "give the folder of a finished run, or its network.pt"
+            raise RunError(f"the teacher {path} cannot be read: there is no such file; {remedy}")
         return read(path)
 
     def _state(self, content: bytes) -> dict[str, Any]:
         what = f"{self.teacher} holds no network that a run has written"
         with damage_told(what, "give network.pt of a finished run"):
             state = decode(content)
-            if (is_own(state["net"]) or state["net"] in resnet.NETWORKS) and isinstance(
-                state["weights"], dict
-            ):
-                return state
-            raise ValueError("no such network")
+            known = is_own(state["net"]) or state["net"] in resnet.NETWORKS
+            if not known or not isinstance(state["weights"], dict):
+                raise ValueError("no such network")
+            return state
 
     def build(self, net: str, num_classes: int, generator: torch.Generator | None = None) -> Taught:
-        """The student, which starts from the baseline's weights, and the teacher from its file.
-
-        Raises:
-            RunError: the teacher's network is for another number of classes.
+        """The student, which starts from the baseline's weights, and the teacher from its file. Raises RunError if
+        the teacher's network is for another number of classes.
         """
         student = resnet.build(net, num_classes, generator=generator)
         teacher = resnet.build(self.network, num_classes, generator=torch.Generator())

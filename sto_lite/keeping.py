@@ -9,11 +9,12 @@ import json
 import os
 import sys
 from collections.abc import Iterator
-from dataclasses import fields, is_dataclass
+from dataclasses import is_dataclass
 from pathlib import Path
 from types import CodeType, FunctionType
 from typing import Any
 
+from sto_lite.config import plain
 from sto_lite.data import ImageSet
 from sto_lite.errors import StoError
 from sto_lite.files import expand
@@ -24,10 +25,8 @@ FOLDER = "sto-runs"
 
 
 def folder() -> Path:
-    """Where runs are kept: $STO_RUNS; else sto-runs on Colab's Drive, in Kaggle's working folder, or at home.
-
-    Raises:
-        StoError: there is no home folder, or none that can be written.
+    """Where runs are kept: $STO_RUNS; else sto-runs on Colab's Drive, in Kaggle's working folder, or at home. Raises
+    StoError if there is no home folder, or none that can be written.
     """
     if chosen := os.environ.get("STO_RUNS"):
         return expand(chosen)
@@ -52,14 +51,10 @@ def where() -> str:
 
 
 def digest(*settings: object) -> str:
-    """Eight hexadecimal digits of all that makes a run.
+    """Eight hexadecimal digits of all that makes a run: methods, configurations, image sets, and values as JSON knows
+    them.
 
-    Args:
-        settings: methods and configurations (dataclasses), image sets, and plain values as JSON knows them. A class
-            that the notebook defines counts with its code.
-
-    Raises:
-        TypeError: a setting is none of these.
+    A class that the notebook defines counts with its code. Raises TypeError if a setting is none of these.
     """
     return hashlib.sha256(json.dumps([_plain(s) for s in settings]).encode()).hexdigest()[:8]
 
@@ -69,9 +64,7 @@ def _plain(setting: object) -> Any:
     if isinstance(setting, ImageSet):
         return [setting.name, setting.fingerprint, setting.splits["train"].images.shape[-1]]
     if is_dataclass(setting) and not isinstance(setting, type):
-        known = [field.name for field in fields(setting) if not field.metadata.get("local")]
-        values = {name: getattr(setting, name) for name in known}
-        return [type(setting).__qualname__, values, list(_code(type(setting), set()))]
+        return [type(setting).__qualname__, plain(setting), list(_code(type(setting), set()))]
     return setting
 
 

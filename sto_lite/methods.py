@@ -6,7 +6,7 @@ step, and hand over the plain network that is deployed. The trainer knows no mor
 
 import contextlib
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple, Protocol
 
@@ -157,6 +157,11 @@ class STO(StochasticDepth):
             students = [model(images, survival.sample(p, generator)) for _ in range(self.students)]
         with torch.set_grad_enabled(self.teacher_backward):
             teacher = model(images, p)
+        return self.loss([*students, teacher], labels)
+
+    def loss(self, logits: Sequence[Tensor], labels: Tensor) -> Step:
+        """Eq. 9 of the students' logits and, last, the teacher's; students are averaged."""
+        *students, teacher = logits
         terms = sto_terms(
             torch.cat(students),
             teacher.repeat(self.students, 1),
@@ -178,15 +183,8 @@ def summed(parts: dict[str, Tensor], logits: Tensor) -> Step:
 def check_single(method: Method, model: nn.Module, image: Tensor, label: Tensor, batch_size: int) -> None:
     """Refuse a batch of one image, such as an epoch's last, where batch norm would normalise a single value.
 
-    Args:
-        method: takes one step on a copy of the model.
-        model: in training mode; it is not changed.
-        image: (1, 3, H, W), normalised.
-        label: (1,).
-        batch_size: for the message.
-
-    Raises:
-        ValueError: the method, or the whole network, cannot take the batch.
+    The method takes one step on a copy of the model. image: (1, 3, H, W), normalised. label: (1,). batch_size: for
+    the message. Raises ValueError if the method, or the whole network, cannot take the batch.
     """
     trial = copy.deepcopy(model).train()
     try:

@@ -36,11 +36,6 @@ class Prepare:
     votes: FER+'s fer2013new.csv, to keep its votes too; fer2013 alone.
     download: fetch the archive first; cifar100 alone.
     folder: your own pictures: a folder, zip or tar with train/CLASS/ and test/CLASS/, or with CLASS/ alone.
-    pixels: with --folder, their height and width; without it the most common one, at most 224.
-    test: with --folder of CLASS/ alone, the share to test on; without it 0.2.
-    seed: with --folder of CLASS/ alone, the draw of it; without it 0.
-    person: with --folder, regular expression whose one group is the person in a file's name; nobody is drawn into
-        both splits.
     """
 
     name: str
@@ -48,10 +43,6 @@ class Prepare:
     votes: Path | None = None
     download: bool = False
     folder: Path | None = None
-    pixels: int | None = None
-    test: float | None = None
-    seed: int | None = None
-    person: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -260,11 +251,8 @@ def methods() -> dict[str, dict[str, Setting]]:
 
 
 def of_own(arguments: Sequence[str]) -> dict[str, dict[str, Setting]]:
-    """The settings of a method of one's own, as `methods` gives them, if the arguments name one.
-
-    Raises:
-        RunError: it cannot be imported.
-        ValueError: a setting is called like an option that train has.
+    """The settings of a method of one's own, as `methods` gives them, if the arguments name one. Raises RunError if
+    it cannot be imported, and ValueError if a setting is called like an option that train has.
     """
     chosen = [after for word, after in pairwise(arguments) if word == "--method"]
     chosen += [word.removeprefix("--method=") for word in arguments if word.startswith("--method=")]
@@ -333,11 +321,8 @@ def worded(value: object) -> str:
 def add(p: Any, fields: Mapping[str, Setting], shown: str = "", absent: bool = False) -> None:
     """An option for each field, or an argument where a field has no default.
 
-    Args:
-        p: parser or group of options.
-        fields: by name.
-        shown: what the help says in place of the fields' defaults.
-        absent: an option that is not given is absent, so that the dataclass's own default holds later.
+    p: parser or group of options. shown: what the help says in place of the fields' defaults. absent: an option that
+    is not given is absent, so that the dataclass's own default holds later.
     """
     for name, (_, kind, value, text) in fields.items():
         words: dict[str, Any] = {"default": argparse.SUPPRESS if absent else value, "help": text}
@@ -388,7 +373,7 @@ def parser(arguments: Sequence[str] = ()) -> argparse.ArgumentParser:
         for name, field in settings("sto_lite.speed.contenders", "BenchConfig").items()
     }
     for verb, absent in (
-        (Prepare, {}),
+        (Prepare, settings("sto_lite.intake.own", "Own")),
         (Train, config | source | merged(of_own(arguments) or methods())),
         *((use, {}) for use in USES),
         (Run, seedless),

@@ -22,10 +22,8 @@ def is_own(name: str) -> bool:
 
 
 def find(path: str, what: str) -> Any:
-    """What package.module:NAME names; the working folder is looked through too, after everything installed.
-
-    Raises:
-        RunError: there is no such module, it fails, or it lacks the name.
+    """What package.module:NAME names; the working folder is looked through too, after everything installed. Raises
+    RunError if there is no such module, it fails, or it lacks the name.
     """
     module, _, name = path.partition(":")
     here = str(Path.cwd())
@@ -34,32 +32,25 @@ def find(path: str, what: str) -> Any:
     try:
         found = importlib.import_module(module)
     except Exception as error:  # what a module of somebody else raises may be anything
-        missing = isinstance(error, ModuleNotFoundError) and error.name in (module, module.partition(".")[0])
-        why = f"there is no module {module} in {here}, nor among what is installed"
-        known = [file.stem for file in Path().glob("*.py")]
-        why = (
-            f"{why}{suggest(module, known)}"
-            if missing
-            else f"importing it gives {type(error).__name__}: {error}"
-        )
+        why = f"importing it gives {type(error).__name__}: {error}"
+        if isinstance(error, ModuleNotFoundError) and error.name in (module, module.partition(".")[0]):
+            meant = suggest(module, [file.stem for file in Path().glob("*.py")])
+            why = f"there is no module {module} in {here}, nor among what is installed{meant}"
         raise RunError(
             f"{what} {path!r} cannot be used: {why}. Call sto in the folder that holds the module, or name that "
             f"folder in PYTHONPATH"
         ) from error
     if not hasattr(found, name):
         names = [key for key, value in vars(found).items() if callable(value) and not key.startswith("_")]
-        raise RunError(
-            f"{what} {path!r} cannot be used: {found.__file__} has no {name}{suggest(name, names)}"
-        )
+        told = f"{found.__file__} has no {name}{suggest(name, names)}"
+        raise RunError(f"{what} {path!r} cannot be used: {told}")
     return getattr(found, name)
 
 
 @cache
 def method(path: str) -> type:
-    """A method's class, with its path as its name, in records and folders too.
-
-    Raises:
-        RunError: it cannot be imported, or is no method.
+    """A method's class, with its path as its name, in records and folders too. Raises RunError if it cannot be
+    imported, or is no method.
     """
     kind = find(path, "method")
     lacks = [part for part in ("build", "step", "deploy") if not callable(getattr(kind, part, None))]
@@ -83,10 +74,8 @@ def settings(path: str) -> dict[str, tuple[Any, Any, str]]:
 def network(path: str, num_classes: int, generator: torch.Generator | None = None) -> Any:
     """What a function of one's own makes of the number of classes: a network with gates (gated.py).
 
-    Its initial weights come from torch's global generator, which is set by `generator` for the call.
-
-    Raises:
-        RunError: it cannot be imported, or gives no network with gates.
+    Its initial weights come from torch's global generator, which is set by `generator` for the call. Raises RunError
+    if it cannot be imported, or gives no network with gates.
     """
     make: Callable[[int], Any] = find(path, "network")
     with torch.random.fork_rng(devices=[], enabled=generator is not None):

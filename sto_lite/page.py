@@ -149,11 +149,8 @@ def picture(fig: "Figure", alt: str, raster: bool = False, salt: str = "") -> st
 def clean(svg: str, name: str, size: str, salt: str = "") -> str:
     """Matplotlib's SVG made fit for a page: one root element, unique ids, the page's ink, short numbers.
 
-    Args:
-        svg: the file that matplotlib wrote with ``svg.fonttype`` none.
-        name: the description, escaped.
-        size: CSS of the root element.
-        salt: part of the ids' hash.
+    svg: written with ``svg.fonttype`` none. name: the description, escaped. size: CSS of the root element. salt: part
+    of the ids' hash.
     """
     view = re.search(r'viewBox="([^"]*)"', svg)
     assert view is not None  # matplotlib writes one
@@ -204,19 +201,12 @@ def still(
         fig = draw(**{control.name: control.values[index] for control, index in chosen})
         body = picture(fig, f"{alt} ({where})", raster, salt=f"explore {state}")
         frames.append(f'<div class="frame"{"" if state == default else " hidden"}>{body}</div>')
-    key = (
-        "s" + sha256("".join([*frames, *(control.html("") for control in controls)]).encode()).hexdigest()[:8]
-    )
+    content = "".join([*frames, *(control.html("") for control in controls)])
+    key = "s" + sha256(content.encode()).hexdigest()[:8]
     fields = "".join(control.html(key) for control in controls)
+    fields = f'<div class="controls" style="margin-bottom:.75em" hidden>{fields}</div>'
     script = f"<script>{SCRIPT.replace('KEY', key)}</script>"
-    return (
-        markup(
-            f'<div class="controls" style="margin-bottom:.75em" hidden>{fields}</div>{"".join(frames)}',
-            caption,
-            key,
-        )
-        + script
-    )
+    return markup(fields + "".join(frames), caption, key) + script
 
 
 def live(

@@ -118,21 +118,13 @@ class DML:
         )
 
     def step(
-        self,
-        model: nn.ModuleList,
-        images: Tensor,
-        labels: Tensor,
-        generator: torch.Generator,
-        epoch: int = 0,
+        self, model: nn.ModuleList, images: Tensor, labels: Tensor, generator: torch.Generator, epoch: int = 0
     ) -> Step:
         """All networks' losses, summed: as no gradient crosses from one to another, each has its own."""
         logits = torch.stack([net(images) for net in model], dim=1)
         pairs = [(i, j) for i in range(self.networks) for j in range(self.networks) if i != j]
         mutual = torch.stack([kd_loss(logits[:, i], logits[:, j].detach(), 1.0) for i, j in pairs]).sum()
-        parts = {
-            "networks": cross_entropies(logits, labels),
-            "distillation": mutual / (self.networks - 1),
-        }
+        parts = {"networks": cross_entropies(logits, labels), "distillation": mutual / (self.networks - 1)}
         return summed(parts, logits[:, 0])
 
     def deploy(self, model: nn.ModuleList) -> ResNet:
@@ -164,12 +156,7 @@ class ONE:
         return GatedBranches(nets, generator)
 
     def step(
-        self,
-        model: GatedBranches,
-        images: Tensor,
-        labels: Tensor,
-        generator: torch.Generator,
-        epoch: int = 0,
+        self, model: GatedBranches, images: Tensor, labels: Tensor, generator: torch.Generator, epoch: int = 0
     ) -> Step:
         """Cross-entropies of branches and gated teacher, and the teacher's lesson for every branch."""
         logits, teacher = model(images)

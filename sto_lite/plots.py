@@ -36,13 +36,8 @@ LABELS = {role: values[0] for role, values in _ROLES.items()}
 COLOURS = {role: values[1] for role, values in _ROLES.items()}
 LINESTYLES = {role: values[2] for role, values in _ROLES.items()}
 MARKERS = {role: values[3] for role, values in _ROLES.items()}
-HATCHES = {
-    "baseline": "",
-    "stochastic-depth": "////",
-    "sto": "....",
-    "student": "////",
-    "teacher": "",
-}  # of bars
+# Of bars.
+HATCHES = {"baseline": "", "stochastic-depth": "////", "sto": "....", "student": "////", "teacher": ""}
 # For lines without a role.
 _CYCLE_COLOURS = [COLOURS[role] for role in ("stochastic-depth", "sto", "dml", "one", "okddip", "baseline")]
 _CYCLE_LINESTYLES = ["-", "--", "-.", ":", (0, (6, 2)), (0, (3, 1, 1, 1))]
@@ -139,10 +134,8 @@ def image_grid(
     if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[1] not in (1, 3) or not len(pixels):
         raise ValueError(f"images must be uint8 (N, 1 or 3, H, W), not {pixels.dtype} {pixels.shape}.")
     count, _, height, width = pixels.shape
-    marks: Iterable[Any] = (
-        () if labels is None else np.asarray(labels.cpu() if isinstance(labels, torch.Tensor) else labels)
-    )
-    names = [str(titles[int(mark)] if titles else mark) for mark in marks]
+    marks = labels.cpu().numpy() if isinstance(labels, torch.Tensor) else labels
+    names = [str(titles[int(mark)] if titles else mark) for mark in (() if marks is None else marks)]
     if labels is not None and len(names) != count:
         raise ValueError(f"There are {count} images but {len(names)} labels.")
     gap = max(1, width // 24)

@@ -46,13 +46,9 @@ def fuse_batch_norms(net: ResNet) -> ResNet:
 def recalibrate(net: ResNet, images: Tensor, gates: Tensor | Sequence[float] | None = None) -> ResNet:
     """A copy in eval mode whose running statistics are those of these images, under these gates.
 
-    For a network that computes otherwise than it was trained to, such as one without some of its blocks. What a
-    block with gate 0 holds stays as it is.
-
-    Args:
-        net: with its batch norms; it is not changed.
-        images: (N, C, H, W) normalised training images, a few hundred, taken as one batch.
-        gates: (L,), as in the network's forward.
+    For a network that computes otherwise than it was trained to, such as one without some of its blocks. What a block
+    with gate 0 holds stays as it is. images: (N, C, H, W) normalised training images, a few hundred, taken as one
+    batch. gates: (L,), as in the network's forward.
     """
     renewed = copy.deepcopy(net).train()
     norms = [module for module in renewed.modules() if isinstance(module, nn.BatchNorm2d)]
@@ -68,15 +64,9 @@ def recalibrate(net: ResNet, images: Tensor, gates: Tensor | Sequence[float] | N
 def to_int8(model: bytes, images: Tensor) -> bytes:
     """An ONNX file of `export.to_onnx` with weights and activations in eight bits.
 
-    ONNX Runtime's static quantisation: a scale per output channel of a weight, one per activation, chosen so that
-    the ranges seen on the images fit.
-
-    Args:
-        model: float32, with the input "images".
-        images: (N, channels, size, size) uint8, a few hundred training images.
-
-    Raises:
-        RunError: onnxruntime is missing.
+    ONNX Runtime's static quantisation: a scale per output channel of a weight, one per activation, chosen so that the
+    ranges seen on the images, (N, channels, size, size) uint8, a few hundred of training, fit. model: float32, with
+    the input "images". Raises RunError if onnxruntime is missing.
     """
     if missing := [name for name in ("onnx", "onnxruntime") if find_spec(name) is None]:
         raise RunError(f"eight bits need {' and '.join(missing)}: pip install onnx onnxruntime")

@@ -21,6 +21,9 @@ Identity = Mapping[str, Mapping[str, Any]]
 # Settings that are younger than some records, and what was done before there was a choice.
 YOUNGER = {"precision": "float32"}
 FORMAT = 2
+# What a record holds at least, by its kind; and one of a run, which has none.
+NEEDED = {"bench": ("config", "results"), "curves": ("config", "data", "environment")}
+OF_A_RUN = ("config", "method", "data", "result", "history", "labels", "predictions")
 
 # Fingerprints of format 1, made after resizing, of the image sets that records were published of: size, limit.
 OLDER_FINGERPRINTS = {
@@ -41,38 +44,28 @@ def encode(record: Record) -> bytes:
 def read_record(path: Path) -> Record:
     """Read one record: of a run, of a bench, or the curves of runs that did not end; older ones are upgraded.
 
-    An older one is brought up to date.
-
-    Raises:
-        RunError: the file is missing or is no record.
+    Raises RunError if the file is missing or is no record.
     """
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:  # the last of brackets within brackets
         raise RunError(f"{path} is no readable record: {error}") from error
-    needed: tuple[str, ...] = ("config", "method", "data", "result", "history", "labels", "predictions")
-    if isinstance(record, dict) and record.get("kind") == "bench":
-        needed = ("config", "results")
-    if isinstance(record, dict) and record.get("kind") == "curves":
-        needed = ("config", "data", "environment")
-    missing = [key for key in needed if not isinstance(record, dict) or not isinstance(record.get(key), dict)]
-    if missing:
+    record = record if isinstance(record, dict) else {}
+    needed = NEEDED.get(str(record.get("kind")), OF_A_RUN)
+    if missing := [key for key in needed if not isinstance(record.get(key), dict)]:
         raise RunError(f"{path} is JSON, but no record of a run: it lacks {', '.join(missing)}")
     if "kind" not in record:
         record["config"] = {**YOUNGER, **record["config"]}
-    if record.get("format") == 1 and (
-        newer := OLDER_FINGERPRINTS.get(record.get("data", {}).get("fingerprint"))
-    ):
-        record["data"]["fingerprint"] = newer
+    older = record.get("data", {}).get("fingerprint")
+    if record.get("format") == 1 and older in OLDER_FINGERPRINTS:
+        record["data"]["fingerprint"] = OLDER_FINGERPRINTS[older]
         record["format"] = FORMAT
     return record
 
 
 def read_folder(folder: Path) -> list[Record]:
-    """Every record in a folder of runs (`FOLDER/RUN/record.json`) or of records (`FOLDER/*.json`), by path.
-
-    Raises:
-        RunError: the folder is missing, holds no record, or holds a file that is none.
+    """Every record in a folder of runs (`FOLDER/RUN/record.json`) or of records (`FOLDER/*.json`), by path. Raises
+    RunError if the folder is missing, holds no record, or holds a file that is none.
     """
     paths = sorted({*visible(folder, "*.json"), *visible(folder, "*/record.json")})
     if not paths:
@@ -81,14 +74,13 @@ def read_folder(folder: Path) -> list[Record]:
 
 
 def read_runs(folders: Sequence[Path] | None = None) -> list[Record]:
-    """The records of runs in these folders; without any, those in runs/, else the book's own, which is told.
+    """The records of runs in these folders; without any, those in runs/, else the book's own, and a line says so.
 
     Raises: as `read_folder`.
     """
     if folders is None and not Path("runs").exists():
-        print(
-            "there is no folder runs here, so these are the book's own records, of data/runs", file=sys.stderr
-        )
+        told = "there is no folder runs here, so these are the book's own records, of data/runs"
+        print(told, file=sys.stderr)
         found = read_records("*")
     else:
         found = [record for folder in folders or (Path("runs"),) for record in read_folder(folder)]
@@ -99,13 +91,8 @@ def read_records(collection: str) -> list[Record]:
     """The committed records `data/runs/<collection>/*.json`, in the order of their paths.
 
     They are looked for in the working folder and those above it, then beside `sto_lite`, then inside it, where an
-    installation keeps its copy.
-
-    Args:
-        collection: its name; or a pattern such as "fer2013-1024*", for all collections that fit, if only none.
-
-    Raises:
-        RunError: there are none, and a name was given.
+    installation keeps its copy. collection: its name; or a pattern such as "fer2013-1024*", for all that fit, if only
+    none. Raises RunError if there are none, and a name was given.
     """
     here, package = Path.cwd(), Path(__file__).resolve().parent
     homes = [folder / "data" / "runs" for folder in (here, *here.parents, package.parent)]
@@ -127,10 +114,8 @@ def named(method: Any) -> dict[str, Any]:
 def differences(ours: Identity, theirs: Mapping[str, Any], older: str = "") -> list[str]:
     """Where a record, or what a checkpoint says of its run, is of another run than ours; one line each.
 
-    Args:
-        ours: {"config": {…}, "method": {…}, "data": {…}}, as JSON has them.
-        theirs: the same of the other, perhaps with more parts.
-        older: the fingerprint that our data had in format 1, which will do as well.
+    ours: {"config": {…}, "method": {…}, "data": {…}}, as JSON has them; theirs may have more parts. older: the
+    fingerprint that our data had in format 1, which counts as equal.
     """
     found = []
     for part, mine in ours.items():
@@ -145,10 +130,8 @@ def differences(ours: Identity, theirs: Mapping[str, Any], older: str = "") -> l
 
 
 def check_identity(ours: Identity, theirs: Mapping[str, Any], path: Path, older: str = "") -> None:
-    """Refuse a file that is of another run; arguments as `differences`.
-
-    Raises:
-        RunError: it is; the message names what differs.
+    """Refuse a file that is of another run; arguments as `differences`. Raises RunError if it is; the message names
+    what differs.
     """
     if found := differences(ours, theirs, older):
         raise RunError(f"{path} is of another run: {'; '.join(found)}. Take another folder, or delete it")
@@ -156,10 +139,9 @@ def check_identity(ours: Identity, theirs: Mapping[str, Any], path: Path, older:
 
 def environment(device: torch.device) -> dict[str, str | int]:
     """Device, software versions and code revision, for a record."""
-    on_gpu = device.type == "cuda"
-    name = torch.cuda.get_device_name(device) if on_gpu else f"{platform.machine()} CPU"
+    cpu = f"{platform.machine()} CPU"
     return {
-        "device": name,
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else cpu,
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
         "torch": torch.__version__,

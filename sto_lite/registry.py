@@ -23,11 +23,8 @@ METHODS: dict[str, type] = {
 
 
 def find(name: str) -> type:
-    """The class of a method: one of METHODS, or package.module:CLASS.
-
-    Raises:
-        ValueError: no such method.
-        RunError: one's own cannot be imported.
+    """The class of a method: one of METHODS, or package.module:CLASS. Raises ValueError for no such method, and
+    RunError if one's own cannot be imported.
     """
     if own.is_own(name):
         return own.method(name)
@@ -40,18 +37,14 @@ def find(name: str) -> type:
 
 
 def make(name: str, **settings: object) -> Method:
-    """A method by its name, with its settings.
-
-    Raises:
-        ValueError: no such method, or a setting that it does not have, or one that it needs is missing.
-        RunError: one's own cannot be imported.
+    """A method by its name, with its settings. Raises ValueError for no such method, or a setting that it does not
+    have, or one that it needs is missing, and RunError if one's own cannot be imported.
     """
     kind = find(name)
     known = {field.name for field in fields(kind)}
     if unknown := sorted(set(settings) - known):
-        raise ValueError(
-            f"method {name} has no setting {', '.join(unknown)}; it has {', '.join(sorted(known)) or 'none'}"
-        )
+        has = ", ".join(sorted(known)) or "none"
+        raise ValueError(f"method {name} has no setting {', '.join(unknown)}; it has {has}")
     try:
         return kind(**settings)
     except TypeError as error:

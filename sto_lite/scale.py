@@ -51,10 +51,8 @@ class Scale:
     def keep(self, name: str, *settings: object) -> Path | None:
         """A folder in which `fit(..., out=folder)` keeps a run and finds it again; None at smoke, where none is kept.
 
-        Args:
-            name: what the folder's name begins with.
-            settings: all that makes the run: method, configuration, image set. Other settings, or a class that was
-                changed in the notebook, give another folder.
+        name: what the folder's name begins with. settings: all that makes the run: method, configuration, image set.
+        Others, or a class that was changed in the notebook, give another folder.
         """
         if self.name == "smoke":
             return None
@@ -76,7 +74,7 @@ def begin(
         data: name of the data set, as in ``data.load``; where it is not prepared, synthetic faces stand in. "records"
             where nothing is trained, or with `keeps` in one cell alone.
         seed: where ``Scale.generator`` starts.
-        keeps: the notebook keeps its runs, by ``Scale.keep``; then it is said where.
+        keeps: the notebook keeps its runs, by ``Scale.keep``; then the first output says where.
 
     Raises:
         StoError: ``STO_SCALE`` holds something other than smoke, colab or paper; or runs can be kept nowhere.
@@ -103,10 +101,8 @@ def begin(
     hardware = torch.cuda.get_device_name() if gpu else f"CPU, {threads} thread{'s' if threads > 1 else ''}"
     said = [f"Chapter {chapter}. Scale: {name} ({why}). Device: {hardware}. Data: {TITLES.get(used, used)}."]
     if live:
-        said = [
-            f"Chapter {chapter}. It reads records of measured runs, and one cell trains: scale {name} ({why}),"
-        ]
-        said.append(f"device {hardware}.")
+        said = [f"Chapter {chapter}. It reads records of measured runs, and one cell trains:"]
+        said.append(f"scale {name} ({why}), device {hardware}.")
     if not there:
         said.append(
             f"{TITLES.get(data, data)} is not prepared here: data/README.md says how to get it, and python -m "

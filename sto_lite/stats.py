@@ -128,10 +128,8 @@ def image_error(first_wrong: ArrayLike, second_wrong: ArrayLike) -> ImageError:
         raise ValueError("with one seed, an image's scatter from seed to seed is unknown")
     scatter = float(d.var(0, ddof=1).mean())  # of one image over seeds
     between = max(0.0, float(d.mean(0).var(ddof=1)) - scatter / seeds)
-    measured, one, limit = (
-        100 * math.sqrt((between + part) / images) for part in (scatter / seeds, scatter, 0.0)
-    )
-    return ImageError(measured, one, limit)
+    parts = (scatter / seeds, scatter, 0.0)
+    return ImageError(*(100 * math.sqrt((between + part) / images) for part in parts))
 
 
 def crossed_interval(
@@ -162,10 +160,9 @@ def standard_error(error: float, images: int) -> float:
 
 def class_errors(record: Record, split: str, classes: int) -> list[float]:
     """Error (%) among the images of each class; NaN for a class without images."""
-    labels, missed = np.asarray(record["labels"][split]), wrong(record, split)
-    return [
-        100 * float(missed[labels == c].mean()) if (labels == c).any() else math.nan for c in range(classes)
-    ]
+    missed = wrong(record, split)
+    masks = [np.asarray(record["labels"][split]) == c for c in range(classes)]
+    return [100 * float(missed[mask].mean()) if mask.any() else math.nan for mask in masks]
 
 
 def calibration_error(record: Record, split: str, bins: int = 15) -> float:

@@ -147,15 +147,10 @@ def load(run: str | Path, device: torch.device | str = "cpu") -> TakenNetwork:
     path = expand(run)
     path = path / "network.pt" if path.is_dir() else path
     if not path.exists():
-        begun = (path.parent / "checkpoint.pt").exists()
-        raise RunError(
-            f"there is no {path}: "
-            + (
-                "this run is not finished; the command that began it goes on"
-                if begun
-                else "give the folder of a finished run, such as runs/first, or its network.pt"
-            )
-        )
+        remedy = "give the folder of a finished run, such as runs/first, or its network.pt"
+        if (path.parent / "checkpoint.pt").exists():
+            remedy = "this run is not finished; the command that began it goes on"
+        raise RunError(f"there is no {path}: {remedy}")
     content = read(path)
     with damage_told(f"{path} holds no network that a run has written", "give network.pt of a finished run"):
         state = decode(content, device)
@@ -166,10 +161,8 @@ def load(run: str | Path, device: torch.device | str = "cpu") -> TakenNetwork:
 
 
 def check_shape(width: int, height: int, name: str, any_size: bool = False) -> None:
-    """Refuse a picture that is unlikely to be a crop of one face.
-
-    Raises:
-        DataError: it is far from square, or much larger.
+    """Refuse a picture that is unlikely to be a crop of one face. Raises DataError if it is far from square, or much
+    larger.
     """
     if min(width, height) < 1:
         raise DataError(f"{name} has no pixels")

@@ -70,10 +70,8 @@ class Costs:
 
 
 def read_duration(text: str) -> float:
-    """Seconds from "90s", "9m", "1h30m" or a plain number of seconds.
-
-    Raises:
-        ValueError: it is none of these, or nothing.
+    """Seconds from "90s", "9m", "1h30m" or a plain number of seconds. Raises ValueError if it is none of these, or
+    nothing.
     """
     parts = re.findall(r"(\d+(?:\.\d+)?)([smh]?)", text)
     total = sum(float(amount) * UNITS[unit or "s"] for amount, unit in parts)
@@ -92,9 +90,8 @@ def tell_duration(seconds: float) -> str:
 
 def foretell(whole: int, runs: int, seconds: float) -> str:
     """What will be finished in so many seconds, in words."""
-    return (
-        f"at the measured speed {whole} of {runs} runs will be finished in the {tell_duration(seconds)} left"
-    )
+    left = tell_duration(seconds)
+    return f"at the measured speed {whole} of {runs} runs will be finished in the {left} left"
 
 
 def whole_runs(left: Sequence[float], seconds: float) -> int:

@@ -23,7 +23,7 @@ class Predict:
     """Say what a trained network sees in pictures.
 
     Takes crops of faces, one face a picture and about square, since no face detector is shipped. They are prepared as
-    the training images were, which is said; then come the class and its probability for each picture.
+    the training images were, and a line says how; then come the class and its probability for each picture.
 
     run: folder of a finished run, or its network.pt.
     pictures: picture files, or folders of them.
@@ -79,9 +79,8 @@ def draw_faces(taken: "TakenNetwork", count: int) -> list[Path]:
     data = taken.about["data"]
     if data["name"] != "faces":
         raise DataError(f"--draw is for networks of synthetic faces; this one was trained on {data['name']}")
-    images, labels = generate(
-        count, taken.size, seed=3, difficulty=data["difficulty"]
-    )  # 1 and 2 are the set's
+    # Seeds 1 and 2 are the set's.
+    images, labels = generate(count, taken.size, seed=3, difficulty=data["difficulty"])
     paths = []
     for number, (image, label) in enumerate(zip(images, labels.tolist(), strict=True)):
         path = taken.path.parent / "faces" / f"{number:03d}-{EXPRESSIONS[label]}.png"
@@ -97,7 +96,7 @@ class Card:
     """Write a trained network's model card.
 
     Says what the network is for and not for, its data and who is in them, and its errors by class with intervals,
-    from what its file says of itself; what is not known is said to be so.
+    from what its file says of itself; it says what is not known.
 
     run: folder of a finished run, or its network.pt.
     out: Markdown file to write; without it the card is printed.

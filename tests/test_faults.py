@@ -539,7 +539,7 @@ def test_records_without_their_data_at_hand(here, capsys):
     run = [*map(str, RUN), str(here / "runs")]
     assert main(run) == 0
     change(here)
-    outcomes, left = runner.kept(jobs(), here / "runs", lambda outcome: None, elsewhere=True)
+    outcomes, left = runner.split_finished(jobs(), here / "runs", lambda outcome: None, elsewhere=True)
     assert not left and [outcome.status for outcome in outcomes] == ["kept", "kept"]
     assert all("; its record is of other data" in outcome.message for outcome in outcomes)
     (here / "data" / "fer2013.npz").unlink()

@@ -12,8 +12,9 @@ import torch
 from sto_lite import data, files, homework, keeping, records, registry
 from sto_lite.__main__ import main
 from sto_lite.data import ImageSet, Split
-from sto_lite.errors import RunError, StoError
+from sto_lite.errors import DataError, RunError, StoError
 from sto_lite.experiments import formats, paper, tables
+from sto_lite.intake import votes
 from sto_lite.kd import KD
 from sto_lite.methods import STO, Baseline
 from sto_lite.train import fit
@@ -206,6 +207,8 @@ def test_an_empty_folder_does_not_hide_prepared_data_above_it(places):
     prepared = look_alike(places / "data")
     assert data.root("fer2013") == places / "data" and data.prepared("fer2013")
     assert data.load("fer2013", 8).name == "fer2013"
+    with pytest.raises(DataError, match="holds no votes"):
+        votes.read("train")
     assert data.root() == data.root("rafdb") == places / "book" / "data", "where something is written"
     shutil.copy(prepared, places / "book" / "data")
     assert data.root("fer2013") == places / "book" / "data"

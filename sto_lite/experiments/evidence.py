@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -10,14 +11,12 @@ import numpy as np
 from sto_lite import stats
 from sto_lite.blocks import compare, fit_block
 from sto_lite.experiments.paper import EXPERIMENTS
-from sto_lite.experiments.tables import Row, Table, pair_key, tables
+from sto_lite.experiments.tables import Table, pair_key, tables
 from sto_lite.records import Record
+from sto_lite.sets import PUBLISHED
 from sto_lite.stats import Interval
 
-SHORT = {
-    "without distillation (λ = 0)": "λ = 0",
-    "without backward of the full network": "no backward",
-}
+SHORT = {"without distillation (λ = 0)": "λ = 0", "without backward of the full network": "no backward"}
 Measure = Callable[[Record, str], float]
 
 
@@ -31,11 +30,8 @@ def short(label: str) -> str:
 
 def runs(records: Sequence[Record], data: str = "fer2013", images: int = 1024) -> list[Record]:
     """Finished runs on so many training images of one data set."""
-    return [
-        r
-        for r in records
-        if "kind" not in r and r["data"]["name"] == data and r["data"]["counts"]["train"] == images
-    ]
+    finished = [r for r in records if "kind" not in r and r["data"]["name"] == data]
+    return [r for r in finished if r["data"]["counts"]["train"] == images]
 
 
 def find_design(
@@ -47,16 +43,9 @@ def find_design(
 
 
 def gain_by(table: Table, measure: Measure, first: str = "baseline", second: str = "STO") -> Interval | None:
-    """First row's measure minus the second's, with its own 95 % interval from the block of all rows.
+    """First row's measure minus the second's, in points, with its own 95 % interval from the block of all rows.
 
-    Args:
-        table: whose rows.
-        measure: of a record and a split, in points.
-        first: label of a row.
-        second: label of another.
-
-    Returns:
-        None where the rows have no seed in common.
+    None where the rows, which are given by their labels, have no seed in common.
     """
     values = {
         row.cell.label: {pair_key(r): measure(r, table.split) for r in row.records} for row in table.rows
@@ -132,29 +121,20 @@ class Curves:
         """Epochs that all runs have."""
         return int(min(run["epochs"] for run in self.runs.values()))
 
-    def gain(self, method: str, split: str, start: int, stop: int) -> Interval:
-        """The baseline's error minus a method's, means over a window of epochs, paired by seed."""
-        base, own = (
-            [errors[start:stop].mean() for errors in self.series(name, f"{split}_error", stop)]
-            for name in ("baseline", method)
-        )
-        return stats.interval([a - b for a, b in zip(base, own, strict=True)])
+    def gain(self, method: str, split: str, start: int, stop: int, of: Callable = np.mean) -> Interval:
+        """The baseline's error minus a method's, means (or another `of`) over a window of epochs, paired by seed."""
+        base, own = (self.series(name, f"{split}_error", stop) for name in ("baseline", method))
+        return stats.interval([of(a[start:]) - of(b[start:]) for a, b in zip(base, own, strict=True)])
 
     def gain_at_best(self, method: str, split: str) -> Interval:
         """The same for the best epoch among those that all runs have."""
-        base, own = (
-            [errors.min() for errors in self.series(name, f"{split}_error", self.common)]
-            for name in ("baseline", method)
-        )
-        return stats.interval([a - b for a, b in zip(base, own, strict=True)])
+        return self.gain(method, split, 0, self.common, np.min)
 
     def after_second_drop(self, split: str) -> tuple[float, float]:
         """The baseline's mean error over ten epochs before its second drop, and from there to its end."""
-        drop = self.drops[1]
-        errors = self.series("baseline", f"{split}_error")
-        return float(np.mean([e[drop - 10 : drop].mean() for e in errors])), float(
-            np.mean([e[drop + 1 :].mean() for e in errors])
-        )
+        drop, errors = self.drops[1], self.series("baseline", f"{split}_error")
+        before = np.mean([e[drop - 10 : drop].mean() for e in errors])
+        return float(before), float(np.mean([e[drop + 1 :].mean() for e in errors]))
 
 
 # ------------------------------------------------------------------------------------------- specifications
@@ -168,6 +148,7 @@ class Specification:
     gain: Interval
 
 
+CHOICES = ("data", "images", "against", "test images", "error of")
 # Whom STO is held against: labels of rows, and what figures call them.
 RIVALS = {
     "table3": {"baseline": "baseline", "stochastic depth": "stochastic depth"},
@@ -179,25 +160,20 @@ def multiverse(records: Sequence[Record], curves: Curves | None = None) -> list[
     """STO's gain under every choice that was measured, smallest first; each from its own block of runs."""
     found = []
     names = {"private": "PrivateTest", "public": "PublicTest", "test": "test set"}
-    for data, title in (("fer2013", "FER-2013"), ("cifar100", "CIFAR-100")):
+    ways = [("fer2013", "private"), ("fer2013", "public"), ("cifar100", "test")]
+    for (data, split), (experiment, rivals) in product(ways, RIVALS.items()):
         mine = [r for r in records if "kind" not in r and r["data"]["name"] == data]
-        for experiment, rivals in RIVALS.items():
-            for split in ("private", "public") if data == "fer2013" else ("test",):
-                for table in tables(EXPERIMENTS[experiment], mine, split) if mine else []:
-                    for first in rivals:
-                        for name, measure in MEASURES.items():
-                            if (gain := gain_by(table, measure, first)) and not table.faithful:
-                                count = table.row("STO").records[0]["data"]["counts"]["train"]
-                                choices = {
-                                    "data": title,
-                                    "images": f"{count:,}{' by seed' if table.own_images else ''}",
-                                    "against": RIVALS[experiment][first],
-                                    "test images": names[split],
-                                    "error of": name,
-                                }
-                                found.append(Specification(choices, gain))
-    for split in ("private", "public") if curves else ():
-        assert curves is not None
+        made = tables(EXPERIMENTS[experiment], mine, split) if mine else []
+        reduced = [table for table in made if not table.faithful]
+        for table, (first, called), (name, measure) in product(reduced, rivals.items(), MEASURES.items()):
+            if gain := gain_by(table, measure, first):
+                count = table.row("STO").records[0]["data"]["counts"]["train"]
+                images = f"{count:,}{' by seed' if table.own_images else ''}"
+                chosen = (PUBLISHED[data].title, images, called, names[split], name)
+                found.append(Specification(dict(zip(CHOICES, chosen, strict=True)), gain))
+    for split in ("private", "public"):
+        if curves is None:
+            break
         drop, common = curves.drops[0], curves.common
         images = f"{curves.record['data']['counts']['train']:,}, cut off"
         windows = {
@@ -207,14 +183,8 @@ def multiverse(records: Sequence[Record], curves: Curves | None = None) -> list[
             "all since the drop": curves.gain("sto", split, drop, common),
         }
         for name, gain in windows.items():
-            choices = {
-                "data": "FER-2013",
-                "images": images,
-                "against": "baseline",
-                "test images": names[split],
-                "error of": name,
-            }
-            found.append(Specification(choices, gain))
+            chosen = ("FER-2013", images, "baseline", names[split], name)
+            found.append(Specification(dict(zip(CHOICES, chosen, strict=True)), gain))
     return sorted(found, key=lambda one: one.gain.mean)
 
 
@@ -232,23 +202,20 @@ class Source:
 
 def deviation_of_gain(table: Table, first: str = "baseline", second: str = "STO") -> float:
     """Standard deviation of a paired difference of two runs from seed to seed, in points, by these two rows alone."""
-    one, two = (
-        {pair_key(r): last(r, table.split) for r in table.row(row).records} for row in (first, second)
-    )
-    gains = [one[key] - two[key] for key in sorted(one.keys() & two.keys())]
+    gains = [last(a, table.split) - last(b, table.split) for a, b in pairs(table, first, second)]
     return float(np.std(gains, ddof=1)) if len(gains) > 1 else math.nan
+
+
+def pairs(table: Table, first: str, second: str) -> list[tuple[Record, Record]]:
+    """The runs of two rows, for the seeds that both have, in the order of the seeds."""
+    one, two = ({pair_key(r): r for r in table.row(row).records} for row in (first, second))
+    return [(one[key], two[key]) for key in sorted(one.keys() & two.keys())]
 
 
 def paired_wrong(table: Table, first: str, second: str) -> tuple[np.ndarray, np.ndarray]:
     """(seeds, N) booleans of two rows, for the seeds that both have, in the same order."""
-
-    def by_key(row: Row) -> dict[Any, Record]:
-        return {pair_key(record): record for record in row.records}
-
-    one, two = by_key(table.row(first)), by_key(table.row(second))
-    keys = sorted(one.keys() & two.keys())
-    a, b = (np.array([stats.wrong(rows[key], table.split) for key in keys]) for rows in (one, two))
-    return a, b
+    found = np.array([[stats.wrong(r, table.split) for r in pair] for pair in pairs(table, first, second)])
+    return found[:, 0], found[:, 1]
 
 
 def disagreement(first: np.ndarray, second: np.ndarray) -> float:
@@ -259,9 +226,7 @@ def disagreement(first: np.ndarray, second: np.ndarray) -> float:
 def variance_budget(shared: Table, own: Table | None = None) -> list[Source]:
     """Where the scatter of STO's measured gain comes from, from records alone.
 
-    Args:
-        shared: at least two seeds on one draw of training images.
-        own: seeds with training images of their own; without, that part is unknown.
+    shared: two seeds or more on one draw of training images. own: each with its own; without, that part is unknown.
     """
     a, b = paired_wrong(shared, "baseline", "STO")
     images = stats.image_error(a, b)
@@ -278,10 +243,9 @@ def variance_budget(shared: Table, own: Table | None = None) -> list[Source]:
         Source("test images, one pair", images.one, "other test images, two given networks"),
         Source(f"test images, {seeds} pairs", images.measured, f"the same for means over {seeds} seeds"),
         Source("test images, any number of pairs", images.limit, "what no number of seeds removes"),
-        Source(
-            "epoch", math.sqrt(2) * float(np.mean(epochs)), "from one of the last evaluations to the next"
-        ),
     ]
+    noisy = math.sqrt(2) * float(np.mean(epochs))
+    budget.append(Source("epoch", noisy, "from one of the last evaluations to the next"))
     if own is None or own.block is None or own.row("STO").gain is None or own.block.freedom < 4:
         budget.insert(1, Source("training images", math.nan, "another draw of them: not measured yet"))
     else:

@@ -26,9 +26,8 @@ class Progress(NamedTuple):
     def seconds_left(self, costs: Costs) -> float:
         """What the rest takes at these costs."""
         every, epochs = self.job.config.evaluate_every, self.job.config.epochs
-        return (
-            0.0 if self.finished else costs.of(epochs - self.epoch, -(-epochs // every) - self.epoch // every)
-        )
+        rest = costs.of(epochs - self.epoch, -(-epochs // every) - self.epoch // every)
+        return 0.0 if self.finished else rest
 
 
 def look(job: Job, out: Path) -> Progress:
@@ -41,7 +40,7 @@ def look(job: Job, out: Path) -> Progress:
         if (folder / "checkpoint.pt").exists():
             state = decode((folder / "checkpoint.pt").read_bytes())
             return Progress(job, int(state["epoch"]), Costs.of_history(state["history"]), False)
-    except (RunError, *DAMAGE):  # whoever runs the job is told
+    except (RunError, *DAMAGE):  # the run itself reports it
         pass
     return Progress(job, 0, Costs(), False)
 
@@ -54,12 +53,8 @@ def remaining(found: Sequence[Progress]) -> list[float] | None:
 
     def nearest(job: Job) -> Costs:
         def likeness(other: Progress) -> tuple[bool, bool, bool]:
-            theirs = other.job
-            return (
-                job.config.net == theirs.config.net,
-                job.method == theirs.method,
-                job.settings == theirs.settings,
-            )
+            same = job.method == other.job.method
+            return job.config.net == other.job.config.net, same, job.settings == other.job.settings
 
         return max(paid, key=likeness).costs
 
@@ -102,11 +97,8 @@ def closing_line(jobs: Sequence[Job], out: Path, lanes: int) -> str:
     at = f" (epochs {at})" if begun else ""
     done = sum(one.finished for one in found)
     left = remaining(found)
-    rest = (
-        f"; the rest takes about {tell_duration(max(ends(left, lanes)))} at the measured speed"
-        if left
-        else ""
-    )
+    rest = tell_duration(max(ends(left, lanes))) if left else ""
+    rest = f"; the rest takes about {rest} at the measured speed" if left else ""
     return (
         f"time is up: {done} of {len(jobs)} runs are finished, {len(begun)} begun{at}, "
         f"{len(jobs) - done - len(begun)} not begun{rest}. The same command goes on"

@@ -14,15 +14,8 @@ if TYPE_CHECKING:
 
 BESIDE_THE_PAPER = ("run", "paper", "paper's gain", "ours", "gain, block 95 %", "verdict")
 MEASURED = (
-    "run",
-    "gain, block 95 %",
-    "verdict",
-    "ours",
-    "best (flatters)",
-    "training",
-    "seeds",
-    "gain, paired 95 %",
-    "p (images)",
+    *("run", "gain, block 95 %", "verdict", "ours", "best (flatters)", "training", "seeds"),
+    *("gain, paired 95 %", "p (images)"),
 )
 TELLS = (
     "gain: error of the row it is compared with, minus this one's. block: interval from the whole table, for all its "
@@ -55,7 +48,7 @@ def chance(p: float | None) -> str:
     return "–" if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
-def gained(row: Row, table: Table, found: Interval | None) -> str:
+def tell_gain(row: Row, table: Table, found: Interval | None) -> str:
     """A gain, or why there is none."""
     against = row.cell.against
     if against and row.records and not any(r.cell.label == against and r.records for r in table.rows):
@@ -70,8 +63,8 @@ CELLS: dict[str, Callable[[Row, Table], str]] = {
     "ours": lambda row, table: number(row.error.mean) if row.error else UNKNOWN,
     "± 95 %": lambda row, table: number(row.error.half if row.error else None),
     "best (flatters)": lambda row, table: number(row.best),
-    "gain, block 95 %": lambda row, table: gained(row, table, row.block.wide if row.block else None),
-    "gain, paired 95 %": lambda row, table: gained(row, table, row.gain),
+    "gain, block 95 %": lambda row, table: tell_gain(row, table, row.block.wide if row.block else None),
+    "gain, paired 95 %": lambda row, table: tell_gain(row, table, row.gain),
     "p (images)": lambda row, table: chance(row.p),
     "training": lambda row, table: "–" if row.cost is None else f"{2e-12 * row.cost:,.0f}",
     "seeds": lambda row, table: str(row.error.seeds if row.error else 0),
@@ -143,42 +136,33 @@ def html_table(cells: "DataFrame", caption: str) -> str:
 
 def as_latex(table: Table) -> str:
     """For a paper: tabular with booktabs' rules; needs the package booktabs."""
-    body = frame(table, MEASURED).to_latex(index=False, escape=True, caption=heading(table))
-    return (
-        body.replace("−", "$-$")
-        .replace("±", r"$\pm$")
-        .replace("λ", r"$\lambda$")
-        .replace("–", "--")
-        .replace("< ", "$<$ ")
-    )
+    body: str = frame(table, MEASURED).to_latex(index=False, escape=True, caption=heading(table))
+    for sign, name in {"−": "$-$", "±": r"$\pm$", "λ": r"$\lambda$", "–": "--", "< ": "$<$ "}.items():
+        body = body.replace(sign, name)
+    return body
 
 
 def as_csv(table: Table) -> str:
     """Numbers in full, one line a row; empty where there is nothing."""
     import pandas as pd
 
-    rows = []
-    for row in table.rows:
-        own, wide = row.gain, row.block.wide if row.block else None
-        rows.append(
-            {
-                "experiment": table.experiment.name,
-                "protocol": table.protocol,
-                "split": table.split,
-                "run": row.cell.label,
-                "paper": row.cell.paper.get(table.data),
-                **named("error", row.error),
-                "seeds": row.error.seeds if row.error else 0,
-                "best_error": row.best,
-                **named("gain", own),
-                **named("block_gain", wide),
-                "block_p": row.block.p if row.block else None,
-                "p_images": row.p,
-                "multiply_adds": row.cost,
-                "paper_gain": row.claimed,
-                "verdict": row.verdict,
-            }
-        )
+    rows = [
+        {
+            **place(table, row),
+            "paper": row.cell.paper.get(table.data),
+            **named("error", row.error),
+            "seeds": row.error.seeds if row.error else 0,
+            "best_error": row.best,
+            **named("gain", row.gain),
+            **named("block_gain", row.block.wide if row.block else None),
+            "block_p": row.block.p if row.block else None,
+            "p_images": row.p,
+            "multiply_adds": row.cost,
+            "paper_gain": row.claimed,
+            "verdict": row.verdict,
+        }
+        for row in table.rows
+    ]
     return str(pd.DataFrame(rows).round(10).replace(-0.0, 0.0).to_csv(index=False, lineterminator="\n"))
 
 
@@ -186,6 +170,12 @@ def named(name: str, found: Interval | None) -> dict[str, Any]:
     """An interval as three columns."""
     values = (found.mean, found.low, found.high) if found else (None, None, None)
     return dict(zip((name, f"{name}_low", f"{name}_high"), values, strict=True))
+
+
+def place(table: Table, row: Row) -> dict[str, str]:
+    """The columns that say which row of which table a line is of."""
+    where = {"experiment": table.experiment.name, "protocol": table.protocol}
+    return {**where, "split": row.split or table.split, "run": row.cell.label}
 
 
 def as_seeds(table: Table) -> str:
@@ -197,19 +187,9 @@ def as_seeds(table: Table) -> str:
         for record in row.records:
             seed, subset, images = pair_key(record)
             result = record["result"][row.split]
-            rows.append(
-                {
-                    "experiment": table.experiment.name,
-                    "protocol": table.protocol,
-                    "split": row.split,
-                    "run": row.cell.label,
-                    "seed": seed,
-                    "subset": subset,
-                    "fingerprint": images,
-                    **{key: result[key] for key in ("error", "best_error", "best_epoch")},
-                    "finished": record.get("finished"),
-                }
-            )
+            line = {**place(table, row), "seed": seed, "subset": subset, "fingerprint": images}
+            line |= {key: result[key] for key in ("error", "best_error", "best_epoch")}
+            rows.append({**line, "finished": record.get("finished")})
     return str(pd.DataFrame(rows).to_csv(index=False, lineterminator="\n"))
 
 

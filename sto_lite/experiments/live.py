@@ -46,18 +46,11 @@ def live(
     minutes: float | None = None,
     clock: Callable[[], float] = time.monotonic,
 ) -> None:
-    """Train an experiment on whatever set is prepared here, and show its table as it fills.
+    """Train an experiment for one network on whatever set is prepared here, and show its table as it fills.
 
-    Run again, it goes on with what `out` holds. At smoke scale, and without photographs, it takes
-    synthetic faces.
-
-    Args:
-        scale: of the notebook; PLANS says what each runs.
-        name: of an experiment for one network.
-        out: folder of the runs; None keeps nothing.
-        book: a table of the book's own records, to stand beside.
-        minutes: of the box of time; by default the plan's.
-        clock: seconds, as for TimeBox.
+    Run again, it goes on with what `out` holds; None keeps nothing. At smoke scale, and without photographs, it takes
+    synthetic faces. PLANS says what a scale runs, and for how many minutes if none are given. book: a table of the
+    book's own records, to stand beside. clock: seconds, as for TimeBox.
     """
     plan, whole = PLANS[scale.name], EXPERIMENTS[name]
     experiment = choose(whole, None, plan.teacher if any(cell.teacher for cell in whole.cells) else None)
@@ -85,10 +78,9 @@ def train(experiment: Experiment, todo: list[Job], out: Path, scale: Scale, box:
         if outcome.status in ("kept", "done"):
             found.append(read_record(out / outcome.job.name / "record.json"))
             made = tables.tables(experiment, found)
-            said = (
-                f"<p><b>Trained here</b>, {len(found)} of {len(todo)} runs, on {device_of(found)}{toy}:</p>"
-            )
-            board.update(HTML(said + "".join(formats.as_html(one, COLUMNS) for one in made[:1])))
+            said = f"{len(found)} of {len(todo)} runs, on {device_of(found)}{toy}"
+            shown = "".join(formats.as_html(one, COLUMNS) for one in made[:1])
+            board.update(HTML(f"<p><b>Trained here</b>, {said}:</p>{shown}"))
 
     with contextlib.redirect_stdout(io.StringIO()):  # the table says as much
         outcomes = take_turns(todo, out, report, 1, str(scale.device), box=box)
@@ -96,9 +88,7 @@ def train(experiment: Experiment, todo: list[Job], out: Path, scale: Scale, box:
         if outcome.status in ("begun", "failed"):
             print(f"{outcome.status}: {outcome.job.name}: {outcome.message}")
     if left := len(todo) - len(found):
-        more = (
-            "nothing is kept at this scale" if scale.name == "smoke" else "run the cell again, and it goes on"
-        )
+        more = "nothing is kept at this scale" if toy else "run the cell again, and it goes on"
         print(f"{left} of {len(todo)} runs on {data} are left: {more}")
 
 

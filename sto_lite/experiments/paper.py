@@ -35,7 +35,7 @@ class Cell:
 class Experiment:
     """A table: its cells, the data sets it is about, and whether it compares networks or methods for one of them.
 
-    protocol: what its runs have otherwise than the scale, as overrides of jobs.jobs.
+    protocol: where its runs differ from the scale, as overrides of jobs.jobs.
     """
 
     name: str
@@ -104,15 +104,11 @@ def figure3() -> Experiment:
 
 def sweep(name: str, title: str, setting: str, values: Iterable[Any], default: Any) -> Experiment:
     """One setting of STO over several values, each compared with the paper's."""
-    cells = [
-        Cell(
-            f"{title} = {value}",
-            "sto",
-            settings={} if value == default else {setting: value},
-            against=None if value == default else f"{title} = {default}",
-        )
-        for value in values
-    ]
+    cells = []
+    for value in values:
+        other = {setting: value} if value != default else {}
+        against = f"{title} = {default}" if other else None
+        cells.append(Cell(f"{title} = {value}", "sto", settings=other, against=against))
     return Experiment(name, f"Sweep over {title}", ("fer2013", "rafdb", "cifar100"), tuple(cells))
 
 
@@ -129,18 +125,12 @@ def epochs() -> Experiment:
 
 def compute() -> Experiment:
     """Equal compute: others trained for as many multiply-adds as STO, each beside it, in one block with Table 3."""
-    rows: tuple[tuple[str, str, Settings], ...] = (
-        ("baseline", "baseline", {}),
-        ("stochastic depth", "stochastic-depth", {}),
-        ("no backward", "sto", {"teacher_backward": False}),
-    )
-    longer = [
-        Cell(f"{label}, STO's compute", method, settings=settings, against="STO", epochs="sto")
-        for label, method, settings in rows
-    ]
     *parts, sto = (replace(cell, net="resnet32", paper={}, against=None) for cell in table3().cells)
-    cells = (*parts, *longer, sto)
-    return Experiment("compute", "Equal compute", ("fer2013", "rafdb", "cifar100"), cells)
+    named = {"baseline": parts[0], "stochastic depth": parts[1], "no backward": parts[3]}
+    longer = [
+        replace(cell, label=f"{n}, STO's compute", against="STO", epochs="sto") for n, cell in named.items()
+    ]
+    return Experiment("compute", "Equal compute", ("fer2013", "rafdb", "cifar100"), (*parts, *longer, sto))
 
 
 def controls() -> Experiment:
@@ -224,11 +214,8 @@ EXPERIMENTS: dict[str, Experiment] = {
 
 
 def find(name: str) -> Experiment:
-    """An experiment by its name; one's own is a TOML file, or package.module:NAME (an Experiment, or cells).
-
-    Raises:
-        ValueError: there is none.
-        RunError: one's own cannot be read.
+    """An experiment by its name; one's own is a TOML file, or package.module:NAME (an Experiment, or cells). Raises
+    ValueError if there is none, and RunError if one's own cannot be read.
     """
     if name.endswith(".toml"):
         return read_toml(expand(name))
@@ -248,10 +235,8 @@ def find(name: str) -> Experiment:
 
 
 def read_toml(path: Path) -> Experiment:
-    """An experiment from a file: title, data, a table [protocol], and a table [[rows]] for each cell.
-
-    Raises:
-        RunError: it cannot be read, holds an unknown key, or its rows do not fit together.
+    """An experiment from a file: title, data, a table [protocol], and a table [[rows]] for each cell. Raises RunError
+    if it cannot be read, holds an unknown key, or its rows do not fit together.
     """
     try:
         told = tomllib.loads(path.read_text(encoding="utf-8"))

@@ -1,7 +1,7 @@
 """Running an experiment's jobs, here in several processes (chapter 8); turns.py and slurm.py run them otherwise.
 
 A job that has its record is not run again, and one that was interrupted goes on from its last epoch, so the same
-command again finishes what is left. A job that fails is told at the end; the others run all the same.
+command again finishes what is left. A job that fails is reported at the end, and the others go on.
 """
 
 import dataclasses
@@ -20,7 +20,7 @@ import torch
 
 from sto_lite import data, records, registry
 from sto_lite.data import ImageSet
-from sto_lite.errors import DataError, RunError
+from sto_lite.errors import DataError, RunError, first_line
 from sto_lite.experiments.jobs import Job, Source
 from sto_lite.methods import Method
 from sto_lite.timebox import TIME_UP, TimeBox
@@ -43,11 +43,7 @@ Report = Callable[[Outcome], None]
 
 
 def result(job: Job, out: Path) -> str:
-    """The headline error of a finished job, in words.
-
-    Raises:
-        RunError: it has no readable record.
-    """
+    """The headline error of a finished job, in words. Raises RunError if it has no readable record."""
     found = records.read_record(out / job.name / "record.json")["result"]
     return ", ".join(f"{split} error {values['error']:.2f} %" for split, values in found.items())
 
@@ -65,14 +61,14 @@ def outcome_of(job: Job, out: Path, status: str) -> Outcome:
         return Outcome(job, "failed", f"its record cannot be read: {error}; delete it")
 
 
-def kept(
+def split_finished(
     jobs: Sequence[Job], out: Path, report: Report, elsewhere: bool = False
 ) -> tuple[list[Outcome], list[Job]]:
     """Set apart what is finished already: its outcomes, and the jobs that are left.
 
-    A record of other data than those at hand is no result of the job. Where data are not at hand, that is told.
-    elsewhere: runs are made on other machines, where photographs resized may differ in a last bit; then another
-    fingerprint is told, and the record taken.
+    A record of other data than those at hand is no result of the job; where none are at hand, the outcome says so.
+    elsewhere: runs are made on other machines, where a resized photograph may differ in its last bit; then the
+    outcome names the other fingerprint, and the record counts.
     """
     outcomes, left = [], []
     for job in jobs:
@@ -138,7 +134,7 @@ def method_of(job: Job, out: Path) -> Method:
 
 def failure(job: Job, error: BaseException) -> Outcome:
     """The outcome of a job that ended with an error."""
-    return Outcome(job, "failed", first_line(str(error) or type(error).__name__))
+    return Outcome(job, "failed", first_line(error))
 
 
 def side_by_side(
@@ -153,15 +149,14 @@ def side_by_side(
 ) -> list[Outcome]:
     """Run jobs on this machine, `count` at a time, each in a process of its own that shares the GPU or the cores.
 
-    look: called again and again while they run.
-
-    What a job prints goes to log.txt in its folder. When this process is stopped, it stops the jobs.
+    What a job prints goes to log.txt in its folder. When this process is stopped, it stops the jobs. look: is called
+    again and again while they run.
     """
     threads = threads or max(1, torch.get_num_threads() // count)
     more = ["--threads", str(threads), *(["--device", device] if device else [])]
     outcomes: list[Outcome] = []
     for wave in waves(jobs):
-        had, left = kept(wave, out, report)
+        had, left = split_finished(wave, out, report)
         outcomes += had
         running: dict[subprocess.Popen, tuple[Job, int]] = {}
         with stopping(running):
@@ -176,7 +171,7 @@ def side_by_side(
                         outcomes.append(Outcome(job, "failed", str(error)))
                         report(outcomes[-1])
                 for process in [p for p in running if p.poll() is not None]:
-                    outcomes.append(ended(*running.pop(process), process.returncode, out))
+                    outcomes.append(judge_end(*running.pop(process), process.returncode, out))
                     report(outcomes[-1])
                 if not running and time_is_up(box, outcomes):
                     outcomes += leave(left, report)
@@ -195,18 +190,16 @@ def start(job: Job, out: Path, more: Sequence[str]) -> tuple[subprocess.Popen, i
         return subprocess.Popen(command, stdout=log, stderr=log, env={**os.environ, "CI": "1"}), begun
 
 
-def ended(job: Job, begun: int, status: int, out: Path) -> Outcome:
+def judge_end(job: Job, begun: int, status: int, out: Path) -> Outcome:
     """The outcome of a job whose process has ended with this status."""
     if status == 0 and finished(job, out):
         return outcome_of(job, out, "done")
     if status == TIME_UP:
         return Outcome(job, "begun", last_line(out / job.name / "log.txt", begun))
     if status < 0:
-        known = [s.name for s in signal.Signals if s == -status]
-        name = known[0] if known else f"signal {-status}"
-        return Outcome(
-            job, "failed", f"its process was ended by {name}; run again, it goes on from its last epoch"
-        )
+        name = next((s.name for s in signal.Signals if s == -status), f"signal {-status}")
+        told = f"its process was ended by {name}; run again, it goes on from its last epoch"
+        return Outcome(job, "failed", told)
     log = out / job.name / "log.txt"
     return Outcome(job, "failed", last_line(log, begun) or f"ended with status {status}; see {log}")
 
@@ -231,11 +224,6 @@ def stopping(running: Mapping[subprocess.Popen, object]) -> Iterator[None]:
             process.wait()
         if before is not None:
             signal.signal(signal.SIGTERM, before)
-
-
-def first_line(text: str) -> str:
-    """The first line, for a message."""
-    return text.strip().splitlines()[0] if text.strip() else ""
 
 
 def last_line(path: Path, begun: int = 0) -> str:

@@ -17,19 +17,9 @@ from pathlib import Path
 import torch
 
 from sto_lite.errors import RunError, StoError
+from sto_lite.experiments import runner
 from sto_lite.experiments.jobs import Job
-from sto_lite.experiments.runner import (
-    Outcome,
-    Report,
-    failure,
-    finished,
-    kept,
-    last_line,
-    load,
-    method_of,
-    outcome_of,
-    waves,
-)
+from sto_lite.experiments.runner import Outcome, Report, finished, load
 from sto_lite.speed import graphs
 from sto_lite.train import fit
 
@@ -65,19 +55,17 @@ class Training(Checkpointable):  # type: ignore[misc]
     compiled: bool = False
 
     def __call__(self, job: Job) -> None:
-        """Train.
-
-        Raises:
-            RunError: the run failed; the job's log ends with its message.
-        """
+        """Train. Raises RunError if the run failed; the job's log ends with its message."""
         if self.threads:
             torch.set_num_threads(self.threads)
         try:
             engine = graphs.engine(self.compiled) if self.graphs else None
             out = self.out / job.name
-            fit(method_of(job, self.out), load(job.source), job.config, out, self.device, engine=engine)
+            fit(
+                runner.method_of(job, self.out), load(job.source), job.config, out, self.device, engine=engine
+            )
         except (StoError, ValueError, RuntimeError, MemoryError, OSError) as error:
-            message = failure(job, error).message
+            message = runner.failure(job, error).message
             print(f"sto_lite train: {message}", file=sys.stderr, flush=True)
             raise RunError(message) from error
 
@@ -92,20 +80,13 @@ def on_cluster(
 ) -> list[Outcome]:
     """Submit jobs and wait for them. Interrupted, it leaves them running; the same call finds and awaits them.
 
-    Args:
-        jobs: what to run.
-        out: folder of the runs, on a file system that the nodes share.
-        report: called with each outcome.
-        options: of sbatch, such as {"partition": "gpu", "gres": "gpu:1", "requeue": True}.
-        minutes: time limit of a job, after which it is put back into the queue and goes on.
-        training: what a node calls; by default on the device that it finds.
-
-    Raises:
-        RunError: there is no Slurm here, or it refuses the options.
+    out: on a file system that the nodes share. options: of sbatch, such as {"partition": "gpu", "requeue": True}.
+    minutes: of a job, after which it is put back into the queue and goes on. training: what a node calls; by default
+    on the device that it finds. Raises RunError if there is no Slurm here, or it refuses the options.
     """
     outcomes: list[Outcome] = []
-    for wave in waves(jobs):
-        had, left = kept(wave, out, report, elsewhere=True)
+    for wave in runner.waves(jobs):
+        had, left = runner.split_finished(wave, out, report, elsewhere=True)
         outcomes += had
         waiting: dict[str, Job] = {}
         missing: dict[str, int] = {}
@@ -117,12 +98,9 @@ def on_cluster(
                 gone = number not in alive
                 missing[number] = missing.get(number, 0) + 1 if gone else 0
                 # A record ends a job; one that left the queue without may still be writing, so look three times.
-                if (
-                    (gone and finished(job, out))
-                    or missing[number] >= 3
-                    or alive.get(number, ("", ""))[1] in STUCK
-                ):
-                    outcomes.append(ended(job, number, out, alive.get(number, ("", ""))[1]))
+                _, reason = alive.get(number, ("", ""))
+                if (gone and finished(job, out)) or missing[number] >= 3 or reason in STUCK:
+                    outcomes.append(judge_end(job, number, out, reason))
                     report(outcomes[-1])
                     del waiting[number]
             if left or waiting:
@@ -140,11 +118,8 @@ def submit(
 ) -> list[Job]:
     """Submit what is not in the queue yet, and note it in `waiting`: Slurm's job number -> job.
 
-    Returns:
-        The jobs that Slurm does not take at present, as it limits how many one user may submit; empty as a rule.
-
-    Raises:
-        RunError: Slurm refuses a job, and has none of ours of which the end could be awaited.
+    Returns the jobs that Slurm does not take at present, as it limits how many one user may submit; as a rule none.
+    Raises RunError if it refuses a job, and has none of ours of which the end could be awaited.
     """
     queued = {name: number for number, (name, _) in queue().items()}
     executor = None
@@ -187,10 +162,8 @@ def slurm_name(job: Job, out: Path) -> str:
 
 
 def queue() -> dict[str, tuple[str, str]]:
-    """What this user has in Slurm's queue: number -> (name, reason why it waits).
-
-    Raises:
-        RunError: squeue is not there or fails.
+    """What this user has in Slurm's queue: number -> (name, reason why it waits). Raises RunError if squeue is not
+    there or fails.
     """
     command = ["squeue", "--noheader", "--format=%A|%r|%j", f"--user={os.getuid()}"]
     try:
@@ -213,11 +186,11 @@ def patient_queue() -> dict[str, tuple[str, str]]:
     return queue()
 
 
-def ended(job: Job, number: str, out: Path, reason: str = "") -> Outcome:
+def judge_end(job: Job, number: str, out: Path, reason: str = "") -> Outcome:
     """The outcome of a job that has left the queue, or is stuck in it for a reason."""
     if finished(job, out):
-        return outcome_of(job, out, "done")
+        return runner.outcome_of(job, out, "done")
     if reason in STUCK:
         return Outcome(job, "failed", f"Slurm holds job {number} ({reason}); see scontrol show job {number}")
     log = out / "slurm" / f"{number}_0_log.err"
-    return Outcome(job, "failed", last_line(log) or f"left no record; see {log}")
+    return Outcome(job, "failed", runner.last_line(log) or f"left no record; see {log}")

@@ -5,7 +5,6 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cache
 
 from sto_lite import costs, registry, stats
 from sto_lite.blocks import Block, Comparison, Pair, compare, fit_block
@@ -14,7 +13,7 @@ from sto_lite.config import Config, plain
 from sto_lite.errors import RunError
 from sto_lite.experiments.jobs import cell_epochs, cell_settings
 from sto_lite.experiments.paper import Cell, Experiment
-from sto_lite.records import Record
+from sto_lite.records import Record, named
 from sto_lite.sets import PUBLISHED
 from sto_lite.stats import Interval
 
@@ -27,9 +26,8 @@ RULE = (
 )
 UNKNOWN = "not measured"
 SEEDS = 3  # paired seeds; with fewer, nothing is decided
-Key = tuple[
-    int, int, str
-]  # what pairs two runs: seed, number of the training subset, fingerprint of the images
+# What pairs two runs: seed, number of the training subset, fingerprint of the images.
+Key = tuple[int, int, str]
 
 
 @dataclass(frozen=True)
@@ -95,10 +93,7 @@ def verdict(gain: Interval | None, claimed: float, faithful: bool = True) -> str
 def tables(experiment: Experiment, records: Sequence[Record], split: str | None = None) -> list[Table]:
     """An experiment's tables, one for each protocol under which any of its cells has a record.
 
-    Args:
-        experiment: which rows.
-        records: from anywhere; what belongs to no cell is left out.
-        split: test split; default is the headline's, the last one of the data set.
+    records: from anywhere; what belongs to no cell is left out. split: the headline's if none is given, the last one.
     """
     groups: dict[str, list[Record]] = defaultdict(list)
     for record in records:
@@ -121,15 +116,11 @@ def tables(experiment: Experiment, records: Sequence[Record], split: str | None 
             kept.append(one)
             held.append(members)
     alike = Counter(one.protocol for one in kept)
-    return [
-        replace(one, protocol=f"{one.protocol}, data {fingerprint(one)}") if alike[one.protocol] > 1 else one
-        for one in kept
-    ]
-
-
-def fingerprint(table: Table) -> str:
-    """Fingerprint of the images that a table's runs saw."""
-    return next(str(row.records[0]["data"]["fingerprint"]) for row in table.rows if row.records)
+    for number, one in enumerate(kept):
+        if alike[one.protocol] > 1:
+            seen = next(row.records[0]["data"]["fingerprint"] for row in one.rows if row.records)
+            kept[number] = replace(one, protocol=f"{one.protocol}, data {seen}")
+    return kept
 
 
 def blank(experiment: Experiment, data: str) -> Table:
@@ -196,20 +187,12 @@ def method_matches(cell: Cell, record: Record) -> bool:
     measured = dict(record["method"])
     if cell.method == "kd":  # the teacher's network counts, and not which run of it
         measured.pop("fingerprint", None)
-        return measured == {
-            "name": "kd",
-            "temperature": 3.0,
-            "lam": 0.25,
-            "network": cell.teacher,
-            **cell.settings,
-        }
+        usual = {"temperature": 3.0, "lam": 0.25, **cell.settings}
+        return measured == {"name": "kd", "network": cell.teacher, **usual}
     if measured["name"] != cell.method:
         return False
-    settings = cell_settings(cell, record["config"]["epochs"])
-    return plain(registry.make(cell.method)) | measured == {
-        "name": cell.method,
-        **plain(registry.make(cell.method, **settings)),
-    }
+    asked = registry.make(cell.method, **cell_settings(cell, record["config"]["epochs"]))
+    return plain(registry.make(cell.method)) | measured == named(asked)
 
 
 def matches(cell: Cell, record: Record, epochs: int, experiment: Experiment) -> bool:
@@ -246,7 +229,7 @@ def table(experiment: Experiment, rows: Sequence[Sequence[Record]], epochs: int,
     by_label = {cell.label: by_key(cell, row) for cell, row in zip(experiment.cells, rows, strict=True)}
     made = [fill(cell, experiment, by_label, data["name"], split) for cell in experiment.cells]
     block = fit_block(errors_of(by_label, split))
-    made = judged(made, block, experiment, data["name"], faithful)
+    made = judge(made, block, experiment, data["name"], faithful)
     everyone = [record for row in rows for record in row]
     # A first seed with a subset that is not everybody's is the beginning of such a table.
     own = len({pair_key(r)[1:] for r in everyone}) > 1 or pair_key(example)[1] > 0
@@ -263,10 +246,8 @@ def errors_of(by_label: dict[str, dict[Key, Record]], split: str) -> dict[str, d
 
 
 def by_key(cell: Cell, records: Sequence[Record]) -> dict[Key, Record]:
-    """One record a seed and training set.
-
-    Raises:
-        RunError: two different runs of one cell and seed, of which none can be preferred.
+    """One record a seed and training set. Raises RunError for two different runs of one cell and seed, of which none
+    can be preferred.
     """
     found: dict[Key, Record] = {}
     for record in records:
@@ -293,16 +274,17 @@ def fill(
     if cell.against is None:
         return row
     other = by_label.get(cell.against, {})
-    pairs = [(other[key], mine[key]) for key in sorted(mine.keys() & other.keys())]
-    claimed = claimed_gain(cell, experiment, data)
-    if not pairs:
-        return replace(row, claimed=claimed)
-    gains = [a["result"][split]["error"] - b["result"][split]["error"] for a, b in pairs]
-    p = stats.image_test([a for a, _ in pairs], [b for _, b in pairs], split).p
-    return replace(row, gain=stats.interval(gains), p=p, claimed=claimed)
+    row = replace(row, claimed=claimed_gain(cell, experiment, data))
+    keys = sorted(mine.keys() & other.keys())
+    if not keys:
+        return row
+    theirs, ours = [other[key] for key in keys], [mine[key] for key in keys]
+    errors = ([r["result"][split]["error"] for r in runs] for runs in (theirs, ours))
+    gain = stats.interval([a - b for a, b in zip(*errors, strict=True)])
+    return replace(row, gain=gain, p=stats.image_test(theirs, ours, split).p)
 
 
-def judged(
+def judge(
     rows: Sequence[Row], block: Block | None, experiment: Experiment, data: str, faithful: bool
 ) -> list[Row]:
     """The rows with what the whole block says of them, and their verdicts."""
@@ -311,8 +293,7 @@ def judged(
     said = dict(zip(pairs, compare(block, pairs), strict=True)) if block else {}
     done = []
     for row in rows:
-        found = said.get((str(row.cell.against), row.cell.label))
-        told = ""
+        found, told = said.get((str(row.cell.against), row.cell.label)), ""
         if row.cell.against:
             beside = faithful and row.claimed is not None
             told = verdict(found.wide if found else row.gain, row.claimed or 0.0, beside)
@@ -323,9 +304,7 @@ def judged(
 def ask(table: Table, pairs: Sequence[Pair]) -> list[Comparison | None]:
     """Differences of rows that the table does not ask for, as one family: first row's error minus the second's.
 
-    Args:
-        table: with a block.
-        pairs: labels of two rows each; None is returned for a pair with fewer than 3 seeds in common.
+    pairs: labels of two rows each; None is returned for one with fewer than 3 seeds in common.
     """
     block = table.block
     rows = block.rows if block else ()
@@ -345,21 +324,16 @@ def claimed_gain(cell: Cell, experiment: Experiment, data: str) -> float | None:
 def training_cost(record: Record, cell: Cell) -> float:
     """Multiply-adds of a run's training: images × epochs × those of a step for one image; evaluation is left out."""
     config, data = record["config"], record["data"]
+    net, size = config["net"], data["size"]
     classes = 1 + max(max(labels) for labels in record["labels"].values())
-    settings = {key: value for key, value in record["method"].items() if key != "name"}
-    step = cost_of_step(
-        cell.method, json.dumps(settings, sort_keys=True), config["net"], data["size"], classes, cell.teacher
-    )
+    # Three forward passes make a step of the baseline.
+    step: float = 3 * costs.forward(net, size, classes).total
+    if cell.method == "kd":  # the teacher runs forward once a step
+        step += costs.forward(cell.teacher or net, size, classes).total
+    else:
+        settings = {key: value for key, value in record["method"].items() if key != "name"}
+        step *= costs.step_cost(registry.make(cell.method, **settings), net, size, classes)
     return step * data["counts"]["train"] * config["epochs"]
-
-
-@cache
-def cost_of_step(method: str, settings: str, net: str, size: int, classes: int, teacher: str | None) -> float:
-    """Multiply-adds of a step for one image; three forward passes make a step of the baseline."""
-    forward = costs.forward(net, size, classes).total
-    if method == "kd":  # the teacher runs forward once a step
-        return 3 * forward + costs.forward(teacher or net, size, classes).total
-    return 3 * forward * costs.step_cost(registry.make(method, **json.loads(settings)), net, size, classes)
 
 
 def describe(record: Record, epochs: int, experiment: Experiment, own_images: bool = False) -> str:

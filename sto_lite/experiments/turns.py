@@ -12,21 +12,10 @@ from pathlib import Path
 import torch
 
 from sto_lite import registry
-from sto_lite.errors import StoError
+from sto_lite.errors import StoError, first_line
+from sto_lite.experiments import runner
 from sto_lite.experiments.jobs import Job
-from sto_lite.experiments.runner import (
-    Outcome,
-    Report,
-    failure,
-    first_line,
-    kept,
-    leave,
-    load,
-    method_of,
-    outcome_of,
-    time_is_up,
-    waves,
-)
+from sto_lite.experiments.runner import Outcome, Report, load
 from sto_lite.speed.lanes import together
 from sto_lite.timebox import Costs, TimeBox, TimeUp, foretell, whole_runs
 from sto_lite.train import MakeEngine, Run, Training
@@ -50,7 +39,7 @@ class Lane:
     ):
         self.job, self.out = job, out
         self.stream = torch.cuda.Stream(device) if torch.cuda.is_available() else None
-        method, images = method_of(job, out), load(job.source)
+        method, images = runner.method_of(job, out), load(job.source)
         self.training = Training(method, images, job.config, out / job.name, device, engine)
         self.training.costs = copy.copy(costs)
         self.turns = self.training.steps(box, progress)
@@ -65,13 +54,13 @@ class Lane:
         except StopIteration:
             return self.outcome()
         except ERRORS as error:
-            return failure(self.job, error)
+            return runner.failure(self.job, error)
 
     def outcome(self) -> Outcome:
         """How the run ended, or where its box stopped it."""
         try:
             self.training.result()
-            return outcome_of(self.job, self.out, "done")
+            return runner.outcome_of(self.job, self.out, "done")
         except TimeUp as error:
             return Outcome(self.job, "begun", str(error))
 
@@ -97,20 +86,20 @@ def take_turns(
     """
     outcomes: list[Outcome] = []
     costs, told = Costs(), box is None
-    for wave in waves(jobs):
-        had, left = kept(wave, out, report)
+    for wave in runner.waves(jobs):
+        had, left = runner.split_finished(wave, out, report)
         outcomes += had
         lanes: list[Lane] = []
         try:
-            while lanes or (left and not time_is_up(box, outcomes)):
-                while left and len(lanes) < count and not time_is_up(box, outcomes):
+            while lanes or (left and not runner.time_is_up(box, outcomes)):
+                while left and len(lanes) < count and not runner.time_is_up(box, outcomes):
                     job = left.pop(0)
                     try:
                         lanes.append(
                             Lane(job, out, device, engine, box, costs, None if count == 1 else False)
                         )
                     except ERRORS as error:
-                        outcomes.append(failure(job, error))
+                        outcomes.append(runner.failure(job, error))
                         report(outcomes[-1])
                 whole = None
                 if box and all(lane.training.costs.train for lane in lanes):
@@ -131,7 +120,7 @@ def take_turns(
         finally:
             for lane in lanes:
                 lane.close()
-        outcomes += leave(left, report)
+        outcomes += runner.leave(left, report)
     return outcomes
 
 
@@ -145,32 +134,32 @@ def take_lanes(
 ) -> tuple[list[Outcome], list[Job]]:
     """Run as lanes of one launch, `count` of them in each, whatever can be: seeds and methods of one network.
 
-    Where there are no lanes on a GPU, or they do not pass their self-test, a line on standard error says so.
-
-    Returns:
-        The outcomes, and the jobs that are left to be run otherwise.
+    Where there are no lanes on a GPU, or they do not pass their self-test, a line on standard error says so. Returns
+    the outcomes, and the jobs that are left to be run otherwise.
     """
     where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     if reason := together.obstacle(where):
         if where.type == "cuda":
             print(f"no lanes, the runs are trained one by one: {reason}", file=sys.stderr)
         return [], list(jobs)
-    outcomes, left = kept(jobs, out, report)
+    outcomes, left = runner.split_finished(jobs, out, report)
 
     def end(job: Job, how: Run | Exception) -> None:
         left.remove(job)
         if isinstance(how, TimeUp):
             outcomes.append(Outcome(job, "begun", str(how)))
         else:
-            outcomes.append(outcome_of(job, out, "done") if isinstance(how, Run) else failure(job, how))
+            outcomes.append(
+                runner.outcome_of(job, out, "done") if isinstance(how, Run) else runner.failure(job, how)
+            )
         report(outcomes[-1])
 
     waiting = launches(left, count)
-    while waiting and not time_is_up(box, outcomes):
+    while waiting and not runner.time_is_up(box, outcomes):
         going, runs = [], []
         for job in waiting.pop(0):
             try:
-                method, images = method_of(job, out), load(job.source)
+                method, images = runner.method_of(job, out), load(job.source)
                 runs.append(Training(method, images, job.config, out / job.name, where))
                 going.append(job)
             except ERRORS as error:
@@ -184,13 +173,13 @@ def take_lanes(
             print(f"no lanes, the runs are trained one by one: {error}", file=sys.stderr)
         except ERRORS as error:
             if len(going) > 1:  # as when memory is used up
-                print(f"fewer lanes in a launch: {first_line(str(error))}", file=sys.stderr)
+                print(f"fewer lanes in a launch: {first_line(error)}", file=sys.stderr)
                 half = len(going) // 2
                 waiting[:0] = [going[:half], going[half:]]
             elif going:
                 end(going[0], error)
-    if time_is_up(box, outcomes):
-        outcomes += leave(left, report)
+    if runner.time_is_up(box, outcomes):
+        outcomes += runner.leave(left, report)
         left = []
     return outcomes, left
 

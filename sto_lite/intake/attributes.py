@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from sto_lite.errors import DataError, shown
-from sto_lite.intake.members import Member, opened, told
-from sto_lite.intake.pictures import Arrays, Found
+from sto_lite.intake.members import Member, opened
+from sto_lite.intake.pictures import Arrays, Found, read_prepared
 from sto_lite.sets import RAFDB
 
 ATTRIBUTES = {
@@ -28,41 +28,23 @@ _MAX = 4096  # bytes of a file
 def read(split: str, attribute: str, folder: Path | None = None) -> np.ndarray:
     """An attribute of a split of the prepared RAF-DB, in words, in the order of its images; or "not known".
 
-    Args:
-        split: "train" or "test".
-        attribute: of ATTRIBUTES.
-        folder: that of the prepared sets; None is `data.root()`.
-
-    Returns:
-        (N,) text, as `people.errors_by_group` takes groups.
-
-    Raises:
-        DataError: no such split or attribute; the set is not prepared, or without attributes.
+    attribute: of ATTRIBUTES. folder: that of the prepared sets; None is `data.root`'s. Returns (N,) text, as
+    `people.errors_by_group` takes groups. Raises DataError if there is no such split or attribute, or the set is not
+    prepared, or without attributes.
     """
     if split not in RAFDB.splits or attribute not in ATTRIBUTES:
         known = f"splits {', '.join(RAFDB.splits)}, attributes {', '.join(ATTRIBUTES)}"
         raise DataError(f"RAF-DB has no {attribute!r} of a split {split!r}; there are {known}")
-    if folder is None:
-        from sto_lite.data import root
-
-        folder = root("rafdb")
-    path = folder / "rafdb.npz"
     how = "prepare rafdb from the folder that holds Annotation/manual or manual.zip too"
-    if not path.exists():
-        raise DataError(f"RAF-DB is not prepared: {shown(path)} does not exist; {how}")
-    with told(shown(path)), np.load(path, allow_pickle=False) as file:
-        if f"{split}_attributes" not in file:
-            raise DataError(f"{shown(path)}: holds no attributes; {how}")
-        values = file[f"{split}_attributes"][:, list(ATTRIBUTES).index(attribute)]
+    (found,) = read_prepared(RAFDB, (f"{split}_attributes",), how, folder)
+    values = found[:, list(ATTRIBUTES).index(attribute)]
     words = np.array([*ATTRIBUTES[attribute], "not known"])
     return words[np.minimum(values, len(words) - 1)]
 
 
 def find(members: list[Member], images: Mapping[tuple[str, int], Member]) -> Found:
     """{split}_attributes (N, 3) uint8 beside the images, in their order; nothing where the set has no such files.
-
-    Raises:
-        DataError: a file is not of this form.
+    Raises DataError if a file is not of this form.
     """
     with ExitStack() as stack:
         files = {m.file: m for m in members if m.file.endswith(_END)}
@@ -89,14 +71,12 @@ def _values(member: Member | None) -> tuple[int, ...]:
     if member is None:
         return (UNKNOWN,) * len(ATTRIBUTES)
     lines = member.read(_MAX).decode("ascii", "replace").split("\n")
-    told = [line.strip() for line in lines if line.strip()][5:]
-    for line, (name, words) in zip(told, ATTRIBUTES.items(), strict=False):
+    said = [line.strip() for line in lines if line.strip()][5:]
+    for line, (name, words) in zip(said, ATTRIBUTES.items(), strict=False):
         if line not in map(str, range(len(words))):
-            raise member.fault(
-                f"{name} is '{shown(line, 40)}', not a number from 0 to {len(words) - 1}; copy it again"
-            )
-    if len(told) != len(ATTRIBUTES):
-        raise member.fault(
-            "is not five lines of landmarks, then one each for gender, race and age; copy it again"
-        )
-    return tuple(map(int, told))
+            told = f"{name} is '{shown(line, 40)}', not a number from 0 to {len(words) - 1}"
+            raise member.fault(f"{told}; copy it again")
+    if len(said) != len(ATTRIBUTES):
+        told = "is not five lines of landmarks, then one each for gender, race and age"
+        raise member.fault(f"{told}; copy it again")
+    return tuple(map(int, said))

@@ -39,14 +39,9 @@ class Audit:
             rows.append([split, *cells, f"{sum(counts):,}", f"{self.copies_within[split]:,}"])
         widths = [max(9, len(name) + 1) for name in rows[0][1:]]
         first, *others = self.counts
-        called = others if len(others) > 1 else ["" for _ in others]
-        between = [
-            "test images that also stand in train: "
-            + ", ".join(
-                f"{self.stand_in[f'{split}_in_{first}']:,} {name}".strip()
-                for split, name in zip(others, called, strict=True)
-            )
-        ]
+        shared = [f"{self.stand_in[f'{split}_in_{first}']:,} {split}" for split in others]
+        told = ", ".join(shared) if len(shared) > 1 else "".join(shared).partition(" ")[0]
+        between = [f"test images that also stand in train: {told}"]
         for i, split in enumerate(others):
             between += [f"{split} images in {o}: {self.stand_in[f'{split}_in_{o}']:,}" for o in others[:i]]
         return "\n".join(

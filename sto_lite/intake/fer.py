@@ -9,8 +9,9 @@ import re
 import numpy as np
 
 from sto_lite.errors import DataError, shown
+from sto_lite.intake import pictures
 from sto_lite.intake.members import Member
-from sto_lite.intake.pictures import Found, Place, more_than_one, nothing_found, places, refuse_twice, stacked
+from sto_lite.intake.pictures import Found, Place
 from sto_lite.intake.tables import TextTable
 from sto_lite.sets import FER2013
 
@@ -43,14 +44,12 @@ def read(where: str, members: list[Member]) -> Found:
     if len(members) == 1 and members[0].where == where:
         return _read_csv(members[0])
     tables = [m for m in members if m.file.endswith(".csv")]
-    images = places(members, lambda name: bool(_folder(name)))
+    images = pictures.places(members, lambda name: bool(_folder(name)))
     preferred = [[m for m in tables if m.file == name] for name in _CSV_NAMES]
     others = [m for m in tables if m.file not in (*_NO_USAGE, *_PLUS)]
     chosen = preferred[0] or preferred[1] or ([] if images else others)
     homes = {place.home for place in images if place.label.strip().lower() in LABELS}
-    if len(chosen) + len(homes) > 1:
-        folders = [f"{home}train, {home}test" for home in sorted(homes)]
-        raise more_than_one(where, [*(m.name for m in chosen), *folders])
+    pictures.refuse_several(where, chosen, homes)
     if chosen:
         arrays, notices = _read_csv(chosen[0])
         if all(preferred):
@@ -58,10 +57,10 @@ def read(where: str, members: list[Member]) -> Found:
             notices.append(f"notice: took {chosen[0].where}; {told}")
         return arrays, notices
     if images:
-        refuse_twice(where, (place.member for place in images))
+        pictures.refuse_twice(where, (place.member for place in images))
         found = {(_split(p), _order(p.member)): (_label(p), p.member) for p in images}  # before any is read
         notice = "images from folders: those saved as JPEG differ a little from the CSV's pixels"
-        return stacked(found, FER2013), [notice]
+        return pictures.stacked(found, FER2013), [notice]
     if any(re.search("fer2013(train|valid|test)/", m.name.lower()) or m.file in _PLUS for m in members):
         raise DataError(f"{where}: holds FER+, whose votes are not the labels of FER-2013; {_BOTH}")
     if tables:
@@ -70,7 +69,7 @@ def read(where: str, members: list[Member]) -> Found:
             f"{where}: holds only {names}, which lack the test images' labels; "
             f"take fer2013.csv or icml_face_data.csv, which have the column Usage"
         )
-    raise nothing_found(where, members, FER2013.title, _WANTED)
+    raise pictures.nothing_found(where, members, FER2013.title, _WANTED)
 
 
 # ---- the CSV
@@ -165,5 +164,5 @@ def _label(place: Place) -> int:
         raise place.member.fault(f"lies in no folder of a class ({names})")
     if called not in LABELS:
         wrong = f"'{shown(place.label, 40)}' is no class of FER-2013; the folders are called {names}"
-        raise place.member.fault(f"{wrong}")
+        raise place.member.fault(wrong)
     return LABELS[called]

@@ -31,10 +31,12 @@ Row = tuple[str, str, Member]  # split, or "" before it is drawn; class; picture
 class Own:
     """How a folder of pictures becomes an image set.
 
-    pixels: height and width; None is the most common shorter side, at most 224.
-    test: share of each class, or with `person` of the persons, that becomes the test split; None is 0.2.
-    seed: of that draw.
-    person: regular expression whose one group is the person in a file's name; nobody is drawn into both splits.
+    pixels: with --folder, their height and width; without it the most common shorter side, at most 224.
+    test: with --folder of CLASS/ alone, the share of each class, or with --person of the persons, to test on; without
+    it 0.2.
+    seed: with --folder of CLASS/ alone, the draw of it; without it 0.
+    person: with --folder, regular expression whose one group is the person in a file's name; nobody is drawn into
+    both splits.
 
     Raises:
         ValueError: a number is out of range, or `person` is no such expression.
@@ -131,9 +133,8 @@ class Own:
             notices.append(f"notice: {grey:,} {told}")
         arrays: Arrays = {}
         for split in ("train", "valid", "test"):
-            if mine := [
-                row for row in rows if row[0] == split
-            ]:  # decoded again, so that none is kept in full size
+            if mine := [row for row in rows if row[0] == split]:
+                # Decoded again, so that none is kept in full size.
                 pixels = (from_pil(_decoded(member), channels, member.where) for *_, member in mine)
                 stack = torch.cat([resize(middle_square(picture), side) for picture in pixels]).numpy()
                 stack = stack[:, 0] if channels == 1 else stack.transpose(0, 2, 3, 1)

@@ -8,13 +8,15 @@ names of the `classes`. Every fault is one DataError with the file, the archive'
 import io
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from sto_lite.data import root
 from sto_lite.errors import DataError, shown
 from sto_lite.intake.members import ARCHIVE, Member, told
 from sto_lite.sets import Published
@@ -28,6 +30,22 @@ _NOT_READ = {  # by the end of a name
     r"\.(7z|rar|zst)": "an archive that is not read; unpack it",
     r"xl/workbook\.xml": "so it is a workbook of Excel; save its sheet as CSV",
 }
+
+
+def read_prepared(
+    published: Published, names: Sequence[str], how: str, folder: Path | None
+) -> list[np.ndarray]:
+    """Arrays of a prepared set that not every copy has, such as "train_votes"; folder: None for `data.root`'s.
+
+    Raises DataError if the set is not prepared, or without them; `how` says what brings them in.
+    """
+    path = (folder or root(published.name)) / f"{published.name}.npz"
+    if not path.exists():
+        raise DataError(f"{published.title} is not prepared: {shown(path)} does not exist; {how}")
+    with told(shown(path)), np.load(path, allow_pickle=False) as file:
+        if names[0] not in file:
+            raise DataError(f"{shown(path)}: holds no {names[0].partition('_')[2]}; {how}")
+        return [file[name] for name in names]
 
 
 class NothingFound(DataError):
@@ -49,6 +67,13 @@ def more_than_one(where: str, names: Iterable[str]) -> DataError:
     return DataError(
         f"{where}: holds more than one data set ({shown(', '.join(names))}); give the path of one"
     )
+
+
+def refuse_several(where: str, tables: list[Member], homes: set[str]) -> None:
+    """Raise DataError for more than one table of labels, or folder `home` of a data set, together."""
+    if len(tables) + len(homes) > 1:
+        folders = [f"{home}train, {home}test" for home in sorted(homes)]
+        raise more_than_one(where, [*(m.name for m in tables), *folders])
 
 
 def refuse_twice(where: str, members: Iterable[Member]) -> None:

@@ -59,12 +59,9 @@ def prepare_own(name: str, folder: Path, root: Path, own: Own, report: Report = 
     own: what becomes of them. Raises DataError as `prepare` does, and for a name that is taken or no name.
     """
     if name in DATA_SETS or not re.fullmatch(NAME, name):
-        taken = (
-            f"{', '.join(DATA_SETS)} are taken"
-            if name in DATA_SETS
-            else "take small letters, digits, - and _"
-        )
-        raise DataError(f"{shown(name, 60)!r} cannot be the name of your own set: {taken}")
+        why = f"{', '.join(DATA_SETS)} are taken"
+        why = why if name in DATA_SETS else "take small letters, digits, - and _"
+        raise DataError(f"{shown(name, 60)!r} cannot be the name of your own set: {why}")
     settings = {"own": asdict(own)}
     return _from_disk(Published.own(name), own.read, settings, Path(folder), Path(root), report)
 
@@ -105,16 +102,13 @@ def download(name: str, root: Path, report: Report = print) -> Path:
     """
     published = PUBLISHED[name]
     if not published.url:
-        raise DataError(
-            f"{published.title} is not free to download: get it as data/README.md says, then run "
-            f"python -m sto_lite prepare {name} --from PATH"
-        )
+        how = f"get it as data/README.md says, then run python -m sto_lite prepare {name} --from PATH"
+        raise DataError(f"{published.title} is not free to download: {how}")
 
     def read() -> Found:
         data = _fetched(published)
-        with opened(
-            Member(Path(published.url).name, published.url, len(data), lambda: io.BytesIO(data))
-        ) as members:
+        archive = Member(Path(published.url).name, published.url, len(data), lambda: io.BytesIO(data))
+        with opened(archive) as members:
             return READERS[name](published.url, members)
 
     origin = {"source": published.url, "state": published.md5}
@@ -124,9 +118,8 @@ def download(name: str, root: Path, report: Report = print) -> Path:
 def _fetched(published: Published) -> bytes:
     """The published archive; a terminal sees the progress."""
     url, data = published.url, io.BytesIO()
-    instead = (
-        f"get the archive by other means and run python -m sto_lite prepare {published.name} --from PATH"
-    )
+    command = f"python -m sto_lite prepare {published.name} --from PATH"
+    instead = f"get the archive by other means and run {command}"
     try:
         with urllib.request.urlopen(url, timeout=TIMEOUT) as answer:
             length = int(answer.headers.get("Content-Length") or 0) or None

@@ -11,19 +11,9 @@ from contextlib import ExitStack
 import numpy as np
 
 from sto_lite.errors import DataError, shown
-from sto_lite.intake import attributes
+from sto_lite.intake import attributes, pictures
 from sto_lite.intake.members import Member, opened
-from sto_lite.intake.pictures import (
-    SUFFIXES,
-    Arrays,
-    Found,
-    Place,
-    more_than_one,
-    nothing_found,
-    places,
-    refuse_twice,
-    stacked,
-)
+from sto_lite.intake.pictures import SUFFIXES, Arrays, Found, Place
 from sto_lite.intake.tables import TextTable
 from sto_lite.sets import RAFDB
 
@@ -47,20 +37,18 @@ def read(where: str, members: list[Member]) -> Found:
     Images come in the order of their numbers. Raises DataError when there is no data set, more than one, or a
     fault in it.
     """
-    refuse_twice(where, members)
+    pictures.refuse_twice(where, members)
     lists = [m for m in members if m.file in _LISTS]
     basic = [m for m in lists if "basic" in m.name.lower().split("/")]
     lists = basic if len(basic) == 1 else lists  # beside it is compound/, of other classes
-    images = places(members, _FOLDERS.__contains__)
+    images = pictures.places(members, _FOLDERS.__contains__)
     homes = {place.home for place in images if place.label in _DIGITS}
-    if len(lists) + len(homes) > 1:
-        folders = [f"{home}train, {home}test" for home in sorted(homes)]
-        raise more_than_one(where, [*(m.name for m in lists), *folders])
+    pictures.refuse_several(where, lists, homes)
     if lists:
         return _read_official(lists[0], members)
     if images:
         return _read_folders([place for place in images if not homes or place.home in homes], members)
-    raise nothing_found(where, members, RAFDB.title, _WANTED)
+    raise pictures.nothing_found(where, members, RAFDB.title, _WANTED)
 
 
 def _read_official(table: Member, members: list[Member]) -> Found:
@@ -72,7 +60,7 @@ def _read_official(table: Member, members: list[Member]) -> Found:
     found = [m for m in mine if m.file.endswith(SUFFIXES) and m.name.lower().split("/")[-2:-1] == ["aligned"]]
     packed = [m for m in mine if m.file == "aligned.zip"]
     if not found and len(packed) > 1:
-        raise more_than_one(table.where, [m.name for m in packed])
+        raise pictures.more_than_one(table.where, [m.name for m in packed])
     with ExitStack() as stack:
         if not found and packed:
             found = [m for m in stack.enter_context(opened(packed[0])) if m.file.endswith(SUFFIXES)]
@@ -94,9 +82,8 @@ def _read_folders(found: list[Place], members: list[Member]) -> Found:
         label = _label(place.label, place.member.where)
         split, number = _key(place.member.name, place.member.where)
         if split != place.split and place.split in RAFDB.splits:
-            raise place.member.fault(
-                f"is called {split}_ but lies in a folder {place.split}; which is right?"
-            )
+            told = f"is called {split}_ but lies in a folder {place.split}; which is right?"
+            raise place.member.fault(told)
         labels[split, number] = label
     images = _by_key([place.member for place in found])
     home = found[0].home
@@ -114,9 +101,8 @@ def _read_folders(found: list[Place], members: list[Member]) -> Found:
     _agree(mine, said, " and ".join(table.where for table in tables))
     for key, (label, line) in said.items():
         if label != labels[key]:
-            raise DataError(
-                f"{line}: says {label + 1}, but the image is {images[key].where}; which is right?"
-            )
+            told = f"says {label + 1}, but the image is {images[key].where}; which is right?"
+            raise DataError(f"{line}: {told}")
     return _stacked(images, labels), notices
 
 
@@ -189,4 +175,4 @@ def _agree(images: dict[Key, Member], labels: _Labels, table: str) -> None:
 
 def _stacked(images: dict[Key, Member], labels: dict[Key, int]) -> Arrays:
     found = {key: (labels[key], member) for key, member in images.items()}
-    return stacked(found, RAFDB) | {"classes": np.array(RAFDB.classes)}
+    return pictures.stacked(found, RAFDB) | {"classes": np.array(RAFDB.classes)}

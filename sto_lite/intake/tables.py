@@ -1,4 +1,4 @@
-"""CSV files and lists as people have them, read by pandas; every fault is told with its line."""
+"""CSV files and lists as people have them, read by pandas; every fault is reported with its line."""
 
 import hashlib
 import io
@@ -42,12 +42,8 @@ class TextTable:
         import pandas as pd
 
         first = re.split(b"[\r\n]", self.data[:_MAX_LINE], maxsplit=1)[0]
-        options: dict[str, Any] = {
-            "header": None,
-            "dtype": object,
-            "na_filter": False,
-            "skip_blank_lines": False,
-        }
+        options: dict[str, Any] = dict.fromkeys(("na_filter", "skip_blank_lines"), False)
+        options |= {"header": None, "dtype": object}
         options["sep"] = self.separator or max(",;\t", key=lambda sign: first.count(sign.encode()))
         options |= {"encoding": self.encoding, "encoding_errors": "replace", "chunksize": _ROWS}
         try:

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from sto_lite.errors import DataError, shown
-from sto_lite.intake.members import opened, told
-from sto_lite.intake.pictures import Arrays, Found
+from sto_lite.intake.members import opened
+from sto_lite.intake.pictures import Arrays, Found, read_prepared
 from sto_lite.intake.tables import TextTable
 from sto_lite.sets import FER2013
 
@@ -23,44 +23,25 @@ _MAX = 64 << 20  # bytes
 
 
 def read(split: str, folder: Path | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """The votes of a split of the prepared FER-2013, in the order of its images.
+    """The votes of a split of the prepared FER-2013, in the order of its images; folder: None is `data.root`'s.
 
-    Args:
-        split: "train", "public" or "private".
-        folder: that of the prepared sets; None is `data.root()`.
-
-    Returns:
-        Counts, (N, 10) uint8, in the order of CLASSES; and whether a row has a face and any vote, (N,) bool. A
-        comparison with labels or predictions leaves the other rows out.
-
-    Raises:
-        DataError: no such split; the set is not prepared, or without the votes.
+    Returns counts, (N, 10) uint8, in the order of CLASSES; and whether a row has a face and any vote, (N,) bool. A
+    comparison with labels or predictions leaves the other rows out. Raises DataError if there is no such split, or
+    the set is not prepared, or without the votes.
     """
     if split not in FER2013.splits:
         raise DataError(f"FER-2013 has no split {split!r}; there are {', '.join(FER2013.splits)}")
-    if folder is None:
-        from sto_lite.data import root
-
-        folder = root()
-    path = folder / "fer2013.npz"
     how = "run python -m sto_lite prepare fer2013 --from fer2013.csv --votes fer2013new.csv"
-    if not path.exists():
-        raise DataError(f"FER-2013 is not prepared: {shown(path)} does not exist; {how}")
-    with told(shown(path)), np.load(path, allow_pickle=False) as file:
-        if f"{split}_votes" not in file:
-            raise DataError(f"{shown(path)}: holds no votes; {how}")
-        return file[f"{split}_votes"], file[f"{split}_rated"]
+    counts, rated = read_prepared(FER2013, (f"{split}_votes", f"{split}_rated"), how, folder)
+    return counts, rated
 
 
 def join(path: Path, usage: np.ndarray | None) -> Found:
     """The votes beside the rows of a table of FER-2013: {split}_votes and {split}_rated, and lines for the report.
 
-    Args:
-        path: fer2013new.csv, or a folder or archive that holds it.
-        usage: (rows,) the place of each row's split in FER2013.splits; None if the images come from folders.
-
-    Raises:
-        DataError: the images have no order of rows; the file is none of votes, or is not of these rows.
+    path: fer2013new.csv, or a folder or archive that holds it. usage: (rows,) the place of each row's split in
+    FER2013.splits; None if the images come from folders, whose order is no order of rows. Raises DataError for that,
+    and if the file is none of votes, or is not of these rows.
     """
     where = shown(path)
     if usage is None:

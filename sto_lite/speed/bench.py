@@ -20,7 +20,7 @@ from sto_lite.records import Record
 from sto_lite.speed.contenders import NCHW, NHWC, BenchConfig, Contender, contenders, fair_seeds, feeds
 
 
-def timed(run: Callable[[int], object], seed: int, device: torch.device) -> float:
+def time_step(run: Callable[[int], object], seed: int, device: torch.device) -> float:
     """Seconds of a step; on a GPU of one in a queue of 20, so that the host may run ahead as in training."""
     repeats = 20 if device.type == "cuda" else 1
     finish(device)
@@ -44,12 +44,12 @@ def rounds(
     times: dict[str, list[float]] = {name: [] for name in runs}
     order, dice = list(runs), random.Random(0)
     for name in order:
-        timed(runs[name], seeds[0], device)
+        time_step(runs[name], seeds[0], device)
     started, done = time.perf_counter(), 0
     while done < 3 or time.perf_counter() - started < seconds:
         dice.shuffle(order)
         for name in order:
-            times[name].append(timed(runs[name], seeds[done % len(seeds)], device))
+            times[name].append(time_step(runs[name], seeds[done % len(seeds)], device))
         done += 1
     return times
 
@@ -68,11 +68,19 @@ def summary(times: Sequence[float], base: Sequence[float]) -> dict[str, Any]:
     }
 
 
+def compare(
+    runs: dict[str, Callable[[int], object]], seconds: float, device: torch.device, seeds: Sequence[int]
+) -> dict[str, dict[str, Any]]:
+    """The `summary` of every run's times in rounds beside the baseline's."""
+    times = rounds(runs, seconds, device, seeds)
+    return {name: summary(taken, times["baseline"]) for name, taken in times.items()}
+
+
 def bandwidth(device: torch.device) -> float:
     """Bytes per second that a copy of a large tensor reads and writes: the median of nine."""
     source = torch.ones((2**29 if device.type == "cuda" else 2**25), dtype=torch.float32, device=device)
     target = torch.empty_like(source)
-    times = [timed(lambda _: target.copy_(source), 0, device) for _ in range(10)][1:]
+    times = [time_step(lambda _: target.copy_(source), 0, device) for _ in range(10)][1:]
     return 2 * source.numel() * source.element_size() / statistics.median(times)
 
 
@@ -84,7 +92,7 @@ def launch(device: torch.device) -> float:
         for _ in range(500):
             number.add_(1)
 
-    return statistics.median([timed(many, 0, device) for _ in range(6)][1:]) / 500
+    return statistics.median([time_step(many, 0, device) for _ in range(6)][1:]) / 500
 
 
 def bench(config: BenchConfig, device: torch.device) -> Record:
@@ -99,20 +107,18 @@ def bench(config: BenchConfig, device: torch.device) -> Record:
     for name, (source, layout) in fed.items():
         runs[name] = Contender(Baseline(), config, device, layout, feed=sources[source])
     seeds = fair_seeds(resnet.build(config.net, 7).num_blocks)
-    times = rounds(runs, config.seconds, device, seeds)
-    results = {name: summary(taken, times["baseline"]) for name, taken in times.items()}
+    results = compare(runs, config.seconds, device, seeds)
     for name, step in steps.items():
         results[name] |= step.costs(seeds)
     for name in (*steps, *fed):
         results[name]["images_a_second"] = 1e3 * config.batch_size / results[name]["ms"]
     floors = {"copy_bytes_a_second": bandwidth(device), "operation_seconds": launch(device)}
     for name in steps:
-        results[name]["multiply_add_ratio"] = (
-            results[name]["multiply_adds"] / results["baseline"]["multiply_adds"]
-        )
-        results[name]["floor_ms"] = {
-            "bytes": 1e3 * results[name]["bytes"] / floors["copy_bytes_a_second"],
-            "operations": 1e3 * results[name]["operations"] * floors["operation_seconds"],
+        own, base = results[name], results["baseline"]
+        own["multiply_add_ratio"] = own["multiply_adds"] / base["multiply_adds"]
+        own["floor_ms"] = {
+            "bytes": 1e3 * own["bytes"] / floors["copy_bytes_a_second"],
+            "operations": 1e3 * own["operations"] * floors["operation_seconds"],
         }
     del steps, runs  # their memory, before larger ones are made
     record = {
@@ -126,15 +132,15 @@ def bench(config: BenchConfig, device: torch.device) -> Record:
         "results": results,
         "scaling": scaling(config, device) if config.scaling else [],
     }
-    return rounded(record)
+    return round_all(record)
 
 
-def rounded(value: Any) -> Any:
+def round_all(value: Any) -> Any:
     """Return the same with five digits for every number that is not whole."""
     if isinstance(value, dict):
-        return {key: rounded(part) for key, part in value.items()}
+        return {key: round_all(part) for key, part in value.items()}
     if isinstance(value, list):
-        return [rounded(part) for part in value]
+        return [round_all(part) for part in value]
     return float(f"{value:.5g}") if isinstance(value, float) else value
 
 
@@ -148,17 +154,15 @@ def scaling(config: BenchConfig, device: torch.device) -> list[dict[str, Any]]:
         names = ("baseline", "STO, two passes", "STO", "baseline, compiled", "STO, compiled")
         steps = contenders(other, device, names)
         seeds = fair_seeds(resnet.build(other.net, 7).num_blocks)
-        times = rounds(dict(steps), config.seconds / 2 / len(cases), device, seeds)
-        results = {name: summary(taken, times["baseline"]) for name, taken in times.items()}
+        results = compare(dict(steps), config.seconds / 2 / len(cases), device, seeds)
         rows.append({"net": other.net, "batch_size": other.batch_size, "results": results})
     return rows
 
 
 def table(record: Record) -> str:
     """A record as lines of text."""
-    lines = [
-        f"{'':28} {'ms':>8} {'quartiles':>17} {'ratio':>6} {'quartiles':>11} {'mult-adds':>9} {'images/s':>8}"
-    ]
+    columns = f"{'ms':>8} {'quartiles':>17} {'ratio':>6} {'quartiles':>11} {'mult-adds':>9} {'images/s':>8}"
+    lines = [f"{'':28} {columns}"]
 
     def row(name: str, result: dict[str, Any]) -> str:
         (low, high), (ratio_low, ratio_high) = result["ms_quartiles"], result["ratio_quartiles"]

@@ -27,7 +27,7 @@ NCHW, NHWC = torch.contiguous_format, torch.channels_last
 class BenchConfig:
     """What is measured: the network, its images' size in pixels, images per step, and the arithmetic.
 
-    seconds: for which to measure, after warming up; at least three rounds are timed whatever it says. scaling: also
+    seconds: for which to measure, after warming up; but for three rounds at least. scaling: also
     other batch sizes and depths, for as long again as half of it.
     """
 
@@ -67,9 +67,8 @@ class Contender:
         self.method, self.device, self.form, self.feed = method, device, form, feed
         self.model = method.build(config.net, 7, torch.Generator().manual_seed(0))
         self.model = self.model.to(device).to(memory_format=layout)
-        optimizer = torch.optim.SGD(
-            self.model.parameters(), lr=0.01, momentum=0.9, nesterov=True, weight_decay=1e-4
-        )
+        weights = self.model.parameters()
+        optimizer = torch.optim.SGD(weights, lr=0.01, momentum=0.9, nesterov=True, weight_decay=1e-4)
         self.arithmetic = Arithmetic(self.model, optimizer, device, config.precision)
         noise = torch.Generator().manual_seed(1)
         images = torch.randn(config.batch_size, 3, config.size, config.size, generator=noise)
@@ -120,7 +119,9 @@ class Contender:
             "multiply_adds": counted / len(seeds) / len(self.batch[1]),
             "operations": traffic.operations,
             "bytes": traffic.bytes,
-            "kept_bytes": counters.kept_bytes(self.model, lambda: self.loss(seeds[0], *self.batch)),
+            "kept_bytes": counters.kept_bytes(
+                self.model.parameters(), lambda: self.loss(seeds[0], *self.batch)
+            ),
         }
 
 
@@ -181,7 +182,7 @@ def fair_seeds(num_blocks: int, count: int = 10) -> list[int]:
 
 
 def contenders(config: BenchConfig, device: torch.device, only: Sequence[str] = ()) -> dict[str, Contender]:
-    """What is timed, by its name in the table; only some, if said which."""
+    """What is timed, by its name in the table; `only`: these alone."""
     entries: dict[str, tuple[Any, ...]] = {  # method, layout, form
         "baseline": (Baseline(),),
         "baseline, NCHW": (Baseline(), NCHW),

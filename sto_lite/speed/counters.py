@@ -1,11 +1,11 @@
 """What a training step costs, counted and not timed (chapter 7): multiply-adds, operations, bytes, memory."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
@@ -47,10 +47,10 @@ class Traffic(TorchDispatchMode):
         return out
 
 
-def kept_bytes(model: nn.Module, step: Callable[[], Step]) -> int:
+def kept_bytes(weights: Iterable[Tensor], step: Callable[[], Step]) -> int:
     """Bytes that the forward pass keeps for the backward pass besides the weights, each memory once."""
     kept: dict[int, int] = {}
-    weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    known = {tensor.untyped_storage().data_ptr() for tensor in weights}
 
     def keep(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
@@ -60,7 +60,7 @@ def kept_bytes(model: nn.Module, step: Callable[[], Step]) -> int:
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         result = step()
     assert result.loss.requires_grad
-    return sum(size for address, size in kept.items() if address not in weights)
+    return sum(size for address, size in kept.items() if address not in known)
 
 
 def launches(step: Callable[[], object]) -> tuple[int, dict[str, float]]:

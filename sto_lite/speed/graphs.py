@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from sto_lite import survival
 from sto_lite.data import Batches
+from sto_lite.errors import first_line
 from sto_lite.fused import FusedSTO
 from sto_lite.methods import Baseline, Method, Step, StochasticDepth
 from sto_lite.resnet import Block, ResNet
@@ -69,10 +70,7 @@ def draw(method: Method, model: ResNet, generator: torch.Generator) -> Tensor:
 
 
 def device_step(
-    method: Method,
-    model: ResNet,
-    batch: Sequence[Tensor],
-    pieces: streams.Pieces = streams.EAGER,
+    method: Method, model: ResNet, batch: Sequence[Tensor], pieces: streams.Pieces = streams.EAGER
 ) -> Step:
     """The step of a method without obstacle; numbers as method.step's.
 
@@ -145,12 +143,8 @@ class Recorded:
     with another learning rate, which is part of the recording. Where recording fails, all steps run eagerly; where
     compiling fails, the parts run as they are.
 
-    Args:
-        method: without obstacle.
-        model: on the GPU.
-        arithmetic: precision and optimiser (SGD).
-        compiled: let torch.compile join the operations of each block; this takes half a minute at the start. Smaller
-            batches at the end of an epoch run as they are.
+    method: without obstacle. compiled: let torch.compile join the operations of each block; this takes half a minute
+    at the start. Smaller batches at the end of an epoch run as they are.
     """
 
     def __init__(self, method: Method, model: ResNet, arithmetic: Arithmetic, compiled: bool = False):
@@ -310,11 +304,6 @@ class Exam:
                 answers = [(self.plain(x).softmax(dim=1).argmax(dim=1), y) for x, y in batches.in_order()]
                 wrong = [(predictions != labels).sum() for predictions, labels in answers]
                 self.wrong[number].copy_(torch.stack(wrong).sum())
-
-
-def first_line(error: Exception) -> str:
-    """What an error says first."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def engine(compiled: bool = False) -> MakeEngine:

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from sto_lite.errors import RunError
 from sto_lite.methods import Step
@@ -13,9 +13,7 @@ PRECISIONS = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.fl
 
 class Arithmetic:
     """The precision of a step: what runs in 16 bits, and the scaling that keeps fp16's small gradients from zero.
-
-    Raises:
-        RunError: a GPU without bf16.
+    Raises RunError for a GPU without bf16.
     """
 
     def __init__(
@@ -23,19 +21,14 @@ class Arithmetic:
     ):
         self.optimizer, self.device, self.precision = optimizer, device, precision
         self.scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
-        if (
-            precision == "bf16"
-            and device.type == "cuda"
-            and not torch.cuda.is_bf16_supported(including_emulation=False)
-        ):
-            raise RunError("this GPU does not compute in bf16; take precision fp16 or float32")
         if device.type == "cuda":
-            torch.backends.cudnn.benchmark = (
-                True  # try the library's algorithms for a shape once, keep the fastest
-            )
+            if precision == "bf16" and not torch.cuda.is_bf16_supported(including_emulation=False):
+                raise RunError("this GPU does not compute in bf16; take precision fp16 or float32")
+            # Try the library's algorithms for a shape once, keep the fastest.
+            torch.backends.cudnn.benchmark = True
         for layer in model.modules() if precision != "float32" else ():
             if isinstance(layer, nn.Linear):  # so that losses see float32, on every device
-                layer.register_forward_hook(in_float32)
+                layer.register_forward_hook(lambda _, inputs, output: output.float())
 
     def update(self, step: Callable[[], Step]) -> Step:
         """Forward, backward, update; gives the Step back without its history."""
@@ -61,8 +54,3 @@ class Arithmetic:
         """The optimiser's step, by the gradients there are."""
         self.scaler.step(self.optimizer)
         self.scaler.update()
-
-
-def in_float32(layer: nn.Module, inputs: object, output: Tensor) -> Tensor:
-    """A forward hook: the layer's output as float32."""
-    return output.float()

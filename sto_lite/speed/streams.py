@@ -115,18 +115,11 @@ def interleaved(
     drops: Sequence[bool],
     pieces: Pieces = EAGER,
 ) -> list[Tensor]:
-    """Logits of several streams from one pass in which every convolution sees all of them as one batch.
+    """Logits (N, classes) of S streams from one pass in which every convolution sees all of them as one batch.
 
-    Args:
-        model: the network, in training mode.
-        images: (N, C, H, W), the input of every stream.
-        gates: (S, L) on the model's device; a gate of 0 multiplies, it does not skip.
-        counted: for each stream, whether its batch moves the running statistics; in the order of the streams.
-        drops: for each stream, whether a gate of it may be 0, so that it leaves a block's statistics alone.
-        pieces: the parts of the pass.
-
-    Returns:
-        S tensors of logits (N, classes).
+    images: (N, C, H, W), the input of every stream. gates: (S, L) on the model's device; a gate of 0 multiplies, it
+    does not skip. counted: for each stream, whether its batch moves the running statistics; in the order of the
+    streams. drops: for each, whether a gate of it may be 0, so that it leaves a block's statistics alone.
     """
     gates = gates.to(model.classifier.weight.dtype)
     blocks: list[Block] = list(model.blocks)  # type: ignore[arg-type]
