@@ -6,9 +6,9 @@ from typing import Any
 
 __version__ = "0.1.0"
 
-# A thread that waits for the others spins before it sleeps, by default for milliseconds: nothing lost where the cores
-# are free, and where something else takes one of them, a training of seconds takes minutes. PyTorch reads this when it
-# is imported; a person's own setting wins.
+# A thread that waits for the others spins before it sleeps, by default for milliseconds. Nothing is lost where the
+# cores are free; where something else takes one of them, a training of seconds takes minutes. PyTorch reads this when
+# it is imported; a person's own setting wins.
 if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 

@@ -90,7 +90,8 @@ def noise(table: Table) -> str:
     """What the block's variance was estimated from."""
     if table.block is None:
         return ""
-    return f"Noise of a run: {table.block.deviation:.2f} points, {table.block.freedom} degrees of freedom."
+    degrees = "degree" if table.block.freedom == 1 else "degrees"
+    return f"Noise of a run: {table.block.deviation:.2f} points, {table.block.freedom} {degrees} of freedom."
 
 
 def as_text(table: Table) -> str:
