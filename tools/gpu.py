@@ -1,8 +1,8 @@
 """Measure and tune the lanes of chapter 7 on the GPU at hand: python tools/gpu.py, about ten minutes.
 
-Sections come in the order of their worth: self-test, steps, tiles, steps with the tiles found, whole runs, cuDNN's
-convolutions. Results are written after each one, to data/gpu/CARD.json, and the tiles to
-sto_lite/speed/lanes/tuned.json, so a call that is cut off loses one section. Two ways need no GPU: --compile writes
+Sections come in the order of their worth: self-test, steps, tiles, steps with the tiles found, whole runs. Results
+are written after each one, to data/gpu/CARD.json, and the tiles to sto_lite/speed/lanes/tuned.json, so a call that is
+cut off loses one section. Two ways need no GPU: --compile writes
 data/gpu/compiled.json, what the compiler makes of every kernel, and --rehearse runs every section once as a tiny
 toy in Triton's interpreter, and keeps nothing.
 """
@@ -17,13 +17,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Executor, Future, ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import astuple, dataclass, field, replace
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
+from unittest.mock import MagicMock, patch
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # so that this file also runs as a script
@@ -50,21 +50,17 @@ NETS = ("resnet32", "wrn20-2", "resnet110")  # together they hold every shape of
 
 @dataclass
 class Setting:
-    """What is measured and where.
-
-    steps: of an epoch that is timed. rounds: at least. runs: lanes of a launch. most: tiles of a shape. count,
-    epochs: images and length of a whole run, as FER-2013's. table: for the tuned tiles.
-    """
+    """What is measured and where; count, epochs: images and length of a whole run; table: for the tuned tiles."""
 
     device: torch.device = field(default_factory=lambda: torch.device("cuda"))
     nets: tuple[str, ...] = NETS
     size: int = 32
     batch: int = 128
-    steps: int = 32
-    rounds: int = 10
-    runs: tuple[int, ...] = (1, 2, 3, 6, 9)
+    steps: int = 32  # of an epoch that is timed
+    rounds: int = 10  # at least
+    runs: tuple[int, ...] = (1, 2, 3, 6, 9)  # lanes of a launch
     precisions: tuple[str, ...] = ("bf16", "float32")
-    most: int = 99
+    most: int = 99  # tiles of a shape
     count: int = 28_709
     epochs: int = 300
     folder: Path = ROOT / "data" / "gpu"
@@ -134,20 +130,10 @@ def self_tests() -> Iterator[dict[str, Any]]:
         yield found
 
 
-class Idle(Executor):
-    """Does nothing."""
-
-    def submit(self, *_: Any, **__: Any) -> Future:
-        """A future that is over."""
-        done: Future = Future()
-        done.set_result(None)
-        return done
-
-
-def compilers() -> Executor:
-    """Processes that compile ahead, one for each core; a rehearsal compiles nothing."""
+def compilers() -> Any:
+    """Processes that compile ahead, one for each core; in a rehearsal a stand-in that compiles nothing."""
     on_gpu = at.device.type == "cuda"
-    return ProcessPoolExecutor(os.cpu_count(), get_context("spawn")) if on_gpu else Idle()
+    return ProcessPoolExecutor(os.cpu_count(), get_context("spawn")) if on_gpu else MagicMock()
 
 
 def steps(seconds: float, tiles: dict[str, Tile]) -> Iterator[dict[str, Any]]:
@@ -207,10 +193,8 @@ def operations(plan: Any) -> dict[Shape, Callable[[], object]]:
     found[Shape("stem_weights", 3, 16)] = partial(plan.weights, plan.stem, plan.entry, None, n)
     for unit, h in zip(plan.units, outputs, strict=False):
         sources = [h, *unit.inner]
-        for x, source in [
-            *zip(unit.layers, sources, strict=True),
-            *([(unit.projection, h)] if unit.projection else []),
-        ]:
+        projected = [(unit.projection, h)] if unit.projection else []
+        for x, source in (*zip(unit.layers, sources, strict=True), *projected):
             shape = (x.ci, x.co, x.taps, x.stride)
             found[Shape("forward", *shape)] = partial(plan.convolve, x, source, n)
             found[Shape("weights", *shape)] = partial(plan.weights, x, x.z, source, n)
@@ -351,30 +335,6 @@ def whole_runs() -> Iterator[dict[str, Any]]:
         yield found
 
 
-def convolutions() -> Iterator[dict[str, Any]]:
-    """Microseconds of cuDNN's convolutions, forward and the two gradients, by shape, precision and search."""
-    found: dict[str, Any] = {}
-    shapes = [(16, 16, 1, 32), (16, 32, 2, 32), (32, 32, 1, 16), (32, 64, 2, 16), (64, 64, 1, 8)]
-    for search in (False, True):
-        torch.backends.cudnn.benchmark = search
-        for dtype, name in ((torch.bfloat16, "bf16"), (torch.float16, "fp16"), (torch.float32, "tf32")):
-            for ci, co, stride, size in shapes:
-                x = torch.randn(at.batch, ci, size, size, device=at.device, dtype=dtype)
-                w = torch.randn(co, ci, 3, 3, device=at.device, dtype=dtype)
-                x, w = (t.to(memory_format=torch.channels_last) for t in (x, w))
-                forward = partial(torch.nn.functional.conv2d, x, w, stride=stride, padding=1)
-                gradient = partial(
-                    torch.ops.aten.convolution_backward,
-                    *(forward(), x, w, None, [stride] * 2, [1, 1], [1, 1], False, [0, 0], 1),
-                )
-                found[f"{name} {ci} {co} {stride} {size} {'search' if search else 'no search'}"] = {
-                    "forward": microseconds(forward),
-                    "inputs": microseconds(partial(gradient, [True, False, False])),
-                    "weights": microseconds(partial(gradient, [False, True, False])),
-                }
-            yield found
-
-
 def measure(seconds: float) -> Path:
     """All sections, each written when it grows; gives the report's path."""
     path = at.folder / f"{card().replace(' ', '-')}.json"
@@ -386,7 +346,6 @@ def measure(seconds: float) -> Path:
         ("tiles, µs", lambda: tile_search(3 * share)),
         ("steps, ms, tuned tiles", lambda: steps(share, tuned(card(), at.table))),
         ("whole runs, s", whole_runs),
-        ("convolutions of cuDNN, µs", convolutions),
     ]
     for name, section in sections:
         began = time.perf_counter()
@@ -446,11 +405,7 @@ def main(words: Sequence[str] | None = None) -> int:
     if options.rehearse:
         return rehearse()
     if not torch.cuda.is_available():
-        print(
-            "tools/gpu.py: there is no CUDA GPU to measure; --compile and --rehearse need none",
-            file=sys.stderr,
-        )
-        return 1
+        parser.exit(1, "tools/gpu.py: there is no CUDA GPU to measure; --compile and --rehearse need none\n")
     measure(options.seconds)
     return 0
 
