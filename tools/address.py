@@ -13,7 +13,8 @@ from urllib.parse import urlsplit
 
 import yaml
 
-ROOT = Path(__file__).resolve().parents[1]
+from tools.entries import ROOT
+
 COLAB = "https://colab.research.google.com"
 # Those whose links the theme can make, and their pages of a file and of a commit.
 PROVIDERS = {
@@ -21,9 +22,16 @@ PROVIDERS = {
     "gitlab": ("/-/blob/", "/-/commit/"),
     "bitbucket": ("/src/", "/commits/"),
 }
-HINT = re.compile(
-    r"(?<=git\+)(?:ADDRESS|https://[^\s\"'\\`]+)|(?<=git clone )(?:ADDRESS|https://[^\s\"'\\`]+)"
-)
+WRITTEN = r"(?:ADDRESS|https://[^\s\"'\\`]+)"
+HINT = re.compile(rf"(?<=git\+){WRITTEN}|(?<=git clone ){WRITTEN}")
+
+
+GIT_FAILS = (OSError, subprocess.CalledProcessError)  # it is not there, or has no answer
+
+
+def git(*arguments: str | Path) -> str:
+    """Run git, and return what it printed; one of GIT_FAILS where that cannot be."""
+    return subprocess.run(["git", *arguments], capture_output=True, text=True, check=True).stdout
 
 
 class AddressError(Exception):
@@ -59,11 +67,8 @@ class Repository:
         if not self.provider:
             return text
         at_file, at_commit = PROVIDERS[self.provider]
-        return (
-            f"[{text}]({self.url}{at_file}{self.branch}/{file})"
-            if file
-            else f"[{text}]({self.url}{at_commit}{commit})"
-        )
+        place = f"{at_file}{self.branch}/{file}" if file else f"{at_commit}{commit}"
+        return f"[{text}]({self.url}{place})"
 
     def in_hints(self, text: str) -> str:
         """Put the address into ``pip install`` and ``git clone`` hints, in place of ADDRESS or an older one."""
@@ -77,11 +82,7 @@ def public(url: str) -> str:
 
 
 def configured(root: Path = ROOT) -> Repository:
-    """Return what ``_config.yml`` says; the address is empty where none is set.
-
-    Raises:
-        AddressError: it is set, and not a public https address of a repository.
-    """
+    """Return what ``_config.yml`` says; an address may be missing, and one that is none is an AddressError."""
     settings = yaml.safe_load((root / "_config.yml").read_text(encoding="utf-8"))
     given, hub = settings["repository"], settings.get("launch_buttons", {}).get("jupyterhub_url") or ""
     url = given.get("url") or ""
@@ -98,15 +99,11 @@ def repository(root: Path = ROOT) -> Repository | None:
     found = configured(root)
     if found.url:
         return found
-
-    def git(*arguments: str) -> str:
-        command = ["git", "-C", str(root), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
-
     try:
-        top = git("rev-parse", "--show-toplevel")
+        top = git("-C", root, "rev-parse", "--show-toplevel").strip()
         # Inside another repository, the remote is that one's.
-        url = public(git("config", "--get", "remote.origin.url")) if top and Path(top).samefile(root) else ""
-    except OSError:  # no git
+        ours = Path(top).samefile(root)
+        url = public(git("-C", root, "config", "--get", "remote.origin.url")) if ours else ""
+    except GIT_FAILS:
         return None
     return Repository(url, found.branch, found.hub) if url else None

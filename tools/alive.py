@@ -1,7 +1,6 @@
 """The network that is alive on its page: the markup, and the data that book/_static/alive.js computes with.
 
-A Sphinx extension, named in ``_config.yml``. The weights come from the committed record when the book is built, so
-the repository holds them once, and a page cannot show older ones.
+The weights come from the committed record when the book is built, so that a page cannot show older ones.
 """
 
 import base64
@@ -10,14 +9,14 @@ from html import escape
 from typing import Any
 
 from docutils import nodes
-from docutils.parsers.rst import Directive
 from sphinx.application import Sphinx
 
 from sto_lite import resnet
 from sto_lite.faces import generate
 from sto_lite.records import Record, read_record
 from sto_lite.survival import linear_decay
-from tools.address import ROOT
+from tools.directives import add
+from tools.entries import ROOT
 
 RECORD = ROOT / "data" / "runs" / "chapters-pocket" / "sto-s0.json"
 FACES = 10  # the first of the test images, whatever the network makes of them
@@ -31,11 +30,7 @@ def about(record: Record) -> dict[str, Any]:
     images, labels = generate(FACES, record["size"], seed=2, difficulty=record["data"]["difficulty"])
     return {
         "weights": record["weights"],
-        "layout": [
-            [name, list(tensor.shape)]
-            for name, tensor in net.state_dict().items()
-            if tensor.is_floating_point()
-        ],
+        "layout": [[name, list(t.shape)] for name, t in net.state_dict().items() if t.is_floating_point()],
         "p": linear_decay(net.num_blocks).tolist(),
         "mean": record["normalisation"]["mean"][0],
         "std": record["normalisation"]["std"][0],
@@ -92,16 +87,7 @@ preserveAspectRatio="none">{strip}<line x1="0" x2="{10 * 2**blocks}" y1="100" y2
 {"".join(f'<script src="{static}/{name}"></script>' for name in SCRIPTS)}"""
 
 
-class Alive(Directive):
-    """The directive ``alive``: the network of RECORD on the page."""
-
-    def run(self) -> list[nodes.Node]:
-        """Return the figure."""
-        self.state.document.settings.env.note_dependency(str(RECORD))
-        return [nodes.raw("", markup(read_record(RECORD)), format="html")]
-
-
 def setup(app: Sphinx) -> dict[str, bool]:
-    """Tell Sphinx what this extension adds."""
-    app.add_directive("alive", Alive)
-    return {"parallel_read_safe": True, "parallel_write_safe": True}
+    """Tell Sphinx of the directive ``alive``: the network of RECORD on the page."""
+    written = {"alive": lambda _: [nodes.raw("", markup(read_record(RECORD)), format="html")]}
+    return add(app, written, str(RECORD.relative_to(ROOT)))

@@ -15,7 +15,7 @@ sys.path.insert(0, str(ROOT))  # so that this file also runs as a script
 from sto_lite.errors import print_anything  # noqa: E402
 from sto_lite.experiments.formats import BESIDE_THE_PAPER, MEASURED, as_markdown  # noqa: E402
 from sto_lite.experiments.paper import EXPERIMENTS  # noqa: E402
-from sto_lite.experiments.tables import Table, at_paper, tables  # noqa: E402
+from sto_lite.experiments.tables import at_paper, tables  # noqa: E402
 from sto_lite.files import expand, save  # noqa: E402
 from tools.claims import read_claims  # noqa: E402
 from tools.findings import find, read_all  # noqa: E402
@@ -41,11 +41,6 @@ statement about itself: it neither reproduces nor refutes the paper's numbers.
 """
 
 
-def replicated(made: list[Table]) -> bool:
-    """Whether any row of a table at the paper's protocol was measured."""
-    return any(row.records for table in made for row in table.rows)
-
-
 def article() -> str:
     """Return the report in Markdown."""
     records = [record for record in read_all() if "kind" not in record]
@@ -57,7 +52,7 @@ def article() -> str:
     for name, sets in SETS.items():
         for data in sets:
             table = at_paper(EXPERIMENTS[name], records, data)
-            if replicated([table]):
+            if any(row.records for row in table.rows):
                 parts += [as_markdown(table, BESIDE_THE_PAPER), ""]
             else:
                 unmeasured.append(f"{table.experiment.title} on {data}")
@@ -78,9 +73,8 @@ def article() -> str:
 def main(arguments: list[str] | None = None) -> None:
     """Write the report."""
     parser = argparse.ArgumentParser(description=str(__doc__).split("\n\n")[0])
-    parser.add_argument(
-        "--out", type=expand, default=ROOT / "_build" / "article.md", help="(default: _build/article.md)"
-    )
+    out = ROOT / "_build" / "article.md"
+    parser.add_argument("--out", type=expand, default=out, help="(default: _build/article.md)")
     print_anything()
     options = parser.parse_args(arguments)
     save(options.out, article().encode())

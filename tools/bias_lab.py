@@ -38,6 +38,7 @@ def one(method: Method, strength: float, reweighted: bool, seed: int) -> dict[st
         epochs = round(EPOCHS * IMAGES / len(images.splits["train"]))  # about as many steps
     config = Config("resnet8", epochs, 32, lr=0.05, augment=False, seed=seed, evaluate_every=epochs)
     record = fit(method, images, config, device="cpu", progress=False).record
+    planted = {"trait": TRAIT, "label": LABEL, "strength": strength, "reweighted": reweighted}
     said = {name: torch.tensor(values) for name, values in record["predictions"].items()}
     labels, classes = torch.tensor(record["labels"]["with"]), len(EXPRESSIONS)
     counts = {
@@ -48,14 +49,12 @@ def one(method: Method, strength: float, reweighted: bool, seed: int) -> dict[st
         "kind": "curves",
         "config": plain(config),
         "method": record["method"],
-        "data": record["data"]
-        | {"trait": TRAIT, "label": LABEL, "strength": strength, "reweighted": reweighted},
+        "data": record["data"] | planted,
         "environment": record["environment"],
         "finished": time.strftime("%Y-%m-%d"),
         "said": counts,  # split -> rows by label, columns by prediction
-        "changed": int(
-            (said["with"] != said["without"]).sum()
-        ),  # test faces whose class the trait alone changes
+        # Test faces whose class the trait alone changes.
+        "changed": int((said["with"] != said["without"]).sum()),
         "train_error": record["history"]["train_error"][-1],
     }
 

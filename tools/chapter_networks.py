@@ -32,6 +32,7 @@ from sto_lite import resnet  # noqa: E402
 from sto_lite.config import plain  # noqa: E402
 from sto_lite.data import Batches, ImageSet, Split  # noqa: E402
 from sto_lite.faces import EXPRESSIONS, generate  # noqa: E402
+from sto_lite.files import save  # noqa: E402
 from sto_lite.methods import Baseline, StochasticDepth, fixed_running_stats  # noqa: E402
 from sto_lite.records import Record, encode, environment  # noqa: E402
 from sto_lite.train import Config, evaluate, fit  # noqa: E402
@@ -108,23 +109,55 @@ def deletion(network: str, seed: int) -> lessons.Found:
         found = [evaluate(each, data.splits["test"], data.mean_std).error for each in shortened]
         errors[str(epochs)] = [round(error, 2) for error in found]
         losses[str(epochs)] = run.record["history"]["train_loss"][-1]
-    return (
-        config,
-        told(data),
-        {"figure": "deletion", "network": network, "errors": errors, "train_loss": losses},
-    )
+    curves = {"figure": "deletion", "network": network, "errors": errors, "train_loss": losses}
+    return config, told(data), curves
 
 
 def every_student(num_blocks: int) -> Tensor:
-    """All gates, (2^L, L); the last block's gate changes fastest."""
+    """All gates, (2^L, L), in the order of `all_shortened`."""
     return torch.cartesian_prod(*[torch.tensor([0.0, 1.0], dtype=torch.float64)] * num_blocks)
 
 
-def all_students(net: resnet.ResNet, h: Tensor, block: int = 0) -> Tensor:
-    """Logits (2^L, N, classes) in the order of `every_student`; h: the stem's output."""
-    if block == net.num_blocks:
-        return net.classifier(h.mean(dim=(2, 3)))[None]
-    return torch.cat([all_students(net, net.blocks[block](h, gate), block + 1) for gate in (0.0, 1.0)])
+def halve(net: resnet.ResNet) -> bytes:
+    """Round all weights to half precision, in place; return them as bytes, in the order of the state."""
+    floats = [tensor for tensor in net.state_dict().values() if tensor.is_floating_point()]
+    for tensor in floats:
+        tensor.copy_(tensor.half().float())
+    return torch.cat([tensor.flatten() for tensor in floats]).half().numpy().tobytes()
+
+
+@torch.no_grad()
+def all_shortened(net: resnet.ResNet, x: Tensor, gates: Tensor, calibration: Tensor | None = None) -> Tensor:
+    """Logits (2^L, N, classes) of what is left when blocks are left out; the last block's choice changes fastest.
+
+    Args:
+        net: in eval mode, where calibration is given.
+        x: (N, 3, H, W) normalised test images.
+        gates: (L,) of the blocks that stay.
+        calibration: (M, 3, H, W) normalised training images; with them each subset gets running statistics of its
+            own, taken from these images in one batch. The statistics that net came with are lost.
+    """
+    for norm in net.modules() if calibration is not None else ():
+        if isinstance(norm, nn.BatchNorm2d):
+            norm.momentum = 1.0
+
+    def walk(h: Tensor, known: Tensor | None, level: int) -> Tensor:
+        if level > net.num_blocks:
+            return net.classifier(h.mean(dim=(2, 3)))[None]
+        if level == 0:
+            return walk(*through(net.stem, h, known), level + 1)
+        block, gate = net.blocks[level - 1], float(gates[level - 1])
+        return torch.cat([walk(*through(block, h, known, g), level + 1) for g in (0.0, gate)])
+
+    def through(
+        part: nn.Module, h: Tensor, known: Tensor | None, *gate: float
+    ) -> tuple[Tensor, Tensor | None]:
+        if known is not None:
+            known = part.train()(known, *gate)
+            part.eval()
+        return part(h, *gate), known
+
+    return walk(x, calibration, 0)
 
 
 def distance(q: Tensor, r: Tensor) -> Tensor:
@@ -143,8 +176,8 @@ def distances(
     net: resnet.ResNet, images: Tensor, p: Tensor, weights: Tensor, draws: torch.Generator
 ) -> Record:
     """How far the teacher, and averages of sampled students, are from the two exact averages."""
+    z = all_shortened(net, images, torch.ones(net.num_blocks)).double()
     with torch.no_grad():
-        z = all_students(net, net.stem(images)).double()
         teacher = net(images, p).double().softmax(-1)
     students = z.softmax(-1)
     found: Record = {}
@@ -173,9 +206,7 @@ def ensemble(seed: int) -> lessons.Found:
         for block, p_l in zip(net.blocks, p, strict=True):
             for parameter in cast(resnet.Block, block).residual[-1].parameters():
                 parameter.div_(float(p_l))
-    for tensor in net.state_dict().values():  # the weights that the page has, at half precision
-        if tensor.is_floating_point():
-            tensor.copy_(tensor.half().float())
+    content = halve(net)  # the weights that the page has
     test = Batches(data.splits["test"], *data.mean_std, batch_size=700, augment=False)
     images, _ = next(test.in_order())
     gates = every_student(net.num_blocks)
@@ -187,8 +218,6 @@ def ensemble(seed: int) -> lessons.Found:
     net.eval()
     extra: Record = {"train_loss": run.record["history"]["train_loss"]}
     if seed == 0:
-        floats = [tensor for tensor in net.state_dict().values() if tensor.is_floating_point()]
-        content = torch.cat([tensor.flatten() for tensor in floats]).half().numpy().tobytes()
         extra["weights"] = base64.b64encode(content).decode()
     return config, told(data), {"figure": "ensemble", "distances": found, **extra}
 
@@ -202,32 +231,30 @@ FIGURES: dict[str, tuple[str, Callable[[int], lessons.Found]]] = {
 }
 
 
+def enter(path: Path, make: Callable[[], Record]) -> int:
+    """Make a record, unless it is there; return the exit status."""
+    if not path.exists():
+        save(path, encode(make()))
+    print(f"{path.name} is there")
+    return 0
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Make one record; return the exit status."""
-    parser = argparse.ArgumentParser(
-        description=str(__doc__), formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    layout = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=str(__doc__), formatter_class=layout)
     parser.add_argument("what", choices=FIGURES)
     parser.add_argument("--seed", type=int, default=0, help="of a record of one seed (default: 0)")
     parser.add_argument("--seeds", type=int, default=3, help="how many, of a record of several (default: 3)")
     options = parser.parse_args(arguments)
     name, make = FIGURES[options.what]
-    path = RUNS / f"{name.format(options.what, options.seed)}.json"
-    if path.exists():
-        print(f"{path.name} is there")
-        return 0
-    config, data, found = make(options.seeds if name.endswith("/{}") else options.seed)
-    made = {
-        "kind": "curves",
-        "config": plain(config),
-        "data": data,
-        "environment": environment(lessons.CPU),
-        **found,
-    }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(encode(made))
-    print(f"wrote {path.name}")
-    return 0
+
+    def record() -> Record:
+        config, data, found = make(options.seeds if name.endswith("/{}") else options.seed)
+        where = environment(lessons.CPU)
+        return {"kind": "curves", "config": plain(config), "data": data, "environment": where, **found}
+
+    return enter(RUNS / f"{name.format(options.what, options.seed)}.json", record)
 
 
 if __name__ == "__main__":

@@ -48,11 +48,7 @@ class Claim:
 
 
 def read_claims(path: Path = ROOT / "book" / "claims.yml") -> list[Claim]:
-    """Every claim, in the order of the file.
-
-    Raises:
-        EntryError: an unknown field, kind, status or cell; an id that two claims share.
-    """
+    """Every claim, in the order of the file; EntryError where one contradicts itself or another."""
     groups = yaml.safe_load(path.read_text(encoding="utf-8")).items()
     raws = [{**entry, "group": group} for group, entries in groups for entry in entries]
     for raw in raws:
@@ -89,6 +85,6 @@ def experiment_of(claim: Claim) -> Experiment:
     return EXPERIMENTS[claim.experiment]
 
 
-def cell_of(experiment: Experiment, label: str) -> Cell:
-    """A cell by its label."""
-    return next(cell for cell in experiment.cells if cell.label == label)
+def cell_of(claim: Claim, label: str = "") -> Cell:
+    """A cell of the claim's experiment by its label; the claim's own by default."""
+    return next(cell for cell in experiment_of(claim).cells if cell.label == (label or claim.cell))

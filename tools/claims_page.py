@@ -1,18 +1,14 @@
 """What the pages on the paper's claims and on our choices print: claims with their statuses, and measured effects.
 
-A Sphinx extension, named in ``_config.yml``. Each directive writes Markdown, which the page then reads as its own.
+Each directive writes Markdown, which the page then reads as its own.
 """
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 from itertools import groupby
 from pathlib import Path
-from typing import ClassVar
 
-from docutils import nodes
-from docutils.parsers.rst import Directive
-from docutils.statemachine import StringList
 from myst_parser.mdit_to_docutils.base import default_slugify
 from sphinx.application import Sphinx
 
@@ -23,10 +19,12 @@ from sto_lite.experiments.tables import ask
 from sto_lite.records import Record
 from tools.address import Repository, repository
 from tools.claims import DERIVED, MEASURED, NAMES, Claim, read_claims
+from tools.directives import add
 from tools.entries import ROOT
-from tools.findings import Finding, Results, find, read_all, split_of, spread
+from tools.findings import Finding, Results, find, gain_of, read_all, split_of, spread
 
 BOOK = ROOT / "book"
+READS = ("book/claims.yml", "data/register.yml", "data/runs/*/*.json")
 TABLES = ("table1", "table2", "table3")
 MARKS = dict(zip((*MEASURED, "open", *DERIVED), "✓✗?–○✓~✗", strict=True))
 PLURAL = {"holds": "hold", "holds in part": "hold in part", "does not hold": "do not hold"}
@@ -44,12 +42,7 @@ def headings(page: Path) -> dict[str, str]:
 
 
 def place(reference: str) -> tuple[str, str]:
-    """The page's title and the heading of a link such as 04-distillation.ipynb#temperature.
-
-    Raises:
-        KeyError: there is no such place.
-        OSError: there is no such page.
-    """
+    """The page's title and the heading of a link such as 04-distillation.ipynb#temperature, which has to exist."""
     name, _, anchor = reference.partition("#")
     found = headings((BOOK / name).with_suffix(".md"))
     return next(iter(found.values())), found[anchor] if anchor else ""
@@ -149,10 +142,9 @@ def found_so_far() -> Iterator[str]:
         for one in ("stochastic depth", "without backward of the full network"):
             for said in filter(None, ask(table, [(one, "STO")])):
                 beside += f"; its lead over {short(one)} is {spread(said.alone, signed)}"
-        found = row.block.wide if row.block else row.gain
         yield (
             f"- **What a reduced protocol shows** ({table.protocol}): STO errs less than the baseline by "
-            f"{spread(found, signed)}, verdict: {row.verdict}{beside}."
+            f"{gain_of(row)}, verdict: {row.verdict}{beside}."
         )
     counts = ", ".join(f"{len(by_status[status])} {PLURAL[status]}" for status in DERIVED)
     yield (
@@ -191,30 +183,28 @@ def count_table() -> Iterator[str]:
 # --------------------------------------------------------------------------------------------------- choices
 
 
-# What all committed runs say: in words, and of one record in points (None where it has no say).
-FROM_ALL: dict[str, tuple[str, Callable[[Record], float | None]]] = {
-    "best-epoch": (
-        "error of the last epoch minus that of the best one",
-        lambda record: (
-            record["result"][split_of(record)]["error"] - record["result"][split_of(record)]["best_error"]
-        ),
-    ),
-    "test-set": (
-        "error on private minus on public",
-        lambda record: (
-            record["result"]["private"]["error"] - record["result"]["public"]["error"]
-            if record["data"]["name"] == "fer2013"
-            else None
-        ),
-    ),
+# What all committed runs say.
+FROM_ALL = {
+    "best-epoch": "error of the last epoch minus that of the best one",
+    "test-set": "error on private minus on public",
 }
+
+
+def from_all(name: str, records: Iterable[Record]) -> Iterator[float]:
+    """The numbers, in points, behind what FROM_ALL names."""
+    for record in records:
+        result = record["result"]
+        if name == "best-epoch":
+            yield result[split_of(record)]["error"] - result[split_of(record)]["best_error"]
+        elif record["data"]["name"] == "fer2013":
+            yield result["private"]["error"] - result["public"]["error"]
 
 
 def effect(name: str, results: Results) -> Iterator[str]:
     """What an experiment's records say of each of its settings against the one that the book takes."""
     if name in FROM_ALL:
-        what, of = FROM_ALL[name]
-        if values := [value for record in results.records if (value := of(record)) is not None]:
+        what = FROM_ALL[name]
+        if values := [*from_all(name, results.records)]:
             yield (
                 f"{what}: {signed(stats.interval(values).mean)} points on average over {len(values)} committed runs "
                 f"({signed(min(values))} to {signed(max(values))}), of all methods and protocols."
@@ -223,11 +213,9 @@ def effect(name: str, results: Results) -> Iterator[str]:
     for table in results.tables(name):
         kind = "the paper's protocol" if table.faithful else "reduced protocol"
         for row in table.rows:
-            if not row.gain:
-                continue
-            said = spread(row.block.wide if row.block else row.gain, signed)
-            where = f"{kind}, {NAMES[table.data]}: {table.protocol}"
-            yield f"{row.cell.label} against {row.cell.against}: {said} ({where})."
+            if row.gain:
+                where = f"{kind}, {NAMES[table.data]}: {table.protocol}"
+                yield f"{row.cell.label} against {row.cell.against}: {gain_of(row)} ({where})."
 
 
 def effects(names: str, found: Results | None = None) -> Iterator[str]:
@@ -243,40 +231,7 @@ def effects(names: str, found: Results | None = None) -> Iterator[str]:
         yield f"**Measured effect:** {none}."
 
 
-# ------------------------------------------------------------------------------------------------ directives
-
-
-class Written(Directive):
-    """A directive whose content is Markdown that a function writes."""
-
-    optional_arguments = 1
-    final_argument_whitespace = True
-    write: ClassVar[Callable[[str], Iterator[str]]]
-
-    def run(self) -> list[nodes.Node]:
-        """Return what the page shows."""
-        env = self.state.document.settings.env
-        for path in (BOOK / "claims.yml", *sorted((ROOT / "data").glob("register.yml"))):
-            env.note_dependency(str(path))
-        for path in sorted((ROOT / "data" / "runs").glob("*/*.json")):
-            env.note_dependency(str(path))
-        try:
-            lines = [*type(self).write(self.arguments[0] if self.arguments else "")]
-        except ValueError as error:
-            raise self.error(str(error)) from error
-        box = nodes.container("", classes=["claims"])
-        self.state.nested_parse(StringList(lines, source=env.docname), self.content_offset, box)
-        return [box]
-
-
-def add(app: Sphinx, directives: dict[str, Callable[[str], Iterator[str]]]) -> dict[str, bool]:
-    """Tell Sphinx of directives by the functions that write them."""
-    for name, write in directives.items():
-        app.add_directive(name, type(name, (Written,), {"write": staticmethod(write)}))
-    return {"parallel_read_safe": True, "parallel_write_safe": True}
-
-
 def setup(app: Sphinx) -> dict[str, bool]:
     """Tell Sphinx what this extension adds."""
-    written = {"claims-count": lambda _: count_table(), "claims-found": lambda _: found_so_far()}
-    return add(app, {"claims-table": claims, "measured-effect": effects, **written})
+    counts = {"claims-count": lambda _: count_table(), "claims-found": lambda _: found_so_far()}
+    return add(app, {"claims-table": claims, "measured-effect": effects, **counts}, *READS, box="claims")

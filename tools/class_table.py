@@ -11,7 +11,7 @@ observation: their errors are means over their seeds, and methods are compared w
 import argparse
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # so that this file also runs as a script
 
 from sto_lite import homework as handed_in  # noqa: E402
-from sto_lite.blocks import Block, Comparison, compare, fit_block  # noqa: E402
+from sto_lite.blocks import Block, compare, fit_block  # noqa: E402
 from sto_lite.errors import print_anything, shown  # noqa: E402
 from sto_lite.experiments.formats import spread  # noqa: E402
 from sto_lite.files import expand, save, visible  # noqa: E402
@@ -45,11 +45,7 @@ class Collected:
 
 
 def collect(source: Notebook, course: Path, name: str) -> Collected:
-    """Read a class's records; a submission with any fault, or with another student's runs, does not count.
-
-    Raises:
-        HomeworkError: there is none that counts, or the assignment compares no methods.
-    """
+    """Read a class's records; a submission with any fault, or with another student's runs, does not count."""
     found, protocols, seen = Collected("", {}, []), set(), dict[str, str]()
     for student in visible(course / "submitted", "*"):
         folder, known = student / name, dict[str, Any]()
@@ -79,18 +75,18 @@ def collect(source: Notebook, course: Path, name: str) -> Collected:
 
 def fit(errors: Errors) -> Block | None:
     """Methods × students: a student is one observation, the mean over their seeds; None with too few of them."""
-    return fit_block(
-        {
-            label: {student: float(np.mean(list(seeds.values()))) for student, seeds in of.items()}
-            for label, of in errors.items()
-        }
-    )
+    means = {}
+    for label, of in errors.items():
+        means[label] = {student: float(np.mean(list(seeds.values()))) for student, seeds in of.items()}
+    return fit_block(means)
 
 
-def pooled(block: Block, reference: str) -> dict[str, Comparison]:
+def pooled(block: Block | None, reference: str) -> dict[str, Interval]:
     """The gain of every other method over the reference, with intervals that hold for all of them together."""
+    if block is None:
+        return {}
     pairs = [(reference, row) for row in block.rows if row != reference]
-    return {pair[1]: found for pair, found in zip(pairs, compare(block, pairs), strict=True)}
+    return {pair[1]: found.wide for pair, found in zip(pairs, compare(block, pairs), strict=True)}
 
 
 def rank(block: Block) -> dict[str, tuple[int, int]]:
@@ -113,11 +109,7 @@ def measure_heterogeneity(errors: Errors, first: str, second: str) -> tuple[floa
     """
     from scipy.stats import f
 
-    one, two = errors[first], errors[second]
-    groups = [
-        np.array([one[s][seed] - two[s][seed] for seed in sorted(one[s].keys() & two[s].keys())])
-        for s in one.keys() & two.keys()
-    ]
+    groups = [np.array(gains) for gains in by_student(errors, first, second)]
     sizes = np.array([len(group) for group in groups])
     count, runs = len(groups), int(sizes.sum())
     if count < 2 or runs <= count:
@@ -130,13 +122,11 @@ def measure_heterogeneity(errors: Errors, first: str, second: str) -> tuple[floa
     return max(0.0, (between - within) / size) ** 0.5, p
 
 
-def by_student(errors: Errors, first: str, second: str) -> list[Interval]:
-    """A gain as each student alone would report it, in the order of the students."""
+def by_student(errors: Errors, first: str, second: str) -> Iterator[list[float]]:
+    """The gains of each student's seeds, in the order of the students."""
     one, two = errors[first], errors[second]
-    return [
-        interval([one[s][seed] - two[s][seed] for seed in sorted(one[s].keys() & two[s].keys())])
-        for s in sorted(one.keys() & two.keys())
-    ]
+    for s in sorted(one.keys() & two.keys()):
+        yield [one[s][seed] - two[s][seed] for seed in sorted(one[s].keys() & two[s].keys())]
 
 
 def describe(title: str, name: str, found: Collected) -> str:
@@ -155,18 +145,13 @@ def describe(title: str, name: str, found: Collected) -> str:
     for label, of in found.errors.items():
         error = np.mean([np.mean(list(seeds.values())) for seeds in of.values()])
         best, worst = places[label]
-        place = (
-            str(best)
-            if best == worst
-            else "not ranked"
-            if (best, worst) == (1, len(places))
-            else f"{best} to {worst}"
-        )
+        place = str(best) if best == worst else f"{best} to {worst}"
+        place = "not ranked" if (best, worst) == (1, len(places)) else place
         varies = measure_heterogeneity(found.errors, found.reference, label) if label in gains else None
         told = f"± {varies[0]:.2f} (p = {varies[1]:.2f})" if varies else "–"
-        gain = spread(gains[label].wide) if label in gains else "–"
+        gain = spread(gains.get(label))
         lines.append(f"| {label} | {error:.2f} | {gain} | {told} | {place} |")
-    undecided = [label for label, one in gains.items() if one.wide.low <= 0 <= one.wide.high]
+    undecided = [label for label, gain in gains.items() if gain.low <= 0 <= gain.high]
     if undecided:
         lines += ["", f"Undecided against {found.reference}: {', '.join(undecided)}. Nobody won there."]
     return "\n".join(lines)
@@ -182,20 +167,18 @@ def draw(classes: Mapping[str, Collected], path: Path) -> None:
     first = next(iter(classes.values()))
     labels = [label for label in first.errors if label != first.reference]
     height = 1 + 0.18 * sum(len(of) + 2 for one in classes.values() for of in [one.errors[one.reference]])
-    fig, axes = plt.subplots(
-        1, len(labels), figsize=(2.6 * len(labels) + 1, height), sharey=True, squeeze=False
-    )
+    size = (2.6 * len(labels) + 1, height)
+    fig, axes = plt.subplots(1, len(labels), figsize=size, sharey=True, squeeze=False)
     for ax, label in zip(axes[0], labels, strict=True):
         y, ticks = 0.0, {}
         for title, one in classes.items():
-            for student in by_student(one.errors, one.reference, label):
+            for student in map(interval, by_student(one.errors, one.reference, label)):
                 ends = [student.low, student.high] if student.seeds > 1 else [student.mean] * 2
                 ax.plot(ends, [y, y], color="0.6", lw=1)
                 ax.plot(student.mean, y, "s", color="0.4", ms=3)
                 y -= 1
-            block = fit(one.errors)
-            if block and len(one.errors[label]) > 2:
-                wide = pooled(block, one.reference)[label].wide
+            wide = pooled(fit(one.errors), one.reference).get(label)
+            if wide and len(one.errors[label]) > 2:
                 ax.fill([wide.low, wide.mean, wide.high, wide.mean], [y, y + 0.4, y, y - 0.4], color="C1")
             ticks[y] = title
             y -= 2
@@ -216,9 +199,8 @@ def page(name: str, classes: Mapping[str, Collected]) -> str:
         columns = list(dict.fromkeys(labels))
         parts += [f"| class | students | {' | '.join(columns)} |", f"|{'---|' * (len(columns) + 2)}"]
         for title, one in classes.items():
-            block = fit(one.errors)
-            gains = pooled(block, one.reference) if block else {}
-            cells = [spread(gains[column].wide) if column in gains else "–" for column in columns]
+            gains = pooled(fit(one.errors), one.reference)
+            cells = [spread(gains.get(column)) for column in columns]
             parts.append(f"| {title} | {len(one.errors[one.reference])} | {' | '.join(cells)} |")
         parts.append("")
     parts += ["![Every student's gain with its interval, and the class's as a diamond.](forest.png)", ""]
@@ -237,12 +219,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Collect, print, and write the page."""
     parser = argparse.ArgumentParser(description=str(__doc__).split("\n\n")[0])
     parser.add_argument("name", help="the assignment, such as gradients")
-    parser.add_argument(
-        "courses", type=expand, nargs="+", help="folders of courses, one a year; each holds submitted/"
-    )
-    parser.add_argument(
-        "--out", type=expand, default=Path("page"), help="folder to write into (default: page)"
-    )
+    years = "folders of courses, one a year; each holds submitted/"
+    parser.add_argument("courses", type=expand, nargs="+", help=years)
+    parser.add_argument("--out", type=expand, default=Path("page"), help="a folder (default: page)")
     print_anything()
     options = parser.parse_args(arguments)
     try:
@@ -255,8 +234,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for title, one in classes.items():
         for line in one.said:
             print(shown(f"{title}, not counted: {line}"))
-        for label, gain in (pooled(block, one.reference) if (block := fit(one.errors)) else {}).items():
-            print(f"{title}: {label} gains {spread(gain.wide)} points")
+        for label, gain in pooled(fit(one.errors), one.reference).items():
+            print(f"{title}: {label} gains {spread(gain)} points")
     draw(classes, options.out / "forest.png")
     save(options.out / "class.md", page(path.stem, classes).encode())
     print(f"wrote {options.out / 'class.md'} and forest.png; names of students are in neither")

@@ -19,11 +19,7 @@ def frozen(value: Any) -> Any:
 
 
 def make(kind: type[Kind], file: str, what: str, raws: Iterable[Mapping[str, Any]]) -> list[Kind]:
-    """Entries in the order of the file; lists are tuples.
-
-    Raises:
-        EntryError: an unknown or missing field, or an id that two entries share.
-    """
+    """Entries in the order of the file, with tuples for lists; EntryError where a field or an id cannot be."""
     found: dict[str, Kind] = {}
     for raw in raws:
         name = raw.get("id", f"an {what} without an id")

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from sto_lite import registry, stats
-from sto_lite.blocks import compare, fit_block
+from sto_lite.blocks import Pair, compare, fit_block
 from sto_lite.experiments.formats import signed
 from sto_lite.experiments.paper import EXPERIMENTS
 from sto_lite.experiments.tables import SEEDS, Row, Table, pair_key, tables, verdict
@@ -59,17 +59,17 @@ def read_all(runs: Path = ROOT / "data" / "runs") -> list[Record]:
 
 
 def find(claims: Iterable[Claim], records: Sequence[Record]) -> list[Finding]:
-    """Every claim's finding, by its kind."""
+    """Every claim's finding."""
     results = Results(records)
     return [finding(claim, results) for claim in claims]
 
 
 def finding(claim: Claim, results: Results) -> Finding:
-    """One claim's finding."""
+    """One claim's finding, by its kind."""
     if claim.kind in ("derived", "open"):
         return Finding(claim, claim.status or "open")
     if claim.parameters is not None:
-        cell, data = cell_of(experiment_of(claim), claim.cell), experiment_of(claim).data[0]
+        cell, data = cell_of(claim), experiment_of(claim).data[0]
         count = count_trained(cell.method, cell.net, CLASSES[data])
         return Finding(claim, "holds" if printed(count, claim.parameters) else "does not hold", f"{count:,}")
     if claim.error is not None:
@@ -102,20 +102,20 @@ def error_status(errors: Sequence[float], paper: float) -> str:
     return "reproduced" if found.low <= paper <= found.high else "not reproduced"
 
 
-def rows_at_paper(claim: Claim, results: Results) -> list[Row]:
-    """The rows of a claim's cell at the paper's protocol."""
-    (data,) = claim.data
-    return [table.row(claim.cell) for table in results.at_paper(claim.experiment, data)]
+def row_at_paper(claim: Claim, results: Results, what: str) -> Row | None:
+    """A claim's row at the paper's protocol that has an error, or a gain; of several that with most records."""
+    rows = [table.row(claim.cell) for table in results.at_paper(claim.experiment, *claim.data)]
+    found = [row for row in rows if getattr(row, what)]
+    return max(found, key=lambda row: len(row.records), default=None)
 
 
 def number_finding(claim: Claim, results: Results) -> Finding:
     """An error of a table: ours from the protocol with most seeds, and the gain under reduced ones."""
     assert claim.error is not None
     # Table 1 has claims of its own for its gains.
-    compared = claim.experiment != "table1" and cell_of(experiment_of(claim), claim.cell).against
+    compared = claim.experiment != "table1" and cell_of(claim).against
     reduced = reduced_line(claim, pairs_of(claim), results) if compared else ""
-    rows = [row for row in rows_at_paper(claim, results) if row.error]
-    row = max(rows, key=lambda row: len(row.records), default=None)
+    row = row_at_paper(claim, results, "error")
     errors = [record["result"][split_of(record)]["error"] for record in row.records] if row else []
     ours = spread(row.error, "{:.2f}".format) if row and row.error else ""
     return Finding(claim, error_status(errors, claim.error), ours, reduced)
@@ -135,9 +135,7 @@ def value(record: Record, quantity: str) -> float:
     return error - float(record["history"]["train_error"][-1]) if quantity == "gap" else error
 
 
-def differences(
-    table: Table, pairs: Sequence[tuple[str, str]], quantity: str = "error"
-) -> dict[tuple[str, str], Interval]:
+def differences(table: Table, pairs: Sequence[Pair], quantity: str = "error") -> dict[Pair, Interval]:
     """Worse minus better for each pair of cells, from one block of the whole table and adjusted for all pairs.
 
     A pair with fewer than three seeds in common has its own interval; one without any is left out.
@@ -168,7 +166,7 @@ def claimed(claim: Claim, better: str, worse: str, data: str) -> float:
     """The paper's difference of two cells, in points; 0 where it gives none."""
     if claim.gain is not None:
         return claim.gain
-    one, two = (cell_of(experiment_of(claim), label).paper.get(data) for label in (better, worse))
+    one, two = (cell_of(claim, label).paper.get(data) for label in (better, worse))
     return round(two - one, 2) if one is not None and two is not None and claim.quantity == "error" else 0.0
 
 
@@ -189,38 +187,41 @@ def comparison_finding(claim: Claim, results: Results) -> Finding:
             found = max((d[pair] for d in made if pair in d), key=lambda d: d.seeds, default=None)
             statuses.append(judge(found, claimed(claim, *pair, data), claim.margin))
             if found:
-                of = f"{against(claim, *pair)}, {NAMES[data]}: "
-                where = of if claim.kind == "comparison" else ""
-                ours.append(f"{where}{spread(found, signed)}")
+                ours.append(f"{against(claim, *pair)}, {NAMES[data]}: {spread(found, signed)}")
     return Finding(claim, together(statuses), "; ".join(ours), reduced_line(claim, pairs, results))
 
 
 def gain_finding(claim: Claim, results: Results) -> Finding:
     """A gain of a table: the verdict is that of the table's row, so that both pages say the same."""
-    rows = [row for row in rows_at_paper(claim, results) if row.gain]
-    row = max(rows, key=lambda row: len(row.records), default=None)
+    row = row_at_paper(claim, results, "gain")
     reduced = reduced_line(claim, pairs_of(claim), results)
-    if row is None or row.gain is None:
+    if row is None:
         return Finding(claim, "not measured", "", reduced)
-    return Finding(claim, row.verdict, spread(row.block.wide if row.block else row.gain, signed), reduced)
+    return Finding(claim, row.verdict, gain_of(row), reduced)
 
 
-def pairs_of(claim: Claim) -> list[tuple[str, str]]:
+def gain_of(row: Row) -> str:
+    """A row's gain in words, by the block where there is one."""
+    found = row.block.wide if row.block else row.gain
+    return spread(found, signed) if found else ""
+
+
+def pairs_of(claim: Claim) -> list[Pair]:
     """The claim's pairs of cells, better and worse; a gain's are its row and the row that it is compared with."""
     if claim.kind == "comparison":
         return list(claim.pairs)
-    against = cell_of(experiment_of(claim), claim.cell).against
+    against = cell_of(claim).against
     if against is None:
         raise EntryError(f"{claim.id}: {claim.cell} is compared with no cell, so it has no gain")
     return [(claim.cell, against)]
 
 
-def reduced_line(claim: Claim, pairs: Sequence[tuple[str, str]], results: Results) -> str:
+def reduced_line(claim: Claim, pairs: Sequence[Pair], results: Results) -> str:
     """What reduced protocols say of the differences: on the claim's own data, and on data of no claim of its table.
 
     Of each data set the protocol with most seeds is quoted. It never makes a status.
     """
-    best: dict[str, tuple[int, Table, dict[tuple[str, str], Interval]]] = {}
+    best: dict[str, tuple[int, Table, dict[Pair, Interval]]] = {}
     for table in results.tables(claim.experiment):
         if table.faithful or (table.data not in claim.data and table.data in experiment_of(claim).data):
             continue
@@ -229,7 +230,7 @@ def reduced_line(claim: Claim, pairs: Sequence[tuple[str, str]], results: Result
         if made and seeds > best.get(table.data, (0,))[0]:
             best[table.data] = (seeds, table, made)
     good, bad = THERE["margin" if claim.margin else claim.quantity]
-    words = {"better": good, "worse": bad, "reproduced": good, "not reproduced": bad}
+    words = {"better": good, "reproduced": good, "worse": bad, "not reproduced": bad}
     lines = []
     for data, (_, table, made) in sorted(best.items(), key=lambda item: item[0] not in claim.data):
         told = []

@@ -1,33 +1,26 @@
-"""What the front page shows: a strip of synthetic faces, and one result with its interval, from records.
+"""What the front page shows: a strip of synthetic faces, and one result with its interval, from records."""
 
-A Sphinx extension, named in ``_config.yml``.
-"""
-
-from pathlib import Path
+from collections.abc import Iterator
 
 import torch
 from docutils import nodes
-from docutils.parsers.rst import Directive
 from sphinx.application import Sphinx
 
 from sto_lite import faces, page, plots, stats
 from sto_lite.records import Record, read_records
+from tools.directives import add
 
-RUNS = Path(__file__).resolve().parents[1] / "data" / "runs"
 COLLECTIONS = ("first-walk", "fer2013-1024")
 
 
-class FaceStrip(Directive):
+def face_strip(_: str) -> Iterator[nodes.Node]:
     """The directive ``face-strip``: the seven expressions in a row."""
-
-    def run(self) -> list[nodes.Node]:
-        """Return the picture."""
-        plots.style()
-        units = [faces.PROTOTYPES[name] for name in faces.EXPRESSIONS]
-        seven = [faces.draw(unit, size=64, identity=who) for who, unit in enumerate(units, 3)]
-        sheet = plots.image_grid(torch.cat(seven), range(7), 7, faces.EXPRESSIONS)
-        drawn = page.markup(page.picture(sheet, f"Seven drawn faces: {', '.join(faces.EXPRESSIONS)}."), None)
-        return [nodes.raw("", drawn, format="html")]
+    plots.style()
+    units = [faces.PROTOTYPES[name] for name in faces.EXPRESSIONS]
+    seven = [faces.draw(unit, size=64, identity=who) for who, unit in enumerate(units, 3)]
+    sheet = plots.image_grid(torch.cat(seven), range(7), 7, faces.EXPRESSIONS)
+    drawn = page.markup(page.picture(sheet, f"Seven drawn faces: {', '.join(faces.EXPRESSIONS)}."), None)
+    yield nodes.raw("", drawn, format="html")
 
 
 def by_seed(records: list[Record], method: str) -> dict[int, Record]:
@@ -51,20 +44,13 @@ def sentence(records: list[Record]) -> str:
     )
 
 
-class FrontResult(Directive):
+def front_result(_: str) -> Iterator[nodes.Node]:
     """The directive ``front-result``: one measured sentence."""
-
-    def run(self) -> list[nodes.Node]:
-        """Return the sentence."""
-        records = [record for name in COLLECTIONS for record in read_records(name)]
-        for name in COLLECTIONS:
-            for path in sorted((RUNS / name).glob("*.json")):
-                self.state.document.settings.env.note_dependency(str(path))
-        return [nodes.paragraph("", "", nodes.strong("", "Measured. "), nodes.Text(sentence(records)))]
+    records = [record for name in COLLECTIONS for record in read_records(name)]
+    yield nodes.paragraph("", "", nodes.strong("", "Measured. "), nodes.Text(sentence(records)))
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
     """Tell Sphinx what this extension adds."""
-    app.add_directive("face-strip", FaceStrip)
-    app.add_directive("front-result", FrontResult)
-    return {"parallel_read_safe": True, "parallel_write_safe": True}
+    reads = [f"data/runs/{name}/*.json" for name in COLLECTIONS]
+    return add(app, {"face-strip": face_strip, "front-result": front_result}, *reads)

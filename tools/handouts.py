@@ -1,27 +1,24 @@
-"""The directive ``handouts``: a page to print for each chapter, with objectives, quick checks and what was learnt.
+"""The directive ``handouts``: for each chapter a sheet to print, with objectives, quick checks and what was learnt.
 
-A Sphinx extension, named in ``_config.yml``. All of it is the chapters' own text; nothing is written twice.
+All of it is the chapters' own text; nothing is written twice.
 """
 
 import re
 from pathlib import Path
 
-from docutils import nodes
-from docutils.parsers.rst import Directive
-from docutils.statemachine import StringList
 from sphinx.application import Sphinx
 
-BOOK = Path(__file__).resolve().parents[1] / "book"
+from tools.directives import add
+from tools.entries import ROOT
+
+BOOK = ROOT / "book"
 CHECK = re.compile(r"^> \*\*(?:One-minute check|Check) \d.*$", re.M)
 
 
 def chapters() -> list[Path]:
     """Return the texts of the chapters that have a hand-out: those that say what one can do after them."""
-    return [
-        path
-        for path in sorted(BOOK.glob("[0-8]*-*.md"))
-        if "**After this chapter you can**" in path.read_text("utf-8")
-    ]
+    texts = sorted(BOOK.glob("[0-8]*-*.md"))
+    return [path for path in texts if "**After this chapter you can**" in path.read_text("utf-8")]
 
 
 def handout(path: Path) -> str:
@@ -31,32 +28,13 @@ def handout(path: Path) -> str:
     objectives = re.search(r"\*\*After this chapter you can\*\*\n\n((?:\d+\. .+\n)+)", text)
     learnt = re.search(r"^## What was learnt\n\n(.*?)(?=\n\*\*An open question|\n## )", text, re.M | re.S)
     assert title and objectives and learnt, f"{path.name} lacks a title, objectives, or what was learnt"
-    checks = [f"- {line.removeprefix('> ')}" for line in CHECK.findall(text)]
-    parts = [
-        f"## {title[1]}",
-        "**After this chapter you can**",
-        objectives[1],
-        "**Quick checks**",
-        "\n".join(checks),
-    ]
-    parts += ["**What was learnt**", learnt[1]]
-    return re.sub(r"\]\(#", f"]({path.stem}.ipynb#", "\n\n".join(parts))
-
-
-class Handouts(Directive):
-    """All chapters' pages, one after another; printed, each begins on a sheet of its own."""
-
-    def run(self) -> list[nodes.Node]:
-        """Parse the chapters' parts as this page's own text."""
-        lines = "\n\n".join(map(handout, chapters())).splitlines()
-        for path in chapters():
-            self.state.document.settings.env.note_dependency(str(path))
-        holder = nodes.Element()
-        self.state.nested_parse(StringList(lines, ""), 0, holder, match_titles=True)
-        return holder.children
+    checks = "\n".join(f"- {line.removeprefix('> ')}" for line in CHECK.findall(text))
+    parts = ("**After this chapter you can**", objectives[1], "**Quick checks**", checks)
+    sheet = "\n\n".join([f"## {title[1]}", *parts, "**What was learnt**", learnt[1]])
+    return re.sub(r"\]\(#", f"]({path.stem}.ipynb#", sheet)
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
     """Tell Sphinx what this extension adds."""
-    app.add_directive("handouts", Handouts)
-    return {"parallel_read_safe": True, "parallel_write_safe": True}
+    written = {"handouts": lambda _: "\n\n".join(map(handout, chapters())).splitlines()}
+    return add(app, written, "book/[0-8]*-*.md")

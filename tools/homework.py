@@ -43,59 +43,9 @@ KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
 SOLUTION = ("### BEGIN SOLUTION", "### END SOLUTION")
 HIDDEN = ("### BEGIN HIDDEN TESTS", "### END HIDDEN TESTS")
 GRADED = {"check", "written"}
-KINDS = {
-    "solution": "code",
-    "check": "code",
-    "locked": "code",
-    "written": "markdown",
-    "instructor": "markdown",
-    "set-up": "code",
-}
-
-CONFIG = '''"""The course's settings for nbgrader; written by make homework, and yours to change."""
-
-import csv
-from pathlib import Path
-
-from nbgrader.plugins import CsvExportPlugin
-
-c = get_config()  # noqa: F821
-c.CourseDirectory.course_id = "sto"
-c.CourseDirectory.root = str(Path(__file__).resolve().parent)
-c.Execute.timeout = 300  # seconds for one cell; nothing is trained while a notebook is graded
-c.ClearSolutions.code_stub = {"python": "# YOUR CODE HERE\\nraise NotImplementedError()"}
-
-
-class Grades(CsvExportPlugin):
-    """grades.csv with a column that says what a score of 0 means: failed, by_hand, missing, or final."""
-
-    def export(self, gradebook):
-        super().export(gradebook)
-        states = {
-            (s.assignment.name, s.student.id): self.state(s)
-            for a in gradebook.assignments
-            for s in gradebook.assignment_submissions(a.name)
-        }
-        path = Path(self.to or "grades.csv")
-        rows = list(csv.DictReader(path.open(newline="", encoding="utf-8")))
-        for row in rows:
-            row["state"] = states.get((row["assignment"], row["student_id"]), "missing")
-        with path.open("w", newline="", encoding="utf-8") as file:
-            out = csv.DictWriter(file, list(rows[0]) if rows else ["assignment", "state"])
-            out.writeheader()
-            out.writerows(rows)
-
-    @staticmethod
-    def state(submission):
-        """A check that has no score, not even 0, was never run: autograde failed, or the check was deleted."""
-        checks = [g for n in submission.notebooks for g in n.grades if g.cell.cell_type == "code"]
-        if any(g.auto_score is None for g in checks):
-            return "failed"
-        return "by_hand" if submission.needs_manual_grade else "final"
-
-
-c.ExportApp.plugin_class = Grades
-'''
+# The type of each kind's cells, and how many words say it.
+KINDS = dict.fromkeys(("check",), ("code", 3)) | dict.fromkeys(("solution", "locked"), ("code", 2))
+KINDS |= {"set-up": ("code", 1), "instructor": ("markdown", 1), "written": ("markdown", 3)}
 
 Notebook = Any  # nbformat.NotebookNode, which carries no types
 
@@ -113,36 +63,22 @@ class Role(NamedTuple):
 
 
 def role(cell: Any) -> Role:
-    """Return a cell's role.
-
-    Raises:
-        HomeworkError: its metadata cannot be read.
-    """
+    """Return a cell's role, by its metadata."""
     words = str(cell.metadata.get("homework", "given")).split()
-    kind = words[0] if words else ""
-    if kind in ("given", "instructor", "set-up"):
-        right = len(words) == 1
-    elif kind in GRADED:
-        right = len(words) == 3 and words[2].isdigit() and int(words[2]) > 0
-    else:
-        right = kind in KINDS and len(words) == 2
-    if not right or cell.cell_type != KINDS.get(kind, cell.cell_type):
+    known = {"given": (cell.cell_type, 1), **KINDS}.get(words[0] if words else "")
+    if known != (cell.cell_type, len(words)) or not all(w.isdigit() and int(w) > 0 for w in words[2:]):
         raise HomeworkError(
             f"homework: {' '.join(words)!r} of a {cell.cell_type} cell says nothing known; write solution NAME, "
             f"check NAME POINTS or locked NAME for code, written NAME POINTS or instructor for text"
         )
-    return Role(kind, words[1] if len(words) > 1 else "", int(words[2]) if len(words) > 2 else 0)
+    return Role(words[0], "".join(words[1:2]), sum(map(int, words[2:])))
 
 
 # ----------------------------------------------------------------------------------------------------- sources
 
 
 def assignments(names: Iterable[str] = (), sources: Path = SOURCES) -> list[Path]:
-    """Return the sources of the assignments named; all by default.
-
-    Raises:
-        HomeworkError: there is none of this name, or none at all.
-    """
+    """Return the sources of the assignments named, all by default; HomeworkError where there is none."""
     known = {path.stem: path for path in visible(sources, "*.md")}
     if unknown := sorted({Path(name).stem for name in names} - set(known)):
         raise HomeworkError(f"no assignment is called {', '.join(unknown)}; there are {', '.join(known)}")
@@ -152,28 +88,13 @@ def assignments(names: Iterable[str] = (), sources: Path = SOURCES) -> list[Path
 
 
 def read(path: Path) -> Notebook:
-    """Return an assignment's source as a notebook with the set-up cell, after checking it.
-
-    Raises:
-        HomeworkError: it cannot be read; or it lacks what every assignment has.
-    """
+    """Return an assignment's source as a notebook, after checking it, with the cell that brings sto_lite."""
     try:
         notebook = jupytext.read(path, fmt="md:myst")
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise HomeworkError(f"{path}: {error}") from None
-    try:
         verify(notebook)
-    except HomeworkError as error:
-        raise HomeworkError(f"{path.name}: {error}") from None
-    return with_set_up(notebook)
-
-
-def with_set_up(notebook: Notebook) -> Notebook:
-    """Put the cell that brings sto_lite before a source's other code; it is written into no source."""
-    try:
         found = repository()
-    except AddressError as error:
-        raise HomeworkError(str(error)) from None
+    except (OSError, ValueError, yaml.YAMLError, HomeworkError, AddressError) as error:
+        raise HomeworkError(f"{path.name}: {error}") from None
     setup_cell.place(notebook, found.url if found else "")
     for cell in notebook.cells:
         if "set-up" in cell.metadata.get("tags", ()):
@@ -182,16 +103,11 @@ def with_set_up(notebook: Notebook) -> Notebook:
 
 
 def verify(notebook: Notebook) -> None:
-    """Refuse a source that would leak, or that nbgrader would refuse.
-
-    Raises:
-        HomeworkError: markers are not in pairs or in a wrong cell, names are used twice, or a part is missing.
-    """
+    """Refuse a source that would leak, or that nbgrader would refuse, with HomeworkError."""
     names: list[str] = []
     kinds: set[str] = set()
-    everything = "".join(
-        cell.source for cell in notebook.cells
-    )  # a formula's check hides nothing: its hints are wanted
+    # A formula's check hides nothing: its hints are wanted.
+    everything = "".join(cell.source for cell in notebook.cells)
     for number, cell in enumerate(notebook.cells, 1):
         try:
             kind, name, _ = role(cell)
@@ -206,9 +122,8 @@ def verify(notebook: Notebook) -> None:
             if stray or found != list(markers) * (len(found) // 2) or bool(found) != (wanted and not open_):
                 does = "needs" if wanted and not found else "has a wrong"
                 raise HomeworkError(f"cell {number} ({kind} {name}) {does} {' … '.join(markers)}")
-        if kind == "written" and not re.fullmatch(
-            rf"{SOLUTION[0]}\n.*{SOLUTION[1]}", cell.source.strip(), re.S
-        ):
+        alone = re.fullmatch(rf"{SOLUTION[0]}\n.*{SOLUTION[1]}", cell.source.strip(), re.S)
+        if kind == "written" and not alone:
             raise HomeworkError(
                 f"cell {number} (written {name}) has text outside its markers, which a student would overwrite: end "
                 f"the cell with +++ on a line of its own"
@@ -237,8 +152,9 @@ def without_markers(source: str) -> str:
 
 def course(notebook: Notebook) -> Notebook:
     """Return the source notebook for nbgrader: its metadata, solutions and hidden checks in their markers."""
-    new = plain(notebook, {"instructor"})
-    for cell, old in zip(new.cells, leave_out(notebook, {"instructor"}), strict=True):
+    given = leave_out(notebook, {"instructor"})
+    new = plain(given)
+    for cell, old in zip(new.cells, given, strict=True):
         kind, name, points = role(old)
         if not name:
             continue
@@ -268,7 +184,7 @@ def student(notebook: Notebook) -> Notebook:
 
 def solutions(notebook: Notebook) -> Notebook:
     """Return the instructor's notebook: solutions, hidden checks, rubric, and the pattern that was measured."""
-    new = plain(notebook)
+    new = plain(notebook.cells)
     for cell, old in zip(new.cells, notebook.cells, strict=True):
         kind, name, points = role(old)
         cell.source = without_markers(cell.source)
@@ -300,10 +216,10 @@ def leave_out(notebook: Notebook, without: Iterable[str]) -> list[Any]:
     return [cell for cell in notebook.cells if role(cell).kind not in set(without)]
 
 
-def plain(notebook: Notebook, without: Iterable[str] = ()) -> Notebook:
-    """Return a notebook of the same cells without metadata and outputs, and with ids that a rebuild keeps."""
+def plain(cells: Iterable[Any]) -> Notebook:
+    """Return a notebook of these cells without metadata and outputs, and with ids that a rebuild keeps."""
     new = nbformat.v4.new_notebook(metadata={"kernelspec": KERNEL, "language_info": {"name": "python"}})
-    for number, old in enumerate(leave_out(notebook, without)):
+    for number, old in enumerate(cells):
         make = nbformat.v4.new_code_cell if old.cell_type == "code" else nbformat.v4.new_markdown_cell
         new.cells.append(make(copy.copy(old.source), id=role(old).name or f"cell-{number}"))
     return new
@@ -313,12 +229,9 @@ def plain(notebook: Notebook, without: Iterable[str] = ()) -> Notebook:
 
 
 def build(paths: Iterable[Path], out: Path = OUT) -> list[Path]:
-    """Write the three forms of assignments into `out`, and return what was written.
+    """Write the three forms of assignments into `out`, unless a source is wrong, and return what was written.
 
     nbgrader_config.py is written if it is not there; so an instructor's own is kept.
-
-    Raises:
-        HomeworkError: of a source; nothing is written then.
     """
     files: dict[Path, str] = {}
     for path in paths:
@@ -334,8 +247,9 @@ def build(paths: Iterable[Path], out: Path = OUT) -> list[Path]:
         for place, version in versions.items():
             nbformat.validate(version)
             files[place] = nbformat.writes(version).rstrip("\n") + "\n"
-    if not (out / "course" / "nbgrader_config.py").exists():
-        files[out / "course" / "nbgrader_config.py"] = CONFIG
+    settings = out / "course" / "nbgrader_config.py"
+    if not settings.exists():
+        files[settings] = (SOURCES / settings.name).read_text(encoding="utf-8")
     for place, content in files.items():
         write_atomically(place, content.encode())
     return list(files)

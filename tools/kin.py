@@ -48,9 +48,8 @@ def pairs(
     elif isinstance(method, STO | ExpectationLinear):
         p = method.survival(model)
         teacher = model(images, p if getattr(method, "weighted", True) else None)
-        drawn = OtherSTO(
-            gates=getattr(method, "gates", "batch"), p_last=method.p_last, schedule=method.schedule
-        )
+        gates = getattr(method, "gates", "batch")
+        drawn = OtherSTO(gates=gates, p_last=method.p_last, schedule=method.schedule)
         for _ in range(DRAWS):
             yield drawn.student(model, images, generator), teacher
     elif isinstance(method, Students):
@@ -83,9 +82,8 @@ def main(folder: Path) -> None:
         settings = dict(record["method"])
         method = registry.make(settings.pop("name"), **settings)
         source = record["data"]
-        images = data.load(
-            source["name"], source["size"], source["counts"]["train"], subset=source.get("subset", 0)
-        )
+        count, subset = source["counts"]["train"], source.get("subset", 0)
+        images = data.load(source["name"], source["size"], count, subset=subset)
         assert images.fingerprint == source["fingerprint"], "these are other images"
         model = method.build(record["config"]["net"], len(images.classes), torch.Generator())
         state = decode(read(path.parent / "checkpoint.pt"))

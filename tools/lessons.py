@@ -4,7 +4,6 @@ Each function takes a number of seeds, and gives the protocol, what is said of t
 """
 
 import copy
-import json
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import permutations, product
@@ -28,7 +27,7 @@ FEAR = faces.EXPRESSIONS.index("fear")
 
 def rounded(values: Tensor, digits: int = 2) -> list[Any]:
     """A tensor as nested lists of short numbers."""
-    return json.loads(json.dumps(values.double().round(decimals=digits).tolist()))
+    return values.double().round(decimals=digits).tolist()
 
 
 # --------------------------------------------------------------------------------- chapter 4: a class never seen

@@ -27,7 +27,7 @@ from tools import homework  # noqa: E402
 from tools.measured import RUNS  # noqa: E402
 
 CONFIG = Config(net="resnet8", epochs=80, batch_size=32, evaluate_every=20)
-FACES, PIXELS, DIFFICULTY = 256, 16, 0.5
+FACES, PIXELS, DIFFICULTY, NOISES = 256, 16, 0.5, (0.0, 0.2, 0.4)
 SETTINGS: dict[str, dict[str, Any]] = {  # of STO
     "sto": {},
     "sto-lam0": {"lam": 0.0},
@@ -65,11 +65,7 @@ def plan() -> Iterator[Planned]:
         epochs = round(spent / costs.step_cost(make(peer), CONFIG.net, PIXELS))
         settings = {"ramp": round(80 / 300 * epochs)} if peer in ("one", "okddip") else {}
         yield Planned(f"{peer}-equal", make(peer, **settings), epochs)
-    for noise in (
-        0.0,
-        0.2,
-        0.4,
-    ):  # augmented, such a network fits no wrong label, and there is nothing to prevent
+    for noise in NOISES:  # augmented, such a network fits no wrong label, and there is nothing to prevent
         for name in ("baseline", "sto"):
             yield Planned(f"{name}-noise{noise}", make(name), noise=noise, augment=False)
 
@@ -94,10 +90,7 @@ def main() -> None:
     print_anything()
     options = parser.parse_args()
     torch.set_num_threads(1)
-    images = {
-        noise: data.load("faces", PIXELS, FACES, difficulty=DIFFICULTY, label_noise=noise)
-        for noise in (0.0, 0.2, 0.4)
-    }
+    images = {n: data.load("faces", PIXELS, FACES, difficulty=DIFFICULTY, label_noise=n) for n in NOISES}
     for row in plan():
         for seed in options.seeds:
             path = options.out / f"{row.name}-s{seed}.json"

@@ -15,53 +15,31 @@ from sto_lite.stats import Interval, interval
 
 RUNS = Path(__file__).resolve().parents[1] / "book" / "homework" / "records"
 PLACE = re.compile(r"^\{measured ([^:\n]+):([^}\n]*)\}$", re.M)
-HEAD = (
-    "run",
-    "epochs",
-    "seeds",
-    "test error, %",
-    "deviation over seeds",
-    "training error, %",
-    "seconds a run",
-)
+HEAD = "run | epochs | seeds | test error, % | deviation over seeds | training error, % | seconds a run"
 
 
 def filled(text: str, runs: Path = RUNS) -> str:
-    """Return a text with its tables of measured runs.
-
-    Raises:
-        ValueError: a run that is named has no records, or no seed that the reference has too.
-    """
+    """Return a text with its tables of measured runs."""
     return PLACE.sub(lambda found: table(found[1].strip(), found[2].split(), runs), text)
 
 
 def table(reference: str, arms: list[str], runs: Path = RUNS) -> str:
     """Return a Markdown table: a run's error, its scatter over seeds, and its paired difference to the reference."""
     base = errors(records(reference, runs))
-    rows = [[*HEAD, f"minus {reference}, with 95 % interval"], ["---"] * (len(HEAD) + 1)]
+    lines = [f"| {HEAD} | minus {reference}, with 95 % interval |", f"|{' --- |' * 8}"]
     for name in (reference, *arms):
         found = records(name, runs)
-        own = errors(found)
+        own, (first, *_) = errors(found), found.values()
         common = sorted(own.keys() & base.keys())
         if not common:
-            raise ValueError(
-                f"{name} has the seeds {sorted(own)}, {reference} has {sorted(base)}: none in common"
-            )
+            raise ValueError(f"{name} has seeds {sorted(own)}, {reference} {sorted(base)}: none in common")
         gap = interval([own[seed] - base[seed] for seed in common])
-        of = list(found.values())
-        rows.append(
-            [
-                name,
-                str(of[0]["config"]["epochs"]),
-                str(len(own)),
-                f"{mean(own.values()):.1f}",
-                f"{stdev(own.values()):.1f}" if len(own) > 1 else "unknown",
-                f"{mean(record['history']['train_error'][-1] for record in of):.1f}",
-                f"{median(sum(record['history']['seconds']) for record in of):.0f}",
-                "" if name == reference else difference(gap),
-            ]
-        )
-    lines = [f"| {' | '.join(row)} |" for row in rows]
+        over = f"{stdev(own.values()):.1f}" if len(own) > 1 else "unknown"
+        train = mean(record["history"]["train_error"][-1] for record in found.values())
+        seconds = median(sum(record["history"]["seconds"]) for record in found.values())
+        said = "" if name == reference else difference(gap)
+        told = f"{mean(own.values()):.1f} | {over} | {train:.1f} | {seconds:.0f} | {said}"
+        lines.append(f"| {name} | {first['config']['epochs']} | {len(own)} | {told} |")
     return "\n".join([*lines, "", protocol(next(iter(records(reference, runs).values())))])
 
 
@@ -73,11 +51,7 @@ def difference(gap: Interval) -> str:
 
 
 def records(name: str, runs: Path = RUNS) -> dict[int, Record]:
-    """Return a run's records by seed, in the order of the seeds.
-
-    Raises:
-        ValueError: there are none.
-    """
+    """Return a run's records by seed, in the order of the seeds; ValueError where there are none."""
     found = {r["config"]["seed"]: r for r in map(read_record, runs.glob(f"{name}-s*.json"))}
     if not found:
         raise ValueError(f"{runs} holds no record of {name}")
@@ -93,8 +67,7 @@ def protocol(record: Record) -> str:
     """Return a sentence that says how the runs were made."""
     config, data, where = record["config"], record["data"], record["environment"]
     return (
-        f"Measured: {config['net']} on {data['counts']['train']} synthetic faces of "
-        f"{data['size']} pixels, difficulty {data['difficulty']:g}, in batches of {config['batch_size']}, tested on "
-        f"{data['counts']['test']}; one thread of a {where['device']} that had other work too, so that the "
-        f"seconds are upper bounds."
+        f"Measured: {config['net']} on {data['counts']['train']} synthetic faces of {data['size']} pixels, "
+        f"difficulty {data['difficulty']:g}, in batches of {config['batch_size']}, tested on {data['counts']['test']}"
+        f"; one thread of a {where['device']} that had other work too, so that the seconds are upper bounds."
     )

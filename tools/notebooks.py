@@ -1,18 +1,8 @@
 """Execute the book's notebooks, stamp them, and keep each in step with its text.
 
-A chapter is a pair with one text: ``book/NN-name.md`` (jupytext's ``md:myst``, pleasant to review) and
-``book/NN-name.ipynb`` (the same, with outputs). Edit whichever you like, then::
-
-    python tools/notebooks.py run 03          execute chapter 3, write both files, stamp the notebook
-    python tools/notebooks.py run --stale     execute the chapters that check complains about
-    python tools/notebooks.py sync            carry edited prose over; execute nothing
-    python tools/notebooks.py check           say what is out of step, and exit with status 1 if anything is
-    python tools/notebooks.py lab             put copies for a reader into lab/, for make lab
-
-Whenever a pair is written, its set-up hints get the repository's address, if ``_config.yml`` sets one.
-
-The side that was edited since the last ``run`` or ``sync`` is taken. Where both were, say which one counts:
-``from-md NAME`` or ``from-ipynb NAME``.
+A chapter is a pair with one text: ``book/NN-name.md`` (jupytext's ``md:myst``) and ``book/NN-name.ipynb`` (the same,
+with outputs). The side that was edited since the last ``run`` or ``sync`` is taken. Whenever a pair is written, its
+set-up hints get the repository's address, if ``_config.yml`` sets one. ``--help`` lists the commands.
 
 The stamp, in the notebook's metadata, is a hash of all that its outputs depend on: its code, the modules of
 ``sto_lite`` that this code imports, and the records that it reads.
@@ -42,7 +32,7 @@ from nbclient.exceptions import CellExecutionError
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # so that this file also runs as a script
 
-from sto_lite.errors import print_anything  # noqa: E402
+from sto_lite.errors import StoError, print_anything  # noqa: E402
 from sto_lite.files import visible, write_atomically  # noqa: E402
 from tools.address import AddressError, Repository, configured  # noqa: E402
 
@@ -50,12 +40,8 @@ BOOK = ROOT / "book"
 LAB = ROOT / "lab"
 RUNS = ROOT / "data" / "runs"
 PACKAGE = ROOT / "sto_lite"
-FOLDED = {
-    "hide-input",
-    "hide-cell",
-    "remove-input",
-    "remove-cell",
-}  # tags of code that a page does not show at once
+# Tags of code that a page does not show at once.
+FOLDED = {"hide-input", "hide-cell", "remove-input", "remove-cell"}
 LAB_SETTINGS: dict[str, Any] = {
     # A course needs nbgrader's menu, a reader does not.
     "page_config.json": {"disabledExtensions": {"@jupyter/nbgrader": True}},
@@ -79,9 +65,7 @@ def chapters(names: Iterable[str] = (), book: Path = BOOK) -> list[Path]:
     """Return the ``.ipynb`` paths of the chapters named ("03", "03-stochastic-depth"); all by default."""
     found = visible(book, "*.ipynb") + [path for path in visible(book, "*.md") if is_text(path)]
     known = sorted({path.with_suffix(".ipynb") for path in found})
-    if not names:
-        return known
-    chosen = []
+    chosen = [] if names else known
     for name in names:
         stem = Path(name).name.removesuffix(".md").removesuffix(".ipynb")
         found = [path for path in known if path.stem == stem or path.stem.startswith(f"{stem}-")]
@@ -176,8 +160,8 @@ def write_pair(path: Path, notebook: Notebook, url: str = "") -> None:
     notebook.nbformat, notebook.nbformat_minor = 4, 5
     fold(notebook)
     nbformat.validate(notebook)
-    replace(path, nbformat.writes(notebook).rstrip("\n") + "\n")
-    replace(path.with_suffix(".md"), markdown(notebook))
+    write_atomically(path, (nbformat.writes(notebook).rstrip("\n") + "\n").encode())
+    write_atomically(path.with_suffix(".md"), markdown(notebook).encode())
 
 
 def fold(notebook: Notebook) -> None:
@@ -196,11 +180,6 @@ def markdown(notebook: Notebook) -> str:
         cell.metadata.pop("jupyter", None)
     written = jupytext.writes(notebook, fmt="md:myst")
     return re.sub(r"\n *jupytext_version:.*", "", written).rstrip("\n") + "\n"
-
-
-def replace(path: Path, content: str) -> None:
-    """Write ``content`` to ``path`` in one step, so that an interruption leaves the old file."""
-    write_atomically(path, content.encode())
 
 
 # ---------------------------------------------------------------------------------------------------- stamps
@@ -262,9 +241,8 @@ def modules(code: str, package: Path = PACKAGE) -> list[Path]:
         new.add(package / "__main__.py")
     while new:
         found |= new
-        new = {
-            p for file in new for p in imported(ast.parse(file.read_text(encoding="utf-8")), package)
-        } - found
+        trees = [ast.parse(file.read_text(encoding="utf-8")) for file in new]
+        new = {path for tree in trees for path in imported(tree, package)} - found
     return sorted(found)
 
 
@@ -285,17 +263,12 @@ def records(code: str, runs: Path = RUNS) -> list[Path]:
 def stamp(notebook: Notebook, package: Path = PACKAGE, runs: Path = RUNS) -> str:
     """Return the hash of all that the notebook's outputs depend on."""
     code = code_of(notebook)
-    sources = [
-        [
-            file.relative_to(package).as_posix(),
-            skeleton(without_docstrings(ast.parse(file.read_text("utf-8")))),
-        ]
-        for file in modules(code, package)
-    ]
-    read = [
-        [file.relative_to(runs).as_posix(), hashlib.sha256(file.read_bytes()).hexdigest()]
-        for file in records(code, runs)
-    ]
+    sources, read = [], []
+    for file in modules(code, package):
+        tree = without_docstrings(ast.parse(file.read_text("utf-8")))
+        sources.append([file.relative_to(package).as_posix(), skeleton(tree)])
+    for file in records(code, runs):
+        read.append([file.relative_to(runs).as_posix(), hashlib.sha256(file.read_bytes()).hexdigest()])
     # A hint's address does not change what a cell puts out.
     neutral = Repository("ADDRESS").in_hints
     cells = [neutral(cell.source.strip("\n")) for cell in notebook.cells if cell.cell_type == "code"]
@@ -325,22 +298,6 @@ def problems(path: Path) -> list[str]:
 # ------------------------------------------------------------------------------------------------- execution
 
 
-def device() -> str:
-    """Name the hardware that the notebooks run on."""
-    import torch
-
-    if torch.cuda.is_available():
-        return torch.cuda.get_device_name()
-    return f"CPU, {os.cpu_count()} cores"
-
-
-def default_scale() -> str:
-    """Return the scale of this machine, as a notebook would choose it itself."""
-    import torch
-
-    return os.environ.get("STO_SCALE") or ("colab" if torch.cuda.is_available() else "smoke")
-
-
 def execute(notebook: Notebook, scale: str, folder: Path = BOOK) -> float:
     """Execute every cell in a fresh kernel, in place; return the seconds that it took."""
     for cell in notebook.cells:
@@ -366,28 +323,27 @@ def execute(notebook: Notebook, scale: str, folder: Path = BOOK) -> float:
     return time.perf_counter() - begun
 
 
-def run(path: Path, scale: str) -> None:
-    """Execute one chapter, and write the pair with outputs and stamp; on an error leave both files alone."""
+def run(path: Path, scale: str | None) -> None:
+    """Execute one chapter, at this machine's scale by default, and write the pair; on an error leave it alone."""
     import torch
 
+    from sto_lite.scale import chosen
+
+    on_gpu, scale = torch.cuda.is_available(), scale or chosen()[0]
     notebook = newest(path)
     expected = stamp(notebook)
     print(f"{path.stem}: running at scale {scale} …", end="", flush=True)
     try:
         seconds = execute(notebook, scale, path.parent)
     except CellExecutionError as error:
-        failed = next(
-            number
-            for number, cell in enumerate(notebook.cells, 1)
-            if any(output.output_type == "error" for output in cell.get("outputs", ()))
-        )
+        failed = 1 + max(n for n, cell in enumerate(notebook.cells) if cell.get("outputs"))
         print(" failed")
         raise NotebookError(f"{path.stem}: cell {failed} failed; nothing was written\n{error}") from None
     print(f" {seconds:.0f} s")
     notebook.metadata["sto"] = {
         "stamp": expected,
         "scale": scale,
-        "device": device(),
+        "device": torch.cuda.get_device_name() if on_gpu else f"CPU, {os.cpu_count()} cores",
         "seconds": round(seconds, 1),
         "python": sys.version.split()[0],
         "torch": torch.__version__.split("+")[0],
@@ -404,10 +360,10 @@ def lend(folder: Path = LAB, book: Path = BOOK) -> Iterator[str]:
     A copy that was run, and whose text nobody changed, gives way to a new edition of the chapter.
     """
     for name, settings in LAB_SETTINGS.items():
-        replace(folder / ".jupyter" / "labconfig" / name, json.dumps(settings))
+        write_atomically(folder / ".jupyter" / "labconfig" / name, json.dumps(settings).encode())
     for page in visible(book, "*.md"):
         if not is_text(page):
-            replace(folder / page.name, page.read_text(encoding="utf-8"))
+            write_atomically(folder / page.name, page.read_bytes())
     for path in chapters(book=book):
         new, own = newest(path), folder / path.name
         new.metadata.pop("jupytext", None)  # a copy has no pair
@@ -425,7 +381,7 @@ def lend(folder: Path = LAB, book: Path = BOOK) -> Iterator[str]:
             if edited:
                 yield f"{own} stays, since you changed it; rename it to get the book's newer text beside it"
                 continue
-        replace(own, nbformat.writes(new))
+        write_atomically(own, nbformat.writes(new).encode())
 
 
 # ---------------------------------------------------------------------------------------------- command line
@@ -444,13 +400,10 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         "lab": "put a reader's copies of all chapters and pages into lab/",
     }.items():
         command = commands.add_parser(name, help=purpose, description=purpose)
-        if name == "lab":
-            command.set_defaults(names=())
-            continue
-        many = "+" if name.startswith("from") else "*"
-        command.add_argument(
-            "names", nargs=many, metavar="NAME", help='such as "03" (default: every chapter)'
-        )
+        if name != "lab":
+            many = "+" if name.startswith("from") else "*"
+            known = 'such as "03" (default: every chapter)'
+            command.add_argument("names", nargs=many, metavar="NAME", help=known)
         if name == "run":
             command.add_argument("--scale", choices=TIMEOUT, help="default: $STO_SCALE, or by the hardware")
             command.add_argument("--stale", action="store_true", help="only those that check complains about")
@@ -476,8 +429,8 @@ def main(arguments: list[str] | None = None) -> int:
                 side = options.command.removeprefix("from-") if options.command != "sync" else None
                 write_pair(path, newest(path, side), configured().url)
             elif not options.stale or problems(path):
-                run(path, options.scale or default_scale())
-    except (NotebookError, AddressError) as error:
+                run(path, options.scale)
+    except (NotebookError, AddressError, StoError) as error:
         print(error, file=sys.stderr)
         return 1
     return 0

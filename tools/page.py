@@ -1,7 +1,4 @@
-"""What the book's pages get while Sphinx builds them: launch links, and the table of executed notebooks.
-
-A Sphinx extension, named in ``_config.yml``.
-"""
+"""What the book's pages get while Sphinx builds them: launch links, and the table of executed notebooks."""
 
 import json
 import re
@@ -11,14 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from docutils import nodes
-from docutils.parsers.rst import Directive
 from sphinx.addnodes import pending_xref
 from sphinx.application import Sphinx
 from sphinx.config import Config
+from sphinx.environment import BuildEnvironment
 from sphinx.errors import ConfigError
 
 from sto_lite.files import visible
-from tools.address import AddressError, Repository, repository
+from tools.address import AddressError, repository
+from tools.directives import add
 
 HEAD = ("Notebook", "Scale", "Time", "Device", "Python", "PyTorch", "Stamp")
 FORMULA = re.compile(r'([(\[“]?)(<span class="math notranslate nohighlight">[^<]*</span>)([^\s<\w(\[“]*)')
@@ -39,32 +37,21 @@ def execution(path: Path) -> tuple[str, list[str]]:
     return heading[1] if heading else path.stem, [str(noted.get(name, "–")) for name in NOTED]
 
 
-class ExecutionTable(Directive):
+def execution_table(env: BuildEnvironment) -> nodes.table:
     """The directive ``execution-table``: at which scale, where and with what each notebook was run."""
-
-    def run(self) -> list[nodes.Node]:
-        """Return the table."""
-        env = self.state.document.settings.env
-        body = nodes.tbody()
-        for path in visible(Path(env.doc2path(env.docname)).parent, "*.ipynb"):
-            env.note_dependency(str(path))
-            title, noted = execution(path)
-            link = pending_xref(
-                "",
-                nodes.inline(text=title),
-                refdomain="std",
-                reftype="doc",
-                reftarget=path.stem,
-                refexplicit=True,
-            )
-            link["refdoc"] = env.docname
-            body += row([link, *map(nodes.Text, noted)])
-        if not body.children:
-            raise self.error("there is no notebook beside this page")
-        group = nodes.tgroup("", *(nodes.colspec(colwidth=1) for _ in HEAD), cols=len(HEAD))
-        group += nodes.thead("", row(map(nodes.Text, HEAD)))
-        group += body
-        return [nodes.table("", group)]
+    body = nodes.tbody()
+    for path in visible(Path(env.doc2path(env.docname)).parent, "*.ipynb"):
+        env.note_dependency(str(path))
+        title, noted = execution(path)
+        at = {"refdomain": "std", "reftype": "doc", "reftarget": path.stem, "refdoc": env.docname}
+        link = pending_xref("", nodes.inline(text=title), refexplicit=True, **at)
+        body += row([link, *map(nodes.Text, noted)])
+    if not body.children:
+        raise ValueError("there is no notebook beside this page")
+    group = nodes.tgroup("", *(nodes.colspec(colwidth=1) for _ in HEAD), cols=len(HEAD))
+    group += nodes.thead("", row(map(nodes.Text, HEAD)))
+    group += body
+    return nodes.table("", group)
 
 
 def row(cells: Iterable[nodes.Node]) -> nodes.row:
@@ -83,21 +70,17 @@ def launch(app: Sphinx, config: Config) -> None:
         options["repository_url"], options["repository_branch"] = found.url, found.branch
         options["use_repository_button"], options["launch_buttons"] = True, found.launch_buttons
     if found:
-        app.connect("source-read", lambda _, name, source: write_hints(found, source))
+
+        def write_hints(_: Sphinx, page: str, source: list[str]) -> None:
+            source[0] = found.in_hints(source[0])
+
+        app.connect("source-read", write_hints)
 
 
-def write_hints(found: Repository, source: list[str]) -> None:
-    """Write the address into the set-up hints of a page that is being read."""
-    source[0] = found.in_hints(source[0])
+def mend(app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: Any) -> None:
+    """Make the empty corner of a table no heading, which would be read out without a name.
 
-
-def mend(
-    app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: nodes.document | None
-) -> None:
-    """Mend two things in a page's HTML.
-
-    The empty corner of a table becomes a plain cell, since a heading would be read out without a name; and a
-    formula keeps the bracket or comma next to it on its line.
+    And let a formula keep the bracket or comma next to it on its line.
     """
     if "body" in context:
         body = re.sub(r'<th(?: class="head[^"]*")?>(?:<p></p>)?</th>', "<td></td>", context["body"])
@@ -113,8 +96,7 @@ def without_triton(app: Sphinx, config: Config) -> None:
 
 def setup(app: Sphinx) -> dict[str, bool]:
     """Tell Sphinx what this extension adds."""
-    app.add_directive("execution-table", ExecutionTable)
     app.connect("config-inited", launch, priority=100)
     app.connect("config-inited", without_triton)
     app.connect("html-page-context", mend)
-    return {"parallel_read_safe": True, "parallel_write_safe": True}
+    return add(app, {"execution-table": lambda _: [execution_table(app.env)]})

@@ -5,7 +5,6 @@ Chromium prints that with the book's print style. The PDF has bookmarks, and tag
 """
 
 import os
-import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
@@ -17,16 +16,19 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # so that this file also runs as a script
 
 from sto_lite.errors import print_anything  # noqa: E402
+from tools.browser import MissingError, tab  # noqa: E402
 from tools.notebooks import contents  # noqa: E402
 
 HTML = ROOT / "_build" / "html"
 FOOTER = '<p style="width:100%;text-align:center;font:8pt sans-serif"><span class="pageNumber"></span></p>'
-QUIET = ["background-networking", "component-update", "gpu", "quic", "sync"]
-# What the page folds away of a chapter's code is not printed; nor is the reference of the module.
+# What the page folds away of a chapter's code is not printed; of scripts, the one that computes a figure is needed.
 DROPPED = (
-    ".headerlink, .frame[hidden], script, .prev-next-footer, details.above-input, details.hide > summary"
+    ".headerlink, .frame[hidden], script:not(.alive script, [src*='_static/alive']), .prev-next-footer, "
+    "details.above-input, details.hide > summary"
 )
-UNPRINTED = {"book/api"}
+COMPUTED = "() => ![...document.querySelectorAll('.alive td')].some(cell => cell.textContent.includes('…'))"
+UNPRINTED = {"book/api", "book/handouts"}  # a reference, and what the chapters say themselves
+SHORT, ROWS = 30, 12  # lines of code, and rows of a table, that stay on one page
 
 
 class PdfError(Exception):
@@ -56,6 +58,11 @@ def inside(link: str, name: str, names: Sequence[str]) -> str | None:
     return f"#{place(target, unquote(parts.fragment))}" if target in names else None
 
 
+def mark(tag: Tag, name: str) -> None:
+    """Give an element one more class."""
+    tag["class"] = " ".join(filter(None, [*tag.get_attribute_list("class"), name]))
+
+
 def sheet(article: Tag, name: str, names: Sequence[str]) -> Tag:
     """Make one page's ``<article>`` fit to stand beside others, in place, and return it."""
     for dropped in article.select(DROPPED):
@@ -72,6 +79,12 @@ def sheet(article: Tag, name: str, names: Sequence[str]) -> Tag:
             link["href"] = target
         else:
             del link["href"]
+    for code in article.select(".cell_input, .cell_output, div[class*=highlight-]"):
+        if code.get_text().count("\n") <= SHORT and not code.select("figure, table"):
+            mark(code, "short")
+    for table in article.select("table"):
+        if len(table.select("tr")) > ROWS:
+            mark(table, "long")
     article["id"] = place(name)
     article["style"] = "break-before: page"
     return article
@@ -100,25 +113,17 @@ def assemble(html: Path, names: Sequence[str]) -> str:
     articles = [sheet(one(page, "article").extract(), name, names) for name, page in pages.items()]
     del articles[0]["style"]
     one(frame, ".bd-article-container").extend(articles)
-    one(frame, "title").string = one(pages[names[0]], "title").get_text()
+    one(frame, "title").string = one(articles[0], "h1").get_text()
     return str(frame)
 
 
 def print_page(page: Path, pdf: Path) -> None:
     """Print an HTML file, without a network, when its formulas are typeset."""
-    from playwright.sync_api import sync_playwright
-
-    chromium = shutil.which(os.environ.get("CHROMIUM", "chromium"))
-    if chromium is None:
-        raise PdfError("there is no chromium; install it, or set CHROMIUM to its path")
-    with sync_playwright() as playwright:
-        flags = ["--headless=new", "--no-sandbox", "--no-first-run", *(f"--disable-{name}" for name in QUIET)]
-        browser = playwright.chromium.launch(executable_path=chromium, args=flags)
-        tab = browser.new_context(offline=True, color_scheme="light").new_page()
-        tab.set_default_timeout(0)
-        tab.goto(page.as_uri())
-        tab.evaluate("window.MathJax?.startup?.promise.then(() => true)")
-        tab.pdf(
+    with tab(0, offline=True, color_scheme="light") as opened:
+        opened.goto(page.as_uri())
+        opened.evaluate("window.MathJax?.startup?.promise.then(() => true)")
+        opened.wait_for_function(COMPUTED)
+        opened.pdf(
             path=pdf,
             format="A4",
             scale=0.8,
@@ -130,7 +135,6 @@ def print_page(page: Path, pdf: Path) -> None:
             outline=True,
             tagged=True,
         )
-        browser.close()
 
 
 def main() -> int:
@@ -142,7 +146,7 @@ def main() -> int:
     try:
         single.write_text(assemble(HTML, names), encoding="utf-8")
         print_page(single, pdf)
-    except PdfError as error:
+    except (PdfError, MissingError) as error:
         print(error, file=sys.stderr)
         return 1
     finally:

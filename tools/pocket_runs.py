@@ -25,56 +25,14 @@ from sto_lite import data  # noqa: E402
 from sto_lite.about import TERMS, measured  # noqa: E402
 from sto_lite.config import Config, plain  # noqa: E402
 from sto_lite.methods import STO, Baseline, StochasticDepth  # noqa: E402
-from sto_lite.records import Record, encode, environment, named  # noqa: E402
+from sto_lite.records import Record, environment, named  # noqa: E402
 from sto_lite.resnet import ResNet, fold  # noqa: E402
 from sto_lite.train import Training, evaluate  # noqa: E402
-from tools.chapter_networks import faces  # noqa: E402
+from tools.chapter_networks import all_shortened, enter, faces, halve  # noqa: E402
 
 FOLDER = ROOT / "data" / "runs" / "chapters-pocket"
 METHODS = {method.name: method for method in (Baseline(), StochasticDepth(), STO())}
 CALIBRATION = 256  # training images that give batch norm its new statistics
-
-
-def halve(net: ResNet) -> bytes:
-    """Round all weights to half precision, in place; return them as bytes, in the order of the state."""
-    floats = [tensor for tensor in net.state_dict().values() if tensor.is_floating_point()]
-    for tensor in floats:
-        tensor.copy_(tensor.half().float())
-    return torch.cat([tensor.flatten() for tensor in floats]).half().numpy().tobytes()
-
-
-@torch.no_grad()
-def all_shortened(net: ResNet, x: Tensor, gates: Tensor, calibration: Tensor | None = None) -> Tensor:
-    """Logits (2^L, N, classes) of what is left when blocks are left out; the last block's choice changes fastest.
-
-    Args:
-        net: in eval mode.
-        x: (N, 3, H, W) normalised test images.
-        gates: (L,) of the blocks that stay.
-        calibration: (M, 3, H, W) normalised training images; with them each subset gets running statistics of its
-            own, taken from these images in one batch. The statistics that net came with are lost.
-    """
-    norms = [module for module in net.modules() if isinstance(module, torch.nn.BatchNorm2d)]
-    for norm in norms:
-        norm.momentum = 1.0 if calibration is not None else 0.1
-
-    def walk(h: Tensor, known: Tensor | None, level: int) -> Tensor:
-        if level > net.num_blocks:
-            return net.classifier(h.mean(dim=(2, 3)))[None]
-        if level == 0:
-            return walk(*through(net.stem, h, known), level + 1)
-        block, gate = net.blocks[level - 1], float(gates[level - 1])
-        return torch.cat([walk(*through(block, h, known, g), level + 1) for g in (0.0, gate)])
-
-    def through(
-        part: torch.nn.Module, h: Tensor, known: Tensor | None, *gate: float
-    ) -> tuple[Tensor, Tensor | None]:
-        if known is not None:
-            known = part.train()(known, *gate)
-            part.eval()
-        return part(h, *gate), known
-
-    return walk(x, calibration, 0)
 
 
 def errors(logits: Tensor, labels: Tensor) -> list[float]:
@@ -135,14 +93,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
     path = FOLDER / f"{options.method}-s{options.seed}.json"
-    if path.exists():
-        print(f"{path.name} is there")
-        return 0
-    record = run(options.method, options.seed)
-    FOLDER.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(encode(record))
-    print(f"wrote {path.name}")
-    return 0
+    return enter(path, lambda: run(options.method, options.seed))
 
 
 if __name__ == "__main__":

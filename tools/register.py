@@ -1,6 +1,5 @@
 """The register of questions, ``data/register.yml``: what was asked before it was measured, and when."""
 
-import subprocess
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields
 from datetime import date
@@ -11,6 +10,7 @@ from typing import Any
 import yaml
 
 from sto_lite.records import Record
+from tools.address import GIT_FAILS, git
 from tools.entries import ROOT, EntryError, make
 
 REGISTER = ROOT / "data" / "register.yml"
@@ -52,37 +52,27 @@ class Origin:
 
 
 def read_register(text: str | None = None) -> list[Entry]:
-    """Every entry, in the order of the file.
-
-    Raises:
-        EntryError: an unknown or missing field, an id that two entries share, a change without date or reason.
-    """
+    """Every entry, in the order of the file; EntryError where one lacks something, or has what no entry has."""
     raws = yaml.safe_load(REGISTER.read_text(encoding="utf-8") if text is None else text)
     found = make(Entry, "register.yml", "entry", raws)
     for entry in found:
-        if any(
-            set(change) != {"date", "what", "why"} or not all(change.values()) for change in entry.changes
-        ):
+        whole = [set(change) == {"date", "what", "why"} and all(change.values()) for change in entry.changes]
+        if not all(whole):
             raise EntryError(f"register.yml, {entry.id}: a change has a date, what was changed, and why")
     return found
 
 
 def versions(root: Path = ROOT) -> Iterator[tuple[str, str, str]]:
     """Commit, date and text of the register in every commit that touched it, oldest first; none without git."""
-
-    def git(*arguments: str) -> str:
-        run = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, check=True)
-        return run.stdout
-
     path = REGISTER.relative_to(ROOT).as_posix()
     try:
         # A clone that is cut off would call its oldest commit the origin of everything.
-        if git("rev-parse", "--is-shallow-repository").strip() == "true":
+        if git("-C", root, "rev-parse", "--is-shallow-repository").strip() == "true":
             return
-        for line in git("log", "--reverse", "--format=%h %cs", "--", path).splitlines():
+        for line in git("-C", root, "log", "--reverse", "--format=%h %cs", "--", path).splitlines():
             commit, day = line.split()
-            yield commit, day, git("show", f"{commit}:{path}")
-    except (OSError, subprocess.CalledProcessError):
+            yield commit, day, git("-C", root, "show", f"{commit}:{path}")
+    except GIT_FAILS:
         return
 
 

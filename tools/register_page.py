@@ -1,7 +1,4 @@
-"""The page of the register: each question as it was written down, when, what was changed, and the answer.
-
-A Sphinx extension, named in ``_config.yml``; its directive writes Markdown, as those of tools/claims_page.py do.
-"""
+"""The page of the register: each question as it was written down, when, what was changed, and the answer."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -11,43 +8,32 @@ from sphinx.application import Sphinx
 from sto_lite.blocks import Pair
 from sto_lite.experiments.formats import spread
 from sto_lite.experiments.paper import EXPERIMENTS
-from sto_lite.experiments.tables import Row, Table, ask, tables, verdict
+from sto_lite.experiments.tables import Table, ask, tables, verdict
 from sto_lite.records import Record
 from sto_lite.stats import Interval
 from tools.address import Repository, repository
-from tools.claims_page import add, results
+from tools.claims_page import READS, results
+from tools.directives import add
 from tools.entries import ROOT
 from tools.findings import Results
 from tools.register import Entry, origins, read_register
 
 RUNS = ROOT / "data" / "runs"
-# The experiment whose tables hold the records that answer a question.
-EXPERIMENT = {
-    "fresh-subsets": "table3",
-    "sto-against-parts": "table3",
-    "ladder-4096": "table3",
-    "ladder-256": "table3",
-    "ladder-16384": "table3",
-    "label-smoothing": "controls",
-    "equal-compute": "compute",
+# The experiments whose tables hold the records that answer questions.
+ANSWERS = {
+    "table1": "paper-1 paper-3 paper-6",
+    "table2": "peers paper-4",
+    "table3": "fresh-subsets sto-against-parts ladder-4096 ladder-256 ladder-16384 cifar100-seeds first-seeds "
+    "paper-2 paper-5",
+    "controls": "label-smoothing",
+    "compute": "equal-compute",
     "detach": "detach",
-    "running-statistics": "running-stats",
+    "running-stats": "running-statistics",
     "dropped-blocks": "dropped-blocks",
-    "peers": "table2",
     "peers-otherwise": "peers-otherwise",
-    "cifar100-seeds": "table3",
-    "paper-1": "table1",
-    "paper-2": "table3",
-    "paper-3": "table1",
-    "paper-4": "table2",
-    "paper-5": "table3",
-    "paper-6": "table1",
-    "first-seeds": "table3",
-    "kin-gain": "kin",
-    "kin-teacher": "kin",
-    "kin-directions": "kin",
-    "kin-gates": "kin",
+    "kin": "kin-gain kin-teacher kin-directions kin-gates",
 }
+EXPERIMENT = {question: name for name, questions in ANSWERS.items() for question in questions.split()}
 PEERS = ("DML", "ONE", "OKDDip", "KD, two stages")
 TABLE3 = ("stochastic depth", "without distillation (λ = 0)", "without backward of the full network")
 KIN_CHEAP = ("label smoothing", "EMA", "baseline, STO's compute", "stochastic depth")
@@ -101,18 +87,12 @@ def both_splits(table: Table) -> list[Table]:
     return [table, *tables(table.experiment, mine, "public")[:1]]
 
 
-def seeds_of(row: Row) -> set[int]:
-    """The seeds that a row has runs of."""
-    return {record["config"]["seed"] for record in row.records}
-
-
-def missing(entry: Entry, table: Table) -> list[str]:
+def missing(entry: Entry, table: Table) -> Iterator[str]:
     """Rows of a table whose registered seeds are not all there; a row that nobody began is left out."""
-    return [
-        f"{row.cell.label} {', '.join(map(str, sorted(set(entry.seeds) - seeds_of(row))))}"
-        for row in table.rows
-        if row.records and set(entry.seeds) - seeds_of(row)
-    ]
+    for row in table.rows:
+        left = set(entry.seeds) - {record["config"]["seed"] for record in row.records}
+        if row.records and left:
+            yield f"{row.cell.label} {', '.join(map(str, sorted(left)))}"
 
 
 def difference(of: str, alone: Interval | None, wide: Interval | None, told: str) -> str:
@@ -127,10 +107,9 @@ def difference(of: str, alone: Interval | None, wide: Interval | None, told: str
 def answer(entry: Entry, found: Results) -> Iterator[str]:
     """What the records that answer an entry say so far, Markdown; nothing where there are none."""
     for table in (one for headline in answering(entry, found) for one in both_splits(headline)):
-        left = missing(entry, table)
         count = sum(r.get("collection") == entry.records for row in table.rows for r in row.records)
         yield f"**Answer**, {count} runs, test images *{table.split}*: {table.protocol}."
-        if left:
+        if left := [*missing(entry, table)]:
             yield ""
             yield f"*An early look, which decides nothing.* Seeds that are still to come: {'; '.join(left)}."
         yield ""
@@ -213,4 +192,4 @@ def register(which: str) -> Iterator[str]:
 
 def setup(app: Sphinx) -> dict[str, bool]:
     """Tell Sphinx what this extension adds."""
-    return add(app, {"register": register})
+    return add(app, {"register": register}, *READS, box="claims")

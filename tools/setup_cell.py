@@ -2,11 +2,7 @@
 
 A notebook may be opened where ``sto_lite`` is missing: alone, as on Colab, or from a clone in which nothing was
 installed, as on a JupyterHub. This cell then brings the module; elsewhere it does nothing, and the book's pages
-leave it out. To change it, change CELL, then::
-
-    python tools/setup_cell.py           write it into the .md of every chapter
-    python tools/setup_cell.py --check   say which chapters differ from it, and exit with status 1 if any does
-
+leave it out. To change it, change CELL, and run this file; ``--check`` only says which chapters differ.
 The word ADDRESS stands for the repository's address, which ``tools/notebooks.py`` puts in (``tools/address.py``).
 """
 
@@ -20,6 +16,7 @@ sys.path.insert(0, str(ROOT))  # so that this file also runs as a script
 
 import nbformat  # noqa: E402
 
+from sto_lite.files import write_atomically  # noqa: E402
 from tools import notebooks  # noqa: E402
 from tools.address import Repository, configured  # noqa: E402
 from tools.notebooks import Notebook, NotebookError  # noqa: E402
@@ -56,12 +53,7 @@ TAGS = ["remove-cell", "set-up"]
 
 
 def place(notebook: Notebook, url: str = "") -> None:
-    """Put the set-up cell before the notebook's other code, in place; an older or misplaced one is replaced.
-
-    Args:
-        notebook: a chapter.
-        url: the repository's address; empty leaves the word ADDRESS.
-    """
+    """Put the set-up cell before the notebook's other code, in place; an older or misplaced one is replaced."""
     source = Repository(url).in_hints(CELL) if url else CELL
     if not differs(notebook) and any(cell.source == source for cell in notebook.cells):
         return
@@ -91,17 +83,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--check", action="store_true", help="only say which chapters differ")
     options = parser.parse_args(arguments)
     try:
-        for path in notebooks.chapters():
-            notebook = notebooks.newest(path)
-            if not differs(notebook):
-                continue
+        found = {path: notebooks.newest(path) for path in notebooks.chapters()}
+        wrong = {path: notebook for path, notebook in found.items() if differs(notebook)}
+        for path, notebook in wrong.items():
             if options.check:
                 print(f"{path.stem}: its set-up cell differs; run tools/setup_cell.py")
                 continue
             place(notebook, configured().url)
-            notebooks.replace(path.with_suffix(".md"), notebooks.markdown(notebook))
+            write_atomically(path.with_suffix(".md"), notebooks.markdown(notebook).encode())
             print(f"{path.stem}: written; tools/notebooks.py run {path.stem} executes it")
-        return int(options.check and any(differs(notebooks.newest(path)) for path in notebooks.chapters()))
+        return int(options.check and bool(wrong))
     except NotebookError as error:
         print(error, file=sys.stderr)
         return 1

@@ -2,16 +2,14 @@
 
     python tools/submissions.py gradients ~/sto-course --unpack ~/zips
 
-For every student's folder in ``~/sto-course/submitted`` it says whether ``gradients/gradients.ipynb`` is there and
-holds every cell that is graded, whether the records beside it have the form that is asked for, and whether two
-students handed in the same runs. A student's code runs in one process with the checks of a notebook and can replace
-them; here the assignment's own source is executed, and its check reads what was handed in. The exit status is 1 if
-something has to be looked at.
+For every student's folder it says whether the notebook is there and holds every cell that is graded, whether the
+records beside it have the form that is asked for, and whether two students handed in the same runs. A student's code
+can replace the checks of a notebook; here the assignment's own source is executed, and its check reads what was
+handed in. The exit status is 1 if something has to be looked at.
 
 ``--unpack`` first unpacks every ``STUDENT.zip`` of a folder to where nbgrader looks for it. ``--restore`` first makes
-the cells that nbgrader knows whole: one that was deleted is put back from what was released, as a missing check has
-no points and its submission stays ungraded; and of one that was split or copied, the last alone
-keeps its mark, as nbgrader grades no notebook in which a mark occurs twice, nor any student after it.
+the cells that nbgrader knows whole: one that was deleted is put back from what was released, and of one that was
+split or copied, the last alone keeps its mark: nbgrader grades no notebook in which a mark occurs twice.
 """
 
 import argparse
@@ -23,9 +21,9 @@ import stat
 import sys
 import zipfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, TypeVar
 
 import nbformat
 
@@ -38,6 +36,7 @@ from sto_lite.resnet import NETWORKS  # noqa: E402
 from tools import homework  # noqa: E402
 from tools.homework import HomeworkError, Notebook, role  # noqa: E402
 
+T = TypeVar("T")
 PROTOCOL = "EPOCHS, FACES, PIXELS = "  # the line of a source that students fit to their budget
 LARGEST = 50 << 20  # bytes of a file; a notebook with all its figures has a few million
 MEMBERS = 500  # files of a zip
@@ -46,13 +45,9 @@ MOST = {"epochs": 100_000, "faces": 10_000, "pixels": 64}  # larger numbers are 
 
 
 def look_over(source: Notebook, folder: Path, name: str, marked: bool = True) -> list[str]:
-    """Say what has to be looked at in one student's submission of an assignment; nothing when all is well.
+    """Say what has to be looked at in one student's submission; nothing when all is well.
 
-    Args:
-        source: of the assignment (homework.read).
-        folder: what was handed in: NAME.ipynb and records.
-        name: of the assignment.
-        marked: nbgrader will grade it, by the marks that its cells carry.
+    source, name: of the assignment. folder: NAME.ipynb and records. marked: nbgrader grades it, by its cells' marks.
     """
     if lines := strange(folder):
         return lines
@@ -111,11 +106,7 @@ def about_notebook(source: Notebook, path: Path, marked: bool = True) -> list[st
 
 
 def restore(released: Path, path: Path) -> list[str]:
-    """Make a submitted notebook's marked cells those of the released one; return what was done, in words.
-
-    Raises:
-        HomeworkError: one of the two is no notebook, or it cannot be written.
-    """
+    """Make a submitted notebook's marked cells those of the released one; return what was done, in words."""
     try:
         ours, theirs = (nbformat.read(place, as_version=4) for place in (released, path))
     except Exception as error:
@@ -148,12 +139,7 @@ def unpack(file: Path, folder: Path, notebook: str) -> None:
     """Unpack what a student has uploaded, whole or not at all.
 
     What systems add is left out (``__MACOSX``, names with a dot before them), paths of Windows are understood, and
-    where the notebook lies in a folder of the zip, that folder becomes ``folder``.
-
-    Args:
-        file: the zip.
-        folder: of the submission; if it holds something, it stays as it is.
-        notebook: the notebook's name.
+    where the notebook of this name lies in a folder of the zip, that folder becomes ``folder``.
 
     Raises:
         HomeworkError: it is no zip, damaged, locked, or too large; a path leads out of it; or `folder` is not empty.
@@ -195,17 +181,29 @@ def about_records(source: Notebook, folder: Path, namespace: dict[str, Any] | No
             ]
         flat = visible(folder, "*.json")
         return ["there is no folder records" + ("; put the .json files into one" if flat else "")]
-    given = protocol(folder / "records")
+    given = next(filter(None, each_record(folder, protocol)), None)
     namespace = {} if namespace is None else namespace
     namespace["__name__"] = "__main__"
     try:
         with contextlib.chdir(folder), contextlib.redirect_stdout(io.StringIO()):
             for code in program(source):
-                exec(adapted(code, given) if PROTOCOL in code else code, namespace)
+                exec(adapted(code, given) if given and PROTOCOL in code else code, namespace)
     except Exception as error:  # of the check; or of whatever is written in place of a record
         text = str(error) or f"{type(error).__name__} in the check of the records"
         return [line.removeprefix("- ") for line in text.splitlines() if not line.endswith("handed in yet:")]
     return []
+
+
+def each_record(folder: Path, read: Callable[[Any], T]) -> Iterator[T]:
+    """Yield what can be read from a submission's records; what about_records finds fault with is passed over."""
+    for path in visible(folder / "records", "**/*.json"):
+        with contextlib.suppress(OSError, ValueError, RecursionError, LookupError, TypeError):
+            yield read(json.loads(path.read_text(encoding="utf-8")))
+
+
+def run_of(record: Any) -> str:
+    """Return what no other run has."""
+    return json.dumps([record["history"]["train_loss"], record["history"]["seconds"]])
 
 
 def copied(students: Sequence[Path], name: str) -> dict[str, list[str]]:
@@ -213,23 +211,14 @@ def copied(students: Sequence[Path], name: str) -> dict[str, list[str]]:
     owners: dict[str, set[str]] = {}
     for student in students:
         folder = student / name
-        for path in (
-            [] if not folder.is_dir() or strange(folder) else visible(folder / "records", "**/*.json")
-        ):
-            try:
-                history = json.loads(path.read_text(encoding="utf-8"))["history"]
-                run = json.dumps([history["train_loss"], history["seconds"]])
-            except (OSError, ValueError, RecursionError, LookupError, TypeError):
-                continue  # a summary; or what about_records finds fault with
+        for run in each_record(folder, run_of) if folder.is_dir() and not strange(folder) else ():
             owners.setdefault(run, set()).add(student.name)
     said: dict[str, list[str]] = {}
     for student in students:
         shared = [names - {student.name} for names in owners.values() if {student.name} < names]
         if shared:
-            others = ", ".join(sorted(set.union(*shared)))
-            said[student.name] = [
-                f"{len(shared)} records are those of {others}, to the seconds: ask whose they are"
-            ]
+            whose = f"those of {', '.join(sorted(set.union(*shared)))}, to the seconds: ask whose they are"
+            said[student.name] = [f"{len(shared)} records are {whose}"]
     return said
 
 
@@ -247,27 +236,18 @@ def program(source: Notebook) -> Iterator[str]:
             return
 
 
-def protocol(records: Path) -> dict[str, Any]:
-    """Find what a student has chosen: epochs of STO, faces, pixels, net and difficulty, as far as records say it."""
-    for path in visible(records, "**/*.json"):
-        try:
-            record = json.loads(path.read_text(encoding="utf-8"))
-            if record["method"]["name"] != "sto":
-                continue
-            data, config = record["data"], record["config"]
-            found = {"epochs": config["epochs"], "faces": data["counts"]["train"], "pixels": data["size"]}
-            fits = all(type(value) is int and 0 < value <= MOST[key] for key, value in found.items())
-            if fits and config["net"] in NETWORKS and 0 <= data["difficulty"] <= 2:
-                return found | {"net": config["net"], "difficulty": data["difficulty"]}
-        except (OSError, ValueError, RecursionError, LookupError, TypeError):
-            continue
-    return {}
+def protocol(record: Any) -> dict[str, Any]:
+    """Return what a student has chosen: epochs of STO, faces, pixels, net and difficulty; nothing if it cannot be."""
+    data, config = record["data"], record["config"]
+    found = {"epochs": config["epochs"], "faces": data["counts"]["train"], "pixels": data["size"]}
+    fits = all(type(value) is int and 0 < value <= MOST[key] for key, value in found.items())
+    fits = fits and record["method"]["name"] == "sto" and config["net"] in NETWORKS
+    found |= {"net": config["net"], "difficulty": data["difficulty"]}
+    return found if fits and 0 <= data["difficulty"] <= 2 else {}
 
 
 def adapted(code: str, given: dict[str, Any]) -> str:
     """Return the cell that holds the protocol, with what a student has chosen in place of what the source says."""
-    if not given:
-        return code
     chosen = f"{given['epochs']}, {given['faces']}, {given['pixels']}"
     code = re.sub(rf"^{PROTOCOL}.*$", f"{PROTOCOL}{chosen}", code, flags=re.M)
     code = re.sub(r'\bnet="[^"]*"', f"net={given['net']!r}", code)
@@ -278,37 +258,32 @@ def main(arguments: list[str] | None = None) -> int:
     """Print a table of students; return the exit status."""
     parser = argparse.ArgumentParser(description=str(__doc__).split("\n\n")[0])
     parser.add_argument("name", help="the assignment, such as gradients")
-    parser.add_argument(
-        "course", type=expand, nargs="?", default=Path(), help="its folder (default: this one)"
-    )
+    parser.add_argument("course", type=expand, nargs="?", default=Path(), help="its folder (default: this)")
     parser.add_argument("--unpack", type=expand, metavar="FOLDER", help="first unpack its STUDENT.zip")
     parser.add_argument("--restore", action="store_true", help="first make marked cells whole")
     print_anything()
     options = parser.parse_args(arguments)
     try:
         (path,) = homework.assignments([options.name])
-        source = homework.read(path)
-        submitted = options.course / "submitted"
-        if options.unpack:
-            zips = visible(options.unpack, "*.zip")
-            if not zips:
-                raise HomeworkError(f"{options.unpack} holds no STUDENT.zip")
-            for upload in zips:
-                try:
-                    unpack(upload, submitted / upload.stem / path.stem, f"{path.stem}.ipynb")
-                except HomeworkError as error:
-                    print(shown(f"{upload.name}: {error}"))
+        source, file = homework.read(path), f"{path.stem}.ipynb"
+        submitted, released = options.course / "submitted", options.course / "release" / path.stem / file
+        zips = visible(options.unpack, "*.zip") if options.unpack else []
+        if options.unpack and not zips:
+            raise HomeworkError(f"{options.unpack} holds no STUDENT.zip")
+        for upload in zips:
+            try:
+                unpack(upload, submitted / upload.stem / path.stem, file)
+            except HomeworkError as error:
+                print(shown(f"{upload.name}: {error}"))
         students = [student for student in visible(submitted, "*") if student.is_dir()]
         if not students:
-            raise HomeworkError(f"{options.course / 'submitted'} holds no student's folder")
+            raise HomeworkError(f"{submitted} holds no student's folder")
         for student in students if options.restore else ():
-            file = f"{path.stem}.ipynb"
             handed_in = student / path.stem / file
-            if not handed_in.parent.exists() or strange(handed_in.parent):
-                continue
-            if any("--restore" in line for line in about_notebook(source, handed_in)):
+            readable = handed_in.parent.exists() and not strange(handed_in.parent)
+            if readable and any("--restore" in line for line in about_notebook(source, handed_in)):
                 try:
-                    done = ", ".join(restore(options.course / "release" / path.stem / file, handed_in))
+                    done = ", ".join(restore(released, handed_in))
                 except HomeworkError as error:
                     done = str(error)
                 print(shown(f"{student.name}: {done}"))

@@ -27,6 +27,7 @@ from sto_lite.sets import FER2013  # noqa: E402
 PATH = ROOT / "data" / "runs" / "fer-votes" / "votes.json"
 COLUMN = np.argsort(votes.FER2013_LABELS)  # label of FER-2013 -> its column in the votes
 NEAR, ALIKE = 4, 0.9  # near copies: bits of 64 that may differ, and least correlation of the pixels
+SOURCE = "FER+, fer2013new.csv (MIT licence)"
 Votes = np.ndarray
 
 
@@ -47,19 +48,14 @@ def of_the_labels(counts: Votes, labels: np.ndarray) -> dict[str, Any]:
         "agreement": agreement(counts),
         "clear": int(clear.sum()),
         "tied": int(tied.sum()),
-        "outside": int(
-            top[:, len(COLUMN) :].any(1).sum()
-        ),  # contempt, unknown or not a face among the most voted
+        "outside": int(top[:, len(COLUMN) :].any(1).sum()),  # contempt, unknown, no face among the most voted
         "alone": [int((hit & ~tied & c).sum()) for c in classes],  # by class: the label has most votes, alone
         "shared": [int((hit & tied & c).sum()) for c in classes],  # or with others
         "of": [int(c.sum()) for c in classes],
         "clear_hits": int((hit & clear).sum()),
-        "mean_votes": [
-            (share[c].sum(0) / max(1, c.sum())).round(4).tolist() for c in classes
-        ],  # by label, columns as votes.CLASSES
-        "by_votes": np.bincount(
-            counts.max(1), minlength=11
-        ).tolist(),  # images by the votes of the first answer
+        # By label, columns as votes.CLASSES; then images by the votes of the first answer.
+        "mean_votes": [(share[c].sum(0) / max(1, c.sum())).round(4).tolist() for c in classes],
+        "by_votes": np.bincount(counts.max(1), minlength=11).tolist(),
         "unanimous": (counts == 10).sum(0).tolist(),  # by answer, columns as above
     }
 
@@ -69,18 +65,16 @@ def of_a_run(counts: Votes, labels: np.ndarray, said: np.ndarray, confidence: np
     rows, share = np.arange(len(said)), counts / counts.sum(1, keepdims=True)
     mine, top = share[rows, COLUMN[said]], plurality(counts)
     clear = is_clear(counts)
-    found, p = top[rows, COLUMN[said]], confidence.clip(1e-4, 1 - 1e-4)
+    found, wrong, p = top[rows, COLUMN[said]], said != labels, confidence.clip(1e-4, 1 - 1e-4)
     return {
-        "error": 100 * float((said != labels).mean()),
+        "error": 100 * float(wrong.mean()),
         "against_most": 100 * float(1 - found.mean()),  # the answer is not among the most voted
         "against_most_clear": 100 * float(1 - found[clear].mean()),
-        "error_clear": 100 * float((said != labels)[clear].mean()),  # the same images by the old label
+        "error_clear": 100 * float(wrong[clear].mean()),  # the same images by the old label
         "votes_for": 100 * float(mine.mean()),
         "surprise": float(-(mine * np.log(p) + (1 - mine) * np.log(1 - p)).mean()),
         "not_most_by_votes": np.bincount(counts.max(1), weights=~found, minlength=11).astype(int).tolist(),
-        "wrong_by_votes": np.bincount(counts.max(1), weights=said != labels, minlength=11)
-        .astype(int)
-        .tolist(),
+        "wrong_by_votes": np.bincount(counts.max(1), weights=wrong, minlength=11).astype(int).tolist(),
     }
 
 
@@ -137,20 +131,12 @@ def make() -> dict[str, Any]:
                     raise SystemExit(f"{path} was tested on other labels than those of this copy")
                 arrays = [np.array(x)[rated] for x in (truth[split], said, record["confidence"][split])]
                 scores[split] = of_a_run(counts[rated], *arrays)
-            names = {
-                "run": f"{folder.name}/{path.stem}",
-                "method": record["method"],
-                "seed": record["config"]["seed"],
-            }
-            runs.append(names | {"scores": scores})
+            names = {"run": f"{folder.name}/{path.stem}", "method": record["method"]}
+            runs.append(names | {"seed": record["config"]["seed"], "scores": scores})
     return {
         "kind": "curves",
         "config": {},
-        "data": {
-            "name": "fer2013",
-            "fingerprint": images.fingerprint,
-            "votes": "FER+, fer2013new.csv (MIT licence)",
-        },
+        "data": {"name": "fer2013", "fingerprint": images.fingerprint, "votes": SOURCE},
         "environment": records.environment(torch.device("cpu")),
         "finished": time.strftime("%Y-%m-%d"),
         "labels_and_votes": {s: of_the_labels(c[rated], truth[s][rated]) for s, (c, rated) in read.items()},

@@ -11,8 +11,9 @@ from pathlib import Path
 
 from sto_lite.errors import print_anything
 from tools import notebooks
+from tools.browser import MissingError
 from tools.proofs import alone, hub, lab, versions
-from tools.proofs.places import MissingError, ProofError, Published, clean, publish
+from tools.proofs.places import ProofError, Published, clean, publish
 
 PARTS = {
     "alone": "each notebook by itself, as on Colab",
@@ -43,16 +44,11 @@ def proofs(part: str, names: list[str], published: Published, folder: Path) -> I
 def main() -> int:
     """Run what was asked for; return the exit status, 1 if anything failed."""
     print_anything()
-    parser = argparse.ArgumentParser(
-        prog="python -m tools.proofs", description="Prove that the notebooks run."
-    )
-    parser.add_argument(
-        "parts", nargs="*", metavar="PART", help="; ".join(f"{k}: {v}" for k, v in PARTS.items())
-    )
+    parser = argparse.ArgumentParser(prog="python -m tools.proofs", description="Prove that notebooks run.")
+    parts = "; ".join(f"{part}: {what}" for part, what in PARTS.items())
+    parser.add_argument("parts", nargs="*", choices=PARTS, metavar="PART", help=parts)
     parser.add_argument("--chapters", nargs="+", default=(), metavar="NN", help="default: all")
     options = parser.parse_args()
-    if wrong := set(options.parts) - set(PARTS):
-        parser.error(f"there is no part {', '.join(sorted(wrong))}; there are {', '.join(PARTS)}")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that servers are stopped
     names = [path.name for path in notebooks.chapters(options.chapters)]
     failed = 0

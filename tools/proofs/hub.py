@@ -5,21 +5,10 @@ import shutil
 from pathlib import Path
 from urllib.parse import urlencode
 
-from tools.address import ROOT
-from tools.proofs import browse
-from tools.proofs.lab import own_folders
-from tools.proofs.places import (
-    URL,
-    MissingError,
-    ProofError,
-    Published,
-    call,
-    clean,
-    environ,
-    free_port,
-    lend,
-    serving,
-)
+from tools.browser import MissingError, tab
+from tools.entries import ROOT
+from tools.proofs.lab import LONG, VIEW, own_folders, run_all
+from tools.proofs.places import URL, ProofError, Published, call, clean, environ, free_port, lend, serving
 
 PAGE = ROOT / "book" / "hub.md"
 PACKAGES = ("jupyterhub", "nbgitpuller", "jupyterlab", "ipywidgets", "pip")
@@ -56,11 +45,7 @@ def link(hub: str, url: str, chapter: str, branch: str = "main") -> str:
 
 
 def programs(folder: Path) -> tuple[Path, Path]:
-    """Make an environment with the hub, and install its proxy; return Python and proxy.
-
-    Raises:
-        MissingError: there is no npm, or no network.
-    """
+    """Make an environment with the hub, and install its proxy; return both. MissingError: no npm, or no network."""
     npm = shutil.which("npm")
     if npm is None:
         raise MissingError("there is no npm, with which the hub's proxy is installed")
@@ -74,12 +59,7 @@ def programs(folder: Path) -> tuple[Path, Path]:
 
 
 def run(published: Published, name: str, folder: Path) -> int:
-    """Log in by a chapter's link, let the hub fetch the book, run the chapter; return how many figures answered.
-
-    Raises:
-        ProofError: a cell failed, or a figure did not answer.
-        MissingError: there is no npm, no Chromium, or no network.
-    """
+    """Log in by a chapter's link, let the hub fetch the book, run the chapter; return how many figures answered."""
     folder.mkdir(parents=True)
     python, proxy = programs(folder)
     base = f"http://127.0.0.1:{free_port()}"
@@ -91,12 +71,12 @@ def run(published: Published, name: str, folder: Path) -> int:
     config = folder / "jupyterhub_config.py"
     config.write_text(block("hub-config") + local)
     command = [python, "-m", "jupyterhub", "--config", config]
-    with browse.tab() as page, serving(command, f"{base}/hub/health", variables, folder):
+    with tab(LONG, viewport=VIEW) as page, serving(command, f"{base}/hub/health", variables, folder):
         page.goto(link(base, URL, name))
         page.get_by_label("Username").fill("ada")
         page.get_by_label("Password").fill("proof")
         page.get_by_role("button", name="Sign in").click()
-        moved = browse.run_all(page, published.explorations(name))
+        moved = run_all(page, published.explorations(name))
         if not (folder / "home" / "ada" / URL.rpartition("/")[2] / "book" / name).exists():
             raise ProofError("the hub's user has no copy of the book")
     return moved

@@ -19,7 +19,9 @@ from urllib.error import URLError
 from urllib.request import urlopen
 
 from tools import notebooks
-from tools.address import ROOT
+from tools.address import git
+from tools.browser import MissingError
+from tools.entries import ROOT
 from tools.setup_cell import place
 
 URL = "https://github.com/owner/student-teacher-oneness"  # git is told to look for it on this machine
@@ -32,16 +34,9 @@ class ProofError(Exception):
     """Something did not work where a runner would be."""
 
 
-class MissingError(Exception):
-    """A program that a proof needs is not on this machine; the message names it."""
-
-
 @dataclass(frozen=True)
 class Published:
-    """The repository as it lies on disk, published: a bare git repository that stands for URL.
-
-    git: the repository. config: of git, which leads from URL to it. tree: a checkout.
-    """
+    """The repository as it lies on disk: bare, for URL, to which the config leads git; and checked out, the tree."""
 
     git: Path
     config: Path
@@ -69,11 +64,6 @@ class Published:
 def call(command: Sequence[Any], **options: Any) -> subprocess.CompletedProcess[str]:
     """Run a program to its end, and keep what it printed; options are those of ``subprocess.run``."""
     return subprocess.run([*map(str, command)], capture_output=True, text=True, **options)
-
-
-def git(*arguments: str | Path) -> str:
-    """Run git; return what it printed."""
-    return call(["git", *arguments], check=True).stdout
 
 
 def publish(folder: Path) -> Published:
@@ -109,21 +99,14 @@ def borrowed(folder: Path) -> Path:
 
 
 def lend(python: Path) -> None:
-    """Let another environment of the same Python import the packages of this one.
-
-    Its ``.pth`` file names this one's packages; those among them, such as a checkout's, are not followed.
-    """
+    """Let another environment import this one's packages; what a .pth among them names, as a checkout, is not."""
     asked = [python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]
     site = Path(call(asked, check=True).stdout.strip())
     (site / "borrowed.pth").write_text(f"{sysconfig.get_path('purelib')}\n")
 
 
 def clean(folder: Path, python: str = sys.executable, packages: Sequence[str] = (*PRESENT, *TOOLS)) -> Path:
-    """Make an environment with these packages, by uv and its cache; return its Python.
-
-    Raises:
-        MissingError: there is no such Python, or no network.
-    """
+    """Make an environment with these packages, by uv; return its Python. MissingError: no such Python, no network."""
     uv = shutil.which("uv", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
     if uv is None:
         raise MissingError("uv is not installed")
@@ -131,9 +114,8 @@ def clean(folder: Path, python: str = sys.executable, packages: Sequence[str] = 
     for what in (("venv", "--python", python, folder), ("pip", "install", "--python", made, *packages)):
         done = call([uv, "--quiet", *what])
         if done.returncode:
-            raise MissingError(
-                f"no environment of {python} with {', '.join(packages)}: {done.stderr.strip()}"
-            )
+            why = done.stderr.strip()
+            raise MissingError(f"no environment of {python} with {', '.join(packages)}: {why}")
     return made
 
 
@@ -147,11 +129,7 @@ def environ(python: Path, extra: Mapping[str, str]) -> dict[str, str]:
 
 @contextlib.contextmanager
 def serving(command: Sequence[Any], url: str, env: Mapping[str, str], folder: Path) -> Iterator[None]:
-    """Run a server, wait until it answers at ``url``, and stop it with all that it started.
-
-    Raises:
-        ProofError: it ended, or did not answer in five minutes; the message holds the end of its log.
-    """
+    """Run a server, wait until it answers at ``url``, for five minutes at most, and stop it with all it started."""
     log, words = folder / "server.log", [*map(str, command)]
     with log.open("w") as file:
         to = {"stdout": file, "stderr": subprocess.STDOUT}

@@ -7,7 +7,7 @@ from pathlib import Path
 import nbformat
 
 from tools import notebooks
-from tools.address import ROOT
+from tools.entries import ROOT
 from tools.proofs.alone import execute
 from tools.proofs.places import ProofError, call, clean, environ
 
@@ -35,14 +35,7 @@ def interpreter(version: str) -> str:
 def run(python: str, old: bool, folder: Path) -> int:
     """Run the module's fast tests, and chapter 6 at smoke scale, in a new environment; return how many tests passed.
 
-    Args:
-        python: "3.11" or "3.12", or a path.
-        old: with the oldest PyTorch that is allowed, not the pinned one.
-        folder: a new folder.
-
-    Raises:
-        ProofError: a test or the chapter failed.
-        MissingError: there is no such Python, or no network.
+    python: a version or a path. old: with the oldest PyTorch that is allowed, not the pinned one.
     """
     torch = OLDEST if old else (pinned("torch"), pinned("torchvision"))
     made = clean(folder / "environment", interpreter(python), (*torch, *PACKAGES))
