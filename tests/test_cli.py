@@ -28,9 +28,6 @@ def run(*arguments, **environment):
     )
 
 
-# ------------------------------------------------------------------------------------------------------- help
-
-
 def test_help_explains_every_option_with_its_default(capsys):
     with pytest.raises(SystemExit) as end:
         main(["train", "--help"])
@@ -127,9 +124,6 @@ for verb in {VERBS!r}:
     assert done.returncode == 0 and done.stdout.count("imported: []") == len(VERBS), done.stdout + done.stderr
 
 
-# ------------------------------------------------------------------------------------------------- mistakes
-
-
 @pytest.mark.parametrize(
     ("line", "message"),
     [
@@ -200,9 +194,6 @@ def test_an_option_that_does_not_exist_is_one_line(line, message, capsys):
     assert end.value.code == 2 and message in said and "--help lists" in said and said.count("\n") == 1
 
 
-# ---------------------------------------------------------------------------------- streams, folders, interrupts
-
-
 def test_streams_that_cannot_encode_what_is_said(tmp_path, monkeypatch):
     """Redirected on Windows a stream knows 256 characters; the characters that it lacks are spelt out."""
 
@@ -271,9 +262,6 @@ def test_an_interrupt_says_what_is_left(arguments, left, words, tmp_path, monkey
     monkeypatch.setitem(command_line.COMMANDS, arguments[0], interrupted)
     assert main([word.replace("OUT", str(tmp_path)) for word in arguments]) == 130
     assert f"sto_lite {arguments[0]}: stopped; {words}" in capsys.readouterr().err
-
-
-# --------------------------------------------------------------------------------------------------------- queues
 
 
 def test_a_queue_of_some_rows_with_another_teacher(tmp_path, capsys):

@@ -42,9 +42,6 @@ def test_cost_and_parameters_are_those_of_the_method_it_is_made_from(name):
     assert count_parameters(ours.build("resnet8", 7, rng())) == count
 
 
-# -------------------------------------------------------------------------------------------- label smoothing
-
-
 def test_label_smoothing_by_hand():
     """Two classes, prediction (3/4, 1/4), target (0.95, 0.05)."""
     step = LabelSmoothing().step(lambda x: torch.tensor([[ln(3), 0.0]]), None, torch.tensor([0]), rng())
@@ -61,9 +58,6 @@ def test_label_smoothing_against_plain_python_and_its_gradient(share):
     step.loss.backward()
     expected = (soft(z) - (1 - share) * ONE_HOT - share / C) / N
     assert torch.allclose(z.grad, expected, atol=1e-14)
-
-
-# -------------------------------------------------------------------------------------- dropped blocks, stepped
 
 
 def test_stepped_depth_has_the_loss_of_stochastic_depth_and_zeros_for_dropped_blocks():
@@ -145,9 +139,6 @@ def test_a_block_that_is_never_kept_decays_and_is_left_alone_otherwise():
     assert factor < 0.95
 
 
-# ------------------------------------------------------------------------------- rivals as in OKDDip's repository
-
-
 def test_mean_dml_by_hand():
     """Two networks, two classes, T = 3: softened (1/2, 1/2) against (3/4, 1/4), each the other's target."""
     logits = [torch.zeros(1, 2), torch.tensor([[3 * ln(3), 0.0]])]
@@ -170,9 +161,6 @@ def test_mean_dml_against_plain_python_and_its_gradient(networks):
         from_others = sum(pairs[j][0] for j in range(networks) if j != i) / (networks - 1)
         expected = (soft(z[i]) - ONE_HOT) / N + pairs[i][1] + from_others
         assert torch.allclose(z[i].grad, expected, atol=1e-13)
-
-
-# ----------------------------------------------------------------------------------------- a moving average
 
 
 @pytest.mark.parametrize(

@@ -132,8 +132,6 @@ def test_a_short_schedule_shortens_the_ramp(name, epochs, ramp):
         assert rows(name, records)[0]["ONE"].error.mean == 30
 
 
-# ----------------------------------------------------------------------------------------------------- tables
-
 made_up = partial(samples.made_up, net="resnet14", epochs=10, train=100)
 
 

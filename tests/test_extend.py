@@ -94,9 +94,6 @@ def test_a_row_of_a_published_table(call):
     assert re.search(r"^ *mine:Smoothed .* 1 +undecided$", told, re.MULTILINE)
 
 
-# ------------------------------------------------------------------------------------------- slips in a file
-
-
 def test_a_file_becomes_jobs_with_its_protocol_and_the_command_line_wins(folder):
     mine = find("mine.toml")
     (first, *_, last) = jobs(mine, "faces", scale="smoke", overrides={"epochs": 5})

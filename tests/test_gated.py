@@ -201,9 +201,6 @@ def test_branches_are_modules_of_the_network_each_once(wrong):
         gated.gated(net, branches)
 
 
-# -------------------------------------------------------------------------------------------------- by name
-
-
 @pytest.mark.parametrize(
     ("name", "message"),
     [

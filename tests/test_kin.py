@@ -44,7 +44,6 @@ def test_none_is_recorded(name):
     assert "has no step with gates on the device" in obstacle(make(name))
 
 
-# ---------------------------------------------------------------------------- losses, written out, and gradients
 # What follows uses exp, log and sums alone; autograd in float64 gives its gradient.
 
 
@@ -203,9 +202,6 @@ def test_what_ps_kd_remembers_is_the_end_of_the_last_epoch():
     assert not ends[0]["classifier.weight"].equal(ends[1]["classifier.weight"])
 
 
-# ------------------------------------------------------------------------------------------- gates and networks
-
-
 def test_sto_otherwise_is_sto_by_default():
     net, twin = (build("resnet14", 7, generator=rng()).double() for _ in range(2))
     x, y = images(), torch.arange(8) % 7
@@ -340,9 +336,6 @@ def test_settings_that_mean_nothing_are_refused(name, settings, message):
         make(name, **settings)
 
 
-# --------------------------------------------------------------------------------------------------------- costs
-
-
 def cost(name, **settings):
     return costs.step_cost(make(name, **settings), "resnet32")
 
@@ -372,9 +365,6 @@ def test_what_a_step_keeps():
         method = make(name, **(alike if times == 2 else {}))
         assert costs.step_memory(method, "resnet8", 24, draws=2) == pytest.approx(times * one, rel=0.03)
     assert costs.step_memory(make("cosub"), "resnet8", 24) < 1.7 * one
-
-
-# ------------------------------------------------------------------------------------- agreement, for the scatter
 
 
 @pytest.mark.parametrize(

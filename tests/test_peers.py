@@ -246,9 +246,6 @@ def test_settings_that_mean_nothing_are_refused(name, settings, message):
         make(name, **settings)
 
 
-# ------------------------------------------------------------------------------------- a teacher trained beforehand
-
-
 @pytest.fixture(scope="module")
 def teacher(tmp_path_factory):
     folder = tmp_path_factory.mktemp("teacher")

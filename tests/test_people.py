@@ -15,8 +15,6 @@ from tools import bias_lab, votes_record
 
 RECORD = read_records("fer-votes")[0]
 
-# ------------------------------------------------------------------------------------------------------------- votes
-
 
 def made_up():
     """Four images: clear anger, a tie of sadness and fear, an unknown, happiness against three others."""
@@ -93,9 +91,6 @@ def test_the_real_votes():
     assert (told["images"], told["clear"], told["tied"]) == (3572, 2720, 170)
 
 
-# ------------------------------------------------------------------------------------------------------------- groups
-
-
 def test_a_share_has_wilsons_interval():
     known = binomtest(3, 7).proportion_ci(method="wilson")
     ours = people.share(3, 7)
@@ -147,9 +142,6 @@ def test_gaps_that_cannot_be():
     for error, gap, share in ((20, 0, 0.1), (97, 5, 0.1), (20, 5, 0), (20, 5, 1)):
         with pytest.raises(ValueError, match="share lies between 0 and 1"):
             people.images_for_gap(error, gap, share)
-
-
-# ------------------------------------------------------------------------------------------------------------- traits
 
 
 @pytest.mark.parametrize("trait", people.TRAITS)

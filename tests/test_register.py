@@ -63,9 +63,6 @@ def test_entries_that_cannot_be():
             read_register(text)
 
 
-# ------------------------------------------------------------------------------------------------ the page
-
-
 def test_every_entry_stands_on_the_page_once():
     page = "\n".join([*register_page.register("asked"), *register_page.register("afterwards")])
     for entry in ENTRIES:

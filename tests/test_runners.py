@@ -19,9 +19,6 @@ URL = "https://github.com/o/n"
 CHAPTERS = notebooks.chapters()
 
 
-# ------------------------------------------------------------------------------------------- the set-up cell
-
-
 @pytest.mark.parametrize("path", CHAPTERS, ids=lambda path: path.stem)
 def test_every_chapter_starts_with_the_set_up_cell_and_says_whether_it_keeps_runs(path):
     notebook = jupytext.read(path.with_suffix(".md"), fmt="md:myst")
@@ -116,9 +113,6 @@ def test_the_remote_of_another_repository_is_not_the_books(tmp_path):
         assert repository(root) == (Repository("https://github.com/o/ours") if name == "ours" else None)
 
 
-# ---------------------------------------------------------------------------------------------- opened alone
-
-
 @pytest.fixture(scope="module")
 def bare(tmp_path_factory):
     """An environment with all that Colab has, and without sto_lite."""
@@ -156,9 +150,6 @@ def test_a_cell_that_fails_is_told(bare, tmp_path):
     path.write_text(nbformat.writes(chapter("1 / 0")), encoding="utf-8")
     with pytest.raises(places.ProofError, match="ZeroDivisionError"):
         alone.execute(path, bare, {})
-
-
-# ----------------------------------------------------------------------------------- in JupyterLab, on a hub
 
 
 @pytest.mark.skipif(not shutil.which(os.environ.get("CHROMIUM", "chromium")), reason="there is no chromium")

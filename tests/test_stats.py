@@ -91,9 +91,6 @@ def test_crossed_interval_covers_seeds_and_images():
     assert (same.mean, same.low, same.high, same.seeds) == pytest.approx((100, 100, 100, 3))
 
 
-# ------------------------------------------------------------------------------------------------- the block
-
-
 def drawn(rows=5, seeds=4, missing=(), noise=0.5):
     rng = np.random.default_rng(2)
     effects, luck = rng.normal(60, 1, rows), rng.normal(0, 1, seeds)

@@ -44,9 +44,6 @@ def says(capsys, *arguments):
     return status, *capsys.readouterr()
 
 
-# ------------------------------------------------------------------------------------------- what the file says
-
-
 def test_the_file_says_what_the_record_says(run, taken):
     _, images, record = run
     said = taken.about
@@ -126,9 +123,6 @@ def test_a_run_that_is_not_there_or_not_finished(tmp_path):
         sto_lite.load(tmp_path)
 
 
-# -------------------------------------------------------------------------------------------- pictures
-
-
 def test_what_was_measured_is_what_is_predicted(run, taken):
     """The test images, given as a user gives pictures, get the classes and probabilities of the record."""
     _, images, record = run
@@ -202,9 +196,6 @@ def test_any_size_takes_the_middle_square(taken):
     assert (taken.pixels(wide, any_size=True) == 200).all()
 
 
-# ---------------------------------------------------------------------------------------------- the commands
-
-
 def test_predict_on_faces_that_it_draws(run, capsys, tmp_path):
     folder = tmp_path / "first"
     folder.mkdir()
@@ -251,9 +242,6 @@ def test_train_says_what_to_do_next_and_it_works(capsys, tmp_path):
     assert [line[3] for line in lines] == ["predict", "plot", "card", "export"]
     assert says(capsys, *lines[0][3:])[0] == 0
     assert "nothing was kept; with --out" in says(capsys, "train", *words)[1]
-
-
-# ------------------------------------------------------------------------------------------------ card
 
 
 def section(text, heading):
@@ -311,9 +299,6 @@ def test_a_card_of_a_set_that_nobody_has_described(taken):
     assert "feeling" not in things and "crop of one face" not in things
 
 
-# ------------------------------------------------------------------------------------------------ plot
-
-
 def test_plot_of_one_run_and_of_several(run, capsys, tmp_path):
     pytest.importorskip("matplotlib")
     for name, seed in (("a", 0), ("b", 1)):
@@ -357,9 +342,6 @@ def test_mistakes_of_plot(run, capsys, tmp_path):
     (tmp_path / "other.json").write_bytes(records.encode(other))
     status, _, err = says(capsys, "plot", run[0], tmp_path / "other.json")
     assert status == 2 and "are of other image sets" in err
-
-
-# ---------------------------------------------------------------------------------------------- export
 
 
 def test_export_without_its_packages_says_what_to_install(run, capsys, tmp_path, monkeypatch):

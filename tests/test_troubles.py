@@ -24,9 +24,6 @@ from tests.samples import CONFIG, same_run, tiny
 ONE = replace(CONFIG, epochs=1)
 
 
-# ------------------------------------------------------------------------ damage, memory and disks are three things
-
-
 def refuse(error):
     def raising(*_, **__):
         raise error
@@ -116,9 +113,6 @@ def test_a_lost_network_costs_no_record_where_no_checkpoint_gives_it_back(tmp_pa
         fit(STO(), tiny(), ONE, tmp_path)
 
 
-# -------------------------------------------------------------------------------------- scanners and sync clients
-
-
 @pytest.mark.parametrize("number", [errno.EACCES, errno.EBUSY])
 def test_a_rename_or_an_unlink_that_is_refused_for_a_moment(number, tmp_path, monkeypatch):
     calls = []
@@ -163,9 +157,6 @@ def test_what_helps_against_a_write_that_fails(number, words, tries, tmp_path, m
     assert len(calls) == tries and sum(waited) <= 6 and not list(tmp_path.iterdir())
 
 
-# ----------------------------------------------------------------------------------------------------- hidden files
-
-
 def test_hidden_files_are_no_records(tmp_path, capsys):
     """macOS leaves ._x.json beside x.json on foreign disks, __MACOSX in archives, and Jupyter its checkpoints."""
     runs, handed_in = tmp_path / "runs", tmp_path / "data" / "runs" / "mine"
@@ -185,9 +176,6 @@ def test_hidden_files_are_no_records(tmp_path, capsys):
         assert records.read_records("mine") == [record]
     homework.write(handed_in, homework.summarise([record], {"sto": STO()}, "sto"))
     assert homework.problems(handed_in, {"sto": STO()}, "sto", seeds=1) == []
-
-
-# ---------------------------------------------------------------------------------------------------------- folders
 
 
 @pytest.fixture
@@ -251,9 +239,6 @@ def test_no_home_folder_to_keep_runs_in(tmp_path, monkeypatch):
             asked()
     monkeypatch.setenv("STO_RUNS", str(tmp_path / "runs"))
     assert keeping.folder() == tmp_path / "runs"
-
-
-# ---------------------------------------------------------------------------------------------- batches and numbers
 
 
 @pytest.mark.parametrize(("name", "size"), [(n, 4) for n in registry.METHODS if n != "kd"] + [("one", 8)])
