@@ -96,11 +96,6 @@ def test_all_crops_and_both_directions_are_equally_frequent():
     assert white.equal((corner == 4).all(1))
 
 
-def test_batches_are_channels_last_float32():
-    ((images, _),) = Batches(split(), *ONES).epoch(rng())
-    assert images.dtype == torch.float32 and images.is_contiguous(memory_format=torch.channels_last)
-
-
 def test_fingerprint_sees_every_change():
     def fingerprint(train, test, name="x"):
         return ImageSet(name, ("a",), {"train": train, "test": test}).fingerprint

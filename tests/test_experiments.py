@@ -20,25 +20,6 @@ from sto_lite.stats import Interval
 from tests import samples
 
 
-def test_the_papers_numbers():
-    """Typed from the paper's tables a second time, so that a slip shows."""
-    one, two, three = (EXPERIMENTS[f"table{n}"].cells for n in (1, 2, 3))
-    assert [c.paper["fer2013"] for c in one] == [32.85, 31.33, 31.83, 30.38, 32.35, 30.48, 31.72, 31.27]
-    assert [c.paper["rafdb"] for c in one] == [18.55, 17.80, 17.67, 16.43, 19.62, 16.53, 17.54, 17.33]
-    gains = [
-        tables.claimed_gain(c, EXPERIMENTS["table1"], d) for c in one[1::2] for d in ("fer2013", "rafdb")
-    ]
-    assert gains == [1.52, 0.75, 1.45, 1.24, 1.87, 3.09, 0.45, 0.21]
-    assert [(c.paper["fer2013"], c.paper["rafdb"]) for c in two if c.paper] == [
-        (32.19, 18.55),
-        (31.91, 18.48),
-        (31.90, 17.85),
-        (31.40, 17.42),
-        (31.33, 17.80),
-    ]
-    assert [c.paper["cifar100"] for c in three] == [25.33, 22.61, 22.63, 23.15, 21.60]
-
-
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_every_cell_is_a_method_with_its_settings_and_compared_with_another_cell(name):
     experiment = EXPERIMENTS[name]

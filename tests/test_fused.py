@@ -10,7 +10,6 @@ from torch import nn
 
 from sto_lite.fused import FusedSTO, side_by_side, updates
 from sto_lite.methods import STO
-from sto_lite.registry import make
 from sto_lite.resnet import ResNet, initialise
 from tests.samples import rng
 
@@ -115,8 +114,3 @@ def test_many_updates_at_once():
     with updates(once, 0):
         once(x + 1)
     assert_same(*({n: b.double() for n, b in m.named_buffers()} for m in (once, often)))
-
-
-def test_the_registry_has_the_fused_form_under_the_same_name():
-    assert type(make("sto", lam=0.5)) is FusedSTO and FusedSTO.name == STO.name == "sto"
-    assert vars(FusedSTO(lam=0.5)) == vars(STO(lam=0.5))

@@ -177,4 +177,13 @@ def test_gates_come_from_the_generator_alone(batch):
 
 def test_make():
     assert make("sto", lam=0.5) == FusedSTO(lam=0.5)
-    assert list(METHODS)[:7] == ["baseline", "stochastic-depth", "sto", "dml", "one", "okddip", "kd"]
+    methods, controls, kin = (
+        "baseline stochastic-depth sto dml one okddip kd",
+        "label-smoothing ema",
+        "cosub r-drop",
+    )
+    controls += " stochastic-depth-stepped dml-mean one-attached"
+    kin += " fraternal expectation-linear sto-otherwise sandwich own-teacher ps-kd"
+    assert list(METHODS) == f"{methods} {controls} {kin}".split(), (
+        "in the order in which the book tells of them"
+    )

@@ -117,15 +117,17 @@ def test_optimizer_is_the_papers():
     assert torch.allclose(after, before - 0.1 * (g + 0.9 * g), atol=1e-6)
 
 
-@pytest.mark.parametrize(
-    ("name", "epoch"), [("sto", 1), *((name, 2) for name in METHODS if name not in ("kd", "baseline"))]
-)
-def test_an_interrupted_run_ends_like_one_that_was_not(tmp_path, name, epoch):
+BY_IMAGE = [make(name, gates="image") for name in ("cosub", "sto-otherwise")]
+EVERY = [make(name) for name in METHODS if name not in ("kd", "baseline")]
+
+
+@pytest.mark.parametrize(("method", "epoch"), [(STO(), 1), *((m, 2) for m in EVERY + BY_IMAGE)], ids=repr)
+def test_an_interrupted_run_ends_like_one_that_was_not(tmp_path, method, epoch):
     images, config = tiny(count=48), replace(CONFIG, batch_size=16)
     with pytest.raises(KeyboardInterrupt):
-        fit(stopping(make(name), epoch), images, config, tmp_path)
+        fit(stopping(method, epoch), images, config, tmp_path)
     assert torch.load(tmp_path / "checkpoint.pt", weights_only=True)["epoch"] == epoch
-    assert same_run(fit(make(name), images, config, tmp_path), fit(make(name), images, config))
+    assert same_run(fit(method, images, config, tmp_path), fit(method, images, config))
 
 
 def test_a_finished_run_is_not_run_again(tmp_path):
