@@ -1,5 +1,7 @@
 """What many tests are made of: seeded generators, a small learnable set, runs that stop, and made-up records."""
 
+import json
+
 import torch
 
 from sto_lite import registry
@@ -69,3 +71,23 @@ def made_up(
         "predictions": {split: [1] * wrong + [0] * (100 - wrong)},
         "history": {"train_error": [50.0, error - gap]},
     }
+
+
+def edited(path, *changes):
+    """Change a JSON file by functions of its content."""
+    content = json.loads(path.read_text(encoding="utf-8"))
+    for change in changes:
+        change(content)
+    path.write_text(json.dumps(content), encoding="utf-8")
+
+
+def put(*way):
+    """A change: the last of the words is put where the others lead."""
+    *steps, last, value = way
+
+    def change(content):
+        for step in steps:
+            content = content[step]
+        content[last] = value
+
+    return change

@@ -4,13 +4,12 @@ import ast
 import contextlib
 import html
 import io
-import json
+import math
 import os
 import re
 import shutil
 import subprocess
 import sys
-import zipfile
 from functools import cache
 from pathlib import Path
 
@@ -21,6 +20,8 @@ from sto_lite.config import plain
 from sto_lite.homework import form
 from sto_lite.records import read_record
 from tests.homework_course import STUB, Grader, hand_in, play, replayed, tiny
+from tests.packing import zipped
+from tests.samples import edited, put
 from tools import homework, measure, measured, submissions
 from tools.homework import HIDDEN, SOLUTION, HomeworkError, regions, role
 
@@ -172,7 +173,7 @@ def course(tmp_path_factory, solved, surroundings):
         if name == "temperature":  # a cheat replaces the checks of the records; another deletes a check
             hand_in(folder, "cheat", released, {"runs": CHEAT})
             hand_in(folder, "deleted", released, {first: answers[first]}, without={f"{first}-check"})
-            split(folder / "submitted" / "deleted" / name / f"{name}.ipynb")
+            copies(2)(folder / "submitted" / "deleted" / name)
     broken = folder / "submitted" / "broken" / "gradients"
     (broken / "gradients.ipynb").rename(folder / "elsewhere.ipynb")  # else autograde ends with an error
     with contextlib.redirect_stdout(io.StringIO()) as told:
@@ -267,39 +268,80 @@ def test_what_came_back_is_looked_over_without_running_it(course, capsys):
     assert re.search(r"^cheat +nothing was handed in$", told, re.M)
 
 
-@pytest.mark.parametrize(
-    ("change", "said"),
-    [
-        (lambda at: edited(at / "records" / "summary.json", lambda s: s["mean"].update(paper=1.0)), "is 1.0"),
-        (lambda at: edited(at / "records" / "paper-s1.json", lambda r: r.update(data={})), "data.counts"),
-        (
-            lambda at: edited(at / "records" / "paper-s0.json", lambda r: r["data"].update(size=10**9)),
-            "not those",
-        ),
-        (lambda at: (at / "records" / "paper-s2.json").unlink(), "paper has [0, 1]"),
-        (lambda at: (at / "records").rename(at / "runs"), "no folder records"),
-        (lambda at: [p.rename(at / p.name) for p in (at / "records").iterdir()], "holds no record"),
-        (lambda at: flattened(at), "put the .json files into one"),
-        (lambda at: (at / "temperature.ipynb").write_text('{"cells": ['), "is no notebook"),
-        (lambda at: split(at / "temperature.ipynb", copies=0), "the cell paired is missing: --restore puts"),
-        (lambda at: split(at / "temperature.ipynb"), "there are 2 cells paired: --restore"),
-        (lambda at: unmarked(at / "temperature.ipynb"), "lacks nbgrader's marks"),
-        (lambda at: marked(at / "temperature.ipynb", None), "lacks nbgrader's marks"),
-        (lambda at: marked(at / "temperature.ipynb", "x"), "lacks nbgrader's marks"),
-        (lambda at: edited(at / "records" / "paper-s1.json", nothing), "result says nan"),
-        (
-            lambda at: edited(
-                at / "records" / "paper-s1.json", lambda r: r["history"].update(test_error=["x"])
-            ),
-            "does not end with",
-        ),
-        (lambda at: linked(at / "records" / "paper-s1.json"), "paper-s1.json is a link or no plain file"),
-        (lambda at: linked(at / "temperature.ipynb"), "temperature.ipynb is a link or no plain file"),
-        (lambda at: os.mkfifo(at / "records" / "pipe.json"), "pipe.json is a link or no plain file"),
-        (lambda at: os.truncate(at / "records" / "paper-s1.json", 1 << 30), "has 1024 MB"),
-        (lambda at: deeper(at), "temperature/temperature.ipynb is passed over"),
-    ],
-)
+def changing(name, *changes):
+    """A record or the summary, changed."""
+    return lambda at: edited(at / "records" / name, *changes)
+
+
+def marked(value):
+    """Such metadata for every cell of the notebook but the first, and none of its ids."""
+    return lambda at: rewrite(at, lambda cells: [c.metadata.update(nbgrader=value) for c in cells[1:]])
+
+
+def linked(name):
+    def link(at):
+        (at / name).rename(at / "elsewhere")
+        (at / name).symlink_to(at / "elsewhere")
+
+    return link
+
+
+def into(source, target):
+    """What lies in one folder lies in another then."""
+
+    def move(at):
+        (at / target).mkdir(exist_ok=True)
+        for path in [*(at / source).iterdir()]:
+            if path != at / target:
+                path.rename(at / target / path.name)
+
+    return move
+
+
+def copies(count):
+    """So many copies of a cell that nbgrader knows."""
+
+    def split(cells):
+        at = [cell.metadata.get("nbgrader", {}).get("grade_id") for cell in cells].index("paired")
+        cells[at : at + 1] = [nbformat.from_dict({**cells[at], "id": f"paired-{n}"}) for n in range(count)]
+
+    return lambda at: rewrite(at, split)
+
+
+def rewrite(folder, change):
+    notebook = nbformat.read(folder / "temperature.ipynb", as_version=4)
+    change(notebook.cells)
+    nbformat.write(notebook, folder / "temperature.ipynb")
+
+
+ODD = [
+    (changing("summary.json", put("mean", "paper", 1.0)), "is 1.0"),
+    (changing("paper-s1.json", put("data", {})), "data.counts"),
+    (changing("paper-s0.json", put("data", "size", 10**9)), "not those"),
+    (changing("paper-s1.json", put("result", "test", "error", math.nan)), "result says nan"),
+    (changing("paper-s1.json", put("history", "test_error", ["x"])), "does not end with"),
+    (lambda at: (at / "records" / "paper-s2.json").unlink(), "paper has [0, 1]"),
+    (lambda at: (at / "records").rename(at / "runs"), "no folder records"),
+    (into("records", "."), "holds no record"),
+    (lambda at: (into("records", ".")(at), (at / "records").rmdir()), "put the .json files into one"),
+    (into(".", "temperature"), "temperature/temperature.ipynb is passed over"),
+    (lambda at: (at / "temperature.ipynb").write_text('{"cells": ['), "is no notebook"),
+    (copies(0), "the cell paired is missing: --restore puts"),
+    (copies(2), "there are 2 cells paired: --restore"),
+    (
+        lambda at: rewrite(at, lambda cells: [c.metadata.pop("nbgrader", 0) for c in cells]),
+        "lacks nbgrader's marks",
+    ),
+    (marked(None), "lacks nbgrader's marks"),
+    (marked("x"), "lacks nbgrader's marks"),
+    (linked("records/paper-s1.json"), "paper-s1.json is a link or no plain file"),
+    (linked("temperature.ipynb"), "temperature.ipynb is a link or no plain file"),
+    (lambda at: os.mkfifo(at / "records" / "pipe.json"), "pipe.json is a link or no plain file"),
+    (lambda at: os.truncate(at / "records" / "paper-s1.json", 1 << 30), "has 1024 MB"),
+]
+
+
+@pytest.mark.parametrize(("change", "said"), ODD)
 def test_what_is_odd_about_a_submission_is_told(course, tmp_path, change, said):
     handed_in = shutil.copytree(course / "submitted" / "good" / "temperature", tmp_path / "temperature")
     source = homework.read(homework.SOURCES / "temperature.md")
@@ -342,22 +384,13 @@ def test_one_broken_submission_does_not_hide_the_others(course, tmp_path, capsys
 def test_what_cannot_be_written_is_not_restored(course, tmp_path):
     released = course / "release" / "temperature" / "temperature.ipynb"
     path = Path(shutil.copy(course / "submitted" / "good" / "temperature" / "temperature.ipynb", tmp_path))
-    split(path, copies=0)
+    copies(0)(tmp_path)
     path.write_text(path.read_text(encoding="utf-8").replace("It is flat.", "\\ud800"), encoding="utf-8")
     with pytest.raises(homework.HomeworkError, match="nothing is restored"):
         submissions.restore(released, path)
 
 
 # ------------------------------------------------------------------------- what systems and platforms make of it
-
-
-def zipped(path, members):
-    with zipfile.ZipFile(path, "w") as archive:
-        for name, content in members.items():
-            info = zipfile.ZipInfo("x")
-            info.filename = name  # as it is, backslashes included
-            archive.writestr(info, content)
-    return path
 
 
 def unpacked(path, folder):
@@ -429,61 +462,6 @@ def test_a_zip_of_windows_that_was_unpacked_wrongly_is_told(tmp_path):
     (tmp_path / r"records\paper-s0.json").write_text("{}")
     (said,) = submissions.about_records(homework.read(homework.SOURCES / "temperature.md"), tmp_path)
     assert "--unpack reads it" in said
-
-
-def nothing(record):
-    record["result"]["test"]["error"] = float("nan")
-
-
-def marked(path, value):
-    """Give every cell of a notebook such metadata, and none of its ids."""
-    notebook = nbformat.read(path, as_version=4)
-    for number, cell in enumerate(notebook.cells):
-        if number:
-            cell.metadata["nbgrader"] = value
-    nbformat.write(notebook, path)
-
-
-def linked(path):
-    path.rename(path.with_name("elsewhere"))
-    path.symlink_to("elsewhere")
-
-
-def deeper(folder):
-    (folder / folder.name).mkdir()
-    for path in [*folder.iterdir()]:
-        if path.name != folder.name:
-            path.rename(folder / folder.name / path.name)
-
-
-def edited(path, change):
-    content = json.loads(path.read_text(encoding="utf-8"))
-    change(content)
-    path.write_text(json.dumps(content), encoding="utf-8")
-
-
-def flattened(folder):
-    for path in (folder / "records").iterdir():
-        path.rename(folder / path.name)
-    (folder / "records").rmdir()
-
-
-def split(path, copies=2):
-    """Leave a notebook with so many copies of a cell that nbgrader knows."""
-    notebook = nbformat.read(path, as_version=4)
-    names = [cell.metadata.get("nbgrader", {}).get("grade_id") for cell in notebook.cells]
-    at = names.index("paired")
-    notebook.cells[at : at + 1] = [
-        nbformat.from_dict({**notebook.cells[at], "id": f"paired-{number}"}) for number in range(copies)
-    ]
-    nbformat.write(notebook, path)
-
-
-def unmarked(path):
-    notebook = nbformat.read(path, as_version=4)
-    for cell in notebook.cells:
-        cell.metadata.pop("nbgrader", None)
-    nbformat.write(notebook, path)
 
 
 def test_a_course_without_submissions_is_told(tmp_path, capsys):
