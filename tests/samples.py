@@ -57,15 +57,11 @@ def made_up(
 ):
     """A record at the paper's protocol, unless something else is said; of 100 images the first `error` are wrong."""
     wrong, split = round(error), "private" if data == "fer2013" else "test"
+    counts = {"train": train or PUBLISHED[data].official["train"]}
     return {
         "config": plain(Config(net=net, epochs=epochs, seed=seed)),
         "method": {"name": method, **plain(registry.make(method, **settings))},
-        "data": {
-            "name": data,
-            "size": 32,
-            "counts": {"train": train or PUBLISHED[data].official["train"]},
-            "fingerprint": "f",
-        },
+        "data": {"name": data, "size": 32, "counts": counts, "fingerprint": "f"},
         "result": {split: {"error": float(error), "best_error": error - 0.5, "best_epoch": 3}},
         "labels": {split: [0] * 100},
         "predictions": {split: [1] * wrong + [0] * (100 - wrong)},

@@ -85,9 +85,7 @@ def test_ten_steps_of_sgd_against_an_optimiser_written_out(method, skip):
     """Weights and momentum, dropped blocks included; and stochastic depth as it is here, by the same loop."""
     net, speed = ten_steps(method)
     by_hand, by_hand_speed, drawn = written_out(skip)
-    assert (drawn[0] == 0).any() and (drawn == 0).any(dim=0).all(), (
-        "every block is dropped once, one at first"
-    )
+    assert (drawn[0] == 0).any() and (drawn == 0).any(dim=0).all(), "each block is dropped, one at first"
     for (name, ours), theirs in zip(net.named_parameters(), by_hand.parameters(), strict=True):
         assert torch.allclose(ours, theirs, rtol=1e-10, atol=1e-12), name
         assert torch.allclose(speed[name], by_hand_speed[name], rtol=1e-10, atol=1e-12), name
@@ -148,11 +146,9 @@ def test_what_is_trained_under_an_average_is_the_baseline():
     same = zip(ours.network.parameters(), theirs.network.parameters(), strict=True)
     assert all(a.equal(b) for a, b in same), "decay 0 averages nothing"
     model = method.build("resnet8", 7, rng(4))
-    step, plain = (
-        method.step(model, images().float(), torch.arange(8) % 7, rng()),
-        build("resnet8", 7, generator=rng(4)),
-    )
-    assert step.loss.item() == F.cross_entropy(plain(images().float()), torch.arange(8) % 7).item()
+    x, y = images().float(), torch.arange(8) % 7
+    step, plain = method.step(model, x, y, rng()), build("resnet8", 7, generator=rng(4))
+    assert step.loss.item() == F.cross_entropy(plain(x), y).item()
     step.loss.backward()
     assert all(p.grad is None and not p.requires_grad for p in model.average.parameters())
     assert all(p.grad is not None for p in model.net.parameters())

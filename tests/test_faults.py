@@ -35,22 +35,8 @@ pytestmark = pytest.mark.skipif(os.name != "posix", reason="kills, mounts and li
 TIMES = int(os.environ.get("STO_FAULTS", "1"))
 PROTOCOL = ["--data", "fer2013", "--net", "resnet8", "--size", 8, "--batch-size", 16, "--threads", 1]
 TRAIN = ["train", *PROTOCOL, "--epochs", 6, "--out"]
-RUN = [
-    "run",
-    "detach",
-    *PROTOCOL,
-    "--epochs",
-    3,
-    "--limit",
-    64,
-    "--scale",
-    "smoke",
-    "--device",
-    "cpu",
-    "--out",
-]
-
-
+RUN = ["run", "detach", *PROTOCOL, "--epochs", 3, "--limit", 64, "--scale", "smoke"]
+RUN += ["--device", "cpu", "--out"]
 NO_MEMORY = "there is not enough memory"
 
 
@@ -303,23 +289,21 @@ def test_a_gpu_whose_memory_is_used_up(here, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize(
-    ("error", "raised", "words"),
+    "error",
     [
-        (torch.OutOfMemoryError("no room"), RunError, NO_MEMORY),
-        (MemoryError(), RunError, NO_MEMORY),
-        (
-            RuntimeError("[enforce fail] err == 0. DefaultCPUAllocator: can't allocate memory: you"),
-            RunError,
-            NO_MEMORY,
-        ),
-        (RuntimeError("DefaultCPUAllocator: not enough memory: you tried to"), RunError, NO_MEMORY),
-        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling"), RunError, NO_MEMORY),
-        (RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be"), RunError, NO_MEMORY),
-        (RuntimeError("a fault that has to do with memory"), RuntimeError, "a fault that has"),
+        torch.OutOfMemoryError("no room"),
+        MemoryError(),
+        RuntimeError("[enforce fail] err == 0. DefaultCPUAllocator: can't allocate memory: you"),
+        RuntimeError("DefaultCPUAllocator: not enough memory: you tried to"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling"),
+        RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be"),
+        RuntimeError("another fault, that has to do with memory"),
     ],
     ids=str,
 )
-def test_a_lack_of_memory_in_all_its_words(error, raised, words):
+def test_a_lack_of_memory_in_all_its_words(error):
+    raised, words = (RuntimeError, "another fault") if "another" in str(error) else (RunError, NO_MEMORY)
+
     @dataclass(frozen=True)
     class Large(Baseline):
         def step(self, model, images, labels, generator, epoch=0):

@@ -163,10 +163,8 @@ def test_a_recorded_run_is_an_eager_run(method, faces, recordings):
         pass
     recorded, engine = training.result().record, training.engine
     updates = 1 + (training.model.num_blocks if engine.sparing else 0)
-    assert {size: own.warm for size, own in engine.recordings.items()} == {
-        8: graphs.WARM_UP,
-        4: graphs.WARM_UP,
-    }
+    warm = {size: own.warm for size, own in engine.recordings.items()}
+    assert warm == dict.fromkeys((8, 4), graphs.WARM_UP)
     # Whole batches are recorded in epoch 2 and at both drops of the rate, the last ones of 4 images at both drops;
     # the evaluation once, after an eager one.
     assert len(recordings) == 5 * (1 + updates) + 1 and engine.exam.replay is not None

@@ -19,7 +19,7 @@ import pytest
 from sto_lite.config import plain
 from sto_lite.homework import form
 from sto_lite.records import read_record
-from tests.homework_course import STUB, Grader, hand_in, play, replayed, tiny
+from tests.homework_course import STUB, Grader, code_of, hand_in, play, replayed, tiny
 from tests.packing import zipped
 from tests.samples import edited, put
 from tools import homework, measure, measured, submissions
@@ -157,9 +157,7 @@ def course(tmp_path_factory, solved, surroundings):
         released = folder / "release" / name / f"{name}.ipynb"
         source = homework.read(homework.SOURCES / f"{name}.md")
         answers = {
-            role(c).name: homework.without_markers(c.source)
-            for c in source.cells
-            if role(c).kind == "solution"
+            name: homework.without_markers(code_of(source, name)) for _, name, _ in graded(source, "solution")
         }
         hand_in(folder, "good", released, answers | {"hypothesis": "It is flat.", "verdict": "Undecided."})
         records = solved(homework.SOURCES / f"{name}.md")[0] / "records"
@@ -189,19 +187,13 @@ def scores(folder, name):
     """student -> {graded cell: its automatic points}, and whether somebody must look at it."""
     from nbgrader.api import Gradebook
 
+    found = {}
     with Gradebook(f"sqlite:///{folder / 'gradebook.db'}") as book:
-        return {
-            submission.student.id: (
-                {
-                    g.name: g.auto_score
-                    for n in submission.notebooks
-                    for g in n.grades
-                    if g.cell.cell_type == "code"
-                },
-                submission.needs_manual_grade,
-            )
-            for submission in book.assignment_submissions(name)
-        }
+        for submission in book.assignment_submissions(name):
+            grades = [grade for notebook in submission.notebooks for grade in notebook.grades]
+            points = {grade.name: grade.auto_score for grade in grades if grade.cell.cell_type == "code"}
+            found[submission.student.id] = points, submission.needs_manual_grade
+    return found
 
 
 def test_what_nbgrader_releases_is_what_the_student_folder_holds(course):
@@ -233,9 +225,8 @@ def test_grades_say_what_a_zero_means(course, tmp_path):
     settings = PyFileConfigLoader("nbgrader_config.py", str(course)).load_config()
     shutil.copy(course / "gradebook.db", tmp_path)
     with Gradebook(f"sqlite:///{tmp_path / 'gradebook.db'}") as book:
-        book.find_grade(
-            "records", "gradients", "gradients", "partial"
-        ).auto_score = None  # as after a dead kernel
+        after_a_dead_kernel = book.find_grade("records", "gradients", "gradients", "partial")
+        after_a_dead_kernel.auto_score = None
         for cell in ("hypothesis", "verdict"):
             grade = book.find_grade(cell, "gradients", "gradients", "good")
             grade.manual_score, grade.needs_manual_grade = 3, False
@@ -254,10 +245,8 @@ def test_what_came_back_is_looked_over_without_running_it(course, capsys):
     told = capsys.readouterr().out
     assert re.search(r"^good +all well$", told, re.M)
     assert re.search(r"^cheat +there is no folder records$", told, re.M)
-    assert (
-        "deleted: unmarked a copy of paired, put back gradient-check\n"
-        in (course / "restored.txt").read_text()
-    )
+    restored = (course / "restored.txt").read_text()
+    assert "deleted: unmarked a copy of paired, put back gradient-check\n" in restored
     assert "is missing" not in told
     assert "5 students, 4 to be looked at" in told
     assert submissions.main(["gradients", str(course)]) == 1
@@ -402,17 +391,12 @@ def unpacked(path, folder):
 @pytest.mark.parametrize("separator", ["/", "\\"])
 def test_zips_of_every_system_are_unpacked(top, separator, tmp_path):
     names = [f"{top}temperature.ipynb", f"{top}records/paper-s0.json"]
-    odd = [
-        "__MACOSX/._temperature.ipynb",
-        f"{top}.ipynb_checkpoints/temperature.ipynb",
-        f"{top}records/._paper-s0.json",
-    ]
-    members = {name.replace("/", separator): "{}" for name in [*names, *odd, f"{top}.DS_Store"]}
+    odd = ["__MACOSX/._temperature.ipynb", f"{top}.ipynb_checkpoints/temperature.ipynb", f"{top}.DS_Store"]
+    odd += [f"{top}records/._paper-s0.json"]
+    members = {name.replace("/", separator): "{}" for name in [*names, *odd]}
     members |= {f"{top}records/".replace("/", separator): ""}
-    assert unpacked(zipped(tmp_path / "ada.zip", members), tmp_path / "ada") == {
-        "temperature.ipynb",
-        "records/paper-s0.json",
-    }
+    found = unpacked(zipped(tmp_path / "ada.zip", members), tmp_path / "ada")
+    assert found == {"temperature.ipynb", "records/paper-s0.json"}
 
 
 @pytest.mark.parametrize("name", ["../x", "a/../../x", "..\\x", "/etc/x", "\\\\server\\x", "C:\\x", "C:x"])
@@ -545,10 +529,8 @@ def source_of(*cells):
 SOLVED = ("solution f", "def f():\n    ### BEGIN SOLUTION\n    return 1\n    ### END SOLUTION")
 CHECKED = ("check f-check 2", "assert f()\n### BEGIN HIDDEN TESTS\nassert f() == 1\n### END HIDDEN TESTS")
 WRITTEN = ("written verdict 3", "### BEGIN SOLUTION\nSo.\n### END SOLUTION")
-RUBRIC = (
-    "instructor",
-    "| part | points | for |\n|---|---|---|\n| verdict | 1 | sense |\n|  | 2 | more |\n| other | 9 | no |",
-)
+ROWS = "| verdict | 1 | sense |\n|  | 2 | more |\n| other | 9 | no |"
+RUBRIC = ("instructor", f"| part | points | for |\n|---|---|---|\n{ROWS}")
 
 
 def test_a_source_in_its_four_forms():
@@ -567,11 +549,8 @@ def test_a_source_in_its_four_forms():
         RUBRIC[1],
     ]
     marks = [cell.metadata.nbgrader for cell in homework.course(source).cells]
-    assert [(m.grade, m.solution, m.locked, m.get("points")) for m in marks] == [
-        (False, True, False, None),
-        (True, False, True, 2),
-        (True, True, False, 3),
-    ]
+    found = [(m.grade, m.solution, m.locked, m.get("points")) for m in marks]
+    assert found == [(False, True, False, None), (True, False, True, 2), (True, True, False, 3)]
 
 
 @pytest.mark.parametrize(
@@ -620,10 +599,7 @@ def test_every_record_of_the_homework_is_one_that_the_plan_trains():
     rows = {row.name: row for row in measure.plan()}
     records = {path: read_record(path) for path in measured.RUNS.glob("*.json")}
     assert {path.stem.rsplit("-s", 1)[0] for path in records} == rows.keys()
-    for name in rows:
-        assert len(measured.records(name)) >= 3, (
-            f"{name}: fewer than three seeds have no scatter worth the name"
-        )
+    assert [name for name in rows if len(measured.records(name)) < 3] == [], "too few for a scatter"
     for path, record in records.items():
         row = rows[path.stem.rsplit("-s", 1)[0]]
         assert record["method"] == {"name": row.method.name, **plain(row.method)}, path.name

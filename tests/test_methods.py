@@ -91,10 +91,8 @@ def test_without_backward_through_the_full_network(batch):
     student = twin(x, gates)
     with torch.no_grad():
         teacher = twin(x, linear_decay(6))
-    assert_same(
-        gradients(net, step.loss),
-        gradients(twin, F.cross_entropy(student, y) + 0.25 * kd_loss(student, teacher)),
-    )
+    expected = F.cross_entropy(student, y) + 0.25 * kd_loss(student, teacher)
+    assert_same(gradients(net, step.loss), gradients(twin, expected))
     step.loss.backward()
     for block, gate in zip(net.blocks, gates, strict=True):
         assert all((p.grad is None) == (gate == 0) for p in block.residual.parameters())
@@ -177,13 +175,8 @@ def test_gates_come_from_the_generator_alone(batch):
 
 def test_make():
     assert make("sto", lam=0.5) == FusedSTO(lam=0.5)
-    methods, controls, kin = (
-        "baseline stochastic-depth sto dml one okddip kd",
-        "label-smoothing ema",
-        "cosub r-drop",
+    names = "baseline stochastic-depth sto dml one okddip kd label-smoothing ema stochastic-depth-stepped dml-mean"
+    names += (
+        " one-attached cosub r-drop fraternal expectation-linear sto-otherwise sandwich own-teacher ps-kd"
     )
-    controls += " stochastic-depth-stepped dml-mean one-attached"
-    kin += " fraternal expectation-linear sto-otherwise sandwich own-teacher ps-kd"
-    assert list(METHODS) == f"{methods} {controls} {kin}".split(), (
-        "in the order in which the book tells of them"
-    )
+    assert list(METHODS) == names.split(), "methods, controls and kin, as the book tells of them"
