@@ -283,14 +283,17 @@ def test_a_queue_of_some_rows_with_another_teacher(tmp_path, capsys):
         assert main(["run", *arguments]) == 2 and message in capsys.readouterr().err
 
 
-def test_a_dry_run_says_what_data_is_missing(tmp_path, monkeypatch, capsys):
+def test_a_dry_run_prints_commands_and_says_what_data_is_missing(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("STO_DATA", str(tmp_path))
-    assert main(["run", "detach", "--scale", "smoke", "--dry-run"]) == 0
-    said = capsys.readouterr()
-    assert said.out.count("\n") == said.out.count("python -m sto_lite train --data fer2013") == 2
-    assert "fer2013 is not prepared here: get the set as data/README.md says" in said.err
-    assert main(["run", "detach", "--scale", "smoke", "--data", "faces", "--dry-run"]) == 0
-    assert capsys.readouterr().err == ""
+    words = ["run", "table2", "--scale", "smoke", "--out", str(tmp_path / "runs"), "--dry-run"]
+    for name, told in (
+        ("fer2013", "fer2013 is not prepared here: get the set as data/README.md says"),
+        ("faces", ""),
+    ):
+        assert main([*words, "--data", name]) == 0
+        said = capsys.readouterr()
+        assert said.out.count("\n") == said.out.count(f"python -m sto_lite train --data {name}") == 7
+        assert told in said.err and bool(told) == bool(said.err) and not list(tmp_path.iterdir())
 
 
 def test_options_of_slurm_with_and_without_a_value():

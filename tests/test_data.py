@@ -10,6 +10,7 @@ from sto_lite import data, sets
 from sto_lite.data import Batches, ImageSet, Split
 from sto_lite.errors import DataError
 from sto_lite.faces import EXPRESSIONS
+from tests.processes import look_alike
 from tests.samples import rng
 
 
@@ -108,19 +109,9 @@ def test_fingerprint_sees_every_change():
     assert len({fingerprint(*pair) for pair in pairs}) == 4
 
 
-def prepared(folder, size=48, count=30):
-    arrays = {}
-    for seed, name in enumerate(("train", "public", "private")):
-        r = np.random.default_rng(seed)
-        arrays[f"{name}_images"] = r.integers(0, 256, (count, size, size), dtype=np.uint8)
-        arrays[f"{name}_labels"] = r.integers(0, 7, count, dtype=np.uint8)
-    np.savez(folder / "fer2013.npz", **arrays)
-    return arrays
-
-
 def test_fer2013_loads_and_is_resized(tmp_path, monkeypatch):
     monkeypatch.setenv("STO_DATA", str(tmp_path))
-    arrays = prepared(tmp_path)
+    arrays = np.load(look_alike(tmp_path, count=30))
     full = data.load("fer2013", size=48)
     assert list(full.splits) == ["train", "public", "private"]
     assert list(full.test_splits) == ["public", "private"]
@@ -135,7 +126,7 @@ def test_fer2013_loads_and_is_resized(tmp_path, monkeypatch):
 def test_photographs_are_known_by_their_own_pixels_whatever_resizing_does(tmp_path, monkeypatch):
     """Kinds of processors differ in a resized pixel's last bit; requeued on another, a run is the same."""
     monkeypatch.setenv("STO_DATA", str(tmp_path))
-    prepared(tmp_path)
+    look_alike(tmp_path, count=30)
     here = data.load("fer2013", size=24, limit=12)
     exact = data.resize
     monkeypatch.setattr(data, "resize", lambda images, size: exact(images, size) ^ 1)  # another last bit
@@ -181,7 +172,7 @@ def test_errors(tmp_path, monkeypatch):
         data.load("fer")
     with pytest.raises(DataError, match="is not prepared.*prepare fer2013 --from"):
         data.load("fer2013")
-    prepared(tmp_path)
+    look_alike(tmp_path, count=30)
     for limit in (0, 31):
         with pytest.raises(DataError, match="30 training images"):
             data.load("fer2013", limit=limit)

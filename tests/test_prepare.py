@@ -27,12 +27,6 @@ from sto_lite.intake import cifar, fer, prepare, votes
 from sto_lite.sets import FER2013
 from tests.packing import *
 
-
-@pytest.fixture
-def root(tmp_path):
-    return tmp_path / "root"
-
-
 # ------------------------------------------------------------------------------------------------ layouts
 
 

@@ -23,12 +23,6 @@ from sto_lite.intake import cifar, fer, members, pickles, tables, votes
 from tests.packing import *
 from tests.test_prepare import HEADER, VOTES, vote_table
 
-
-@pytest.fixture
-def root(tmp_path):
-    return tmp_path / "root"
-
-
 # ------------------------------------------------------------------------------------------------ tables of faults
 
 PIXELS = " ".join(["7"] * 2304)
