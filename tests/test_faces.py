@@ -50,9 +50,7 @@ def threads():
 
 
 @pytest.mark.parametrize("chunk", [1, 37 * 32**2])
-def test_a_smaller_set_is_the_beginning_whatever_the_size_of_a_chunk(
-    small, monkeypatch, chunk, threads
-):
+def test_a_smaller_set_is_the_beginning_whatever_the_size_of_a_chunk(small, monkeypatch, chunk, threads):
     monkeypatch.setattr(faces, "CHUNK", chunk)
     threads(1)
     images, labels = faces.generate(42, size=32, seed=3)
