@@ -4,7 +4,8 @@ import json
 
 import torch
 
-from sto_lite import registry
+from sto_lite import records, registry
+from sto_lite.checkpoints import decode
 from sto_lite.config import Config, plain
 from sto_lite.data import ImageSet, Split
 from sto_lite.faces import EXPRESSIONS
@@ -38,6 +39,21 @@ def same_run(a, b):
         and all(v.equal(weights[1][k]) for k, v in weights[0].items())
         and all(a.record[k] == b.record[k] for k in ("result", "predictions", "confidence"))
     )
+
+
+def results(folder):
+    """What of a finished run has to be equal: weights and record, without where and when it was made."""
+    record = records.read_record(folder / "record.json")
+    for key in ("environment", "earlier_environments", "finished"):
+        record.pop(key, None)
+    record["history"] = {k: v for k, v in record["history"].items() if "seconds" not in k}
+    state = decode((folder / "network.pt").read_bytes())
+    return record, state["net"], {name: value.numpy().tobytes() for name, value in state["weights"].items()}
+
+
+def all_results(out):
+    """The results of every finished run of a queue, by its folder."""
+    return {path.parent.name: results(path.parent) for path in out.glob("*/record.json")}
 
 
 def stopping(method, epoch):
