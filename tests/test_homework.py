@@ -339,35 +339,23 @@ def test_what_is_odd_about_a_submission_is_told(course, tmp_path, change, said):
     assert said in "\n".join(submissions.look_over(source, handed_in, "temperature"))
 
 
-def test_records_that_two_students_share_are_told(course, tmp_path, capsys):
-    for student in ("ada", "bob", "kim"):
-        shutil.copytree(
-            course / "submitted" / "good" / "temperature", tmp_path / "submitted" / student / "temperature"
-        )
-    for path in (tmp_path / "submitted" / "kim").rglob("*-s*.json"):  # the same seeds, but trained anew
+def test_one_broken_submission_does_not_hide_the_others_and_shared_records_are_told(course, tmp_path, capsys):
+    for student in ("ada", "bob", "eve", "kim"):
+        shutil.copytree(course / "submitted" / "good", tmp_path / "submitted" / student)
+    bob, eve, kim = (tmp_path / "submitted" / name / "temperature" for name in ("bob", "eve", "kim"))
+    edited(bob / "records" / "paper-s0.json", put("method", "name", "\x1b[2J\nada  all well"))
+    shutil.rmtree(eve)
+    eve.symlink_to("../ada/temperature")
+    for path in kim.rglob("*-s*.json"):  # the same seeds, but trained anew
         edited(path, lambda record: record["history"].update(seconds=[record["history"]["seconds"][0] + 1]))
-    assert submissions.main(["temperature", str(tmp_path)]) == 1
-    told = capsys.readouterr().out
-    assert re.search(r"^ada +15 records are those of bob, to the seconds", told, re.M)
-    assert "are those of ada" in told and "those of kim" not in told
-
-
-def test_one_broken_submission_does_not_hide_the_others(course, tmp_path, capsys):
-    good = course / "submitted" / "good"
-    for student in ("ada", "bob", "eve"):
-        shutil.copytree(good, tmp_path / "submitted" / student)
-    forged = tmp_path / "submitted" / "bob" / "temperature" / "records" / "paper-s0.json"
-    edited(forged, lambda r: r["method"].update(name="\x1b[2J\nada  all well"))
-    shutil.rmtree(tmp_path / "submitted" / "eve" / "temperature")
-    (tmp_path / "submitted" / "eve" / "temperature").symlink_to("../ada/temperature")
     (tmp_path / "nbgrader_config.py").touch()
     assert submissions.main(["temperature", str(tmp_path), "--restore"]) == 1
     told = capsys.readouterr().out
-    (ada,) = re.findall(r"^ada .*$", told, re.M)
-    assert "15 records are those of bob" in ada
+    assert re.search(r"^ada +15 records are those of bob, to the seconds", told, re.M)
+    assert "are those of ada" in told and "those of kim" not in told
     assert "\x1b" not in told and re.search(r"^bob  .*ada  all well", told, re.M)
     assert re.search(r"^eve  .* is a link", told, re.M)
-    assert "3 students, 3 to be looked at" in told
+    assert "4 students, 3 to be looked at" in told
 
 
 def test_what_cannot_be_written_is_not_restored(course, tmp_path):

@@ -21,12 +21,9 @@ def root(tmp_path):
     return tmp_path
 
 
-def test_public_addresses():
+def test_public_addresses_and_those_that_readers_could_not_open():
     for url in ("https://github.com/owner/name", "https://codeberg.org/owner/name"):
         assert {public(url + ending) for ending in ("", ".git", "/", ".git\n")} == {url}
-
-
-def test_addresses_that_readers_could_not_open():
     places = (
         "http://github.com git@github.com: https://token@github.com https://localhost https://192.168.0.7"
     )
