@@ -236,8 +236,6 @@ def test_precision_in_records(faces, tmp_path):
     fit(Baseline(), faces, config, tmp_path, "cpu", progress=False)
     with pytest.raises(train.RunError, match="precision is 'float32' there and 'bf16' here"):
         fit(Baseline(), faces, replace(config, precision="bf16"), tmp_path, "cpu", progress=False)
-    with pytest.raises(ValueError, match="precision is one of float32, bf16, fp16, not 'half'"):
-        Config(precision="half")
 
 
 def test_a_run_in_fp16_resumes_with_its_scale(faces, tmp_path):
