@@ -145,7 +145,7 @@ GATED, LED = (THREE, (N, 3)), (THREE, PASS, (3, 3))
 LATER = math.exp(-5 / 4)  # ONE's ramp in epoch 40 of 80
 MODELS = {"dml": networks, "dml-mean": networks, "one": branches, "one-attached": branches, "okddip": peers}
 MODELS |= {"own-teacher": exits}
-LOSSES = {  # settings, the form, and the shapes of what the model gives, or of how many passes it gives the logits
+LOSSES = {  # settings, the form, and what the model gives: tensors of these shapes, or logits of so many passes
     "dml": ({}, dml, 3),
     "dml, two": ({"networks": 2}, dml, 2),
     "dml-mean": ({"networks": 3}, mean_dml, 3),
