@@ -75,7 +75,8 @@ def test_a_record_that_cannot_be_read_is_told(tmp_path, capsys):
 
 def children(process):
     """Process number -> command line of the runs that a queue has started."""
-    return {child.pid: child.cmdline() for child in psutil.Process(process.pid).children()}
+    found = [one for one in psutil.process_iter(["ppid", "cmdline"]) if one.info["ppid"] == process.pid]
+    return {one.pid: one.info["cmdline"] or [] for one in found}
 
 
 def test_jobs_side_by_side_one_killed_and_one_that_fails(tmp_path, capsys):
