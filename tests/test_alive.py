@@ -1,6 +1,7 @@
 """The network that is alive on its page: PyTorch's numbers, in a real browser, by keyboard, with nothing loaded."""
 
 import importlib
+import os
 import shutil
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from sto_lite.survival import linear_decay
 from tools import alive
 from tools.pocket_runs import all_shortened
 
+CHROMIUM = shutil.which(os.environ.get("CHROMIUM", "chromium"))
 RECORD = read_record(alive.RECORD)
 P = linear_decay(6)
 
@@ -32,22 +34,28 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def tab(folder, browser):
+def tab(folder):
     """The page in a browser of a phone's width, opened as a file; it notes what is asked for and what goes wrong."""
-    tab = browser.new_page(viewport={"width": 360, "height": 740})
-    tab.set_default_timeout(120_000)
-    tab.requests, tab.trouble = [], []
-    tab.on("request", lambda request: tab.requests.append(request.url))
-    tab.on("pageerror", lambda error: tab.trouble.append(str(error)))
-    tab.on("console", lambda message: message.type == "error" and tab.trouble.append(message.text))
-    tab.goto((folder / "page.html").as_uri())
-    tab.wait_for_selector("figure.alive[data-done]")
-    tab.evaluate("""() => {
-        globalThis.about = JSON.parse(document.querySelector("figure.alive script").textContent);
-        globalThis.net = new Alive.Network(about);
-        globalThis.faces = about.faces.map(Alive.bytes);
-    }""")
-    return tab
+    playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright")
+    if CHROMIUM is None:
+        pytest.skip("there is no chromium (install it, or set CHROMIUM to its path)")
+    with playwright.sync_playwright() as started:
+        chromium = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        tab = chromium.new_page(viewport={"width": 360, "height": 740})
+        tab.set_default_timeout(120_000)
+        tab.requests, tab.trouble = [], []
+        tab.on("request", lambda request: tab.requests.append(request.url))
+        tab.on("pageerror", lambda error: tab.trouble.append(str(error)))
+        tab.on("console", lambda message: message.type == "error" and tab.trouble.append(message.text))
+        tab.goto((folder / "page.html").as_uri())
+        tab.wait_for_selector("figure.alive[data-done]")
+        tab.evaluate("""() => {
+            globalThis.about = JSON.parse(document.querySelector("figure.alive script").textContent);
+            globalThis.net = new Alive.Network(about);
+            globalThis.faces = about.faces.map(Alive.bytes);
+        }""")
+        yield tab
+        chromium.close()
 
 
 def images():
@@ -147,8 +155,10 @@ def test_asks_for_its_own_files_only_and_has_no_trouble(tab, folder):
 def test_the_page_stays_small(folder):
     assert len(RECORD["weights"]) < 500_000  # as the page has them
     text = (alive.ROOT / "book" / "alive.md").read_text(encoding="utf-8")
-    assert f"{RECORD['parameters']:,} weights" in text
-    assert f"{RECORD['data']['counts']['train']} synthetic" in text
+    assert (
+        f"{RECORD['parameters']:,} weights" in text
+        and f"{RECORD['data']['counts']['train']} synthetic" in text
+    )
     code = [(alive.ROOT / "book" / "_static" / name).read_text(encoding="utf-8") for name in alive.SCRIPTS]
     assert sum(text.count("\n") for text in code) < 400
     assert not any(word in text for text in code for word in ("fetch(", "XMLHttpRequest", "import(", "http"))

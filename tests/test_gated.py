@@ -136,7 +136,7 @@ def test_a_dropped_branch_gets_no_gradient(x):
 
 @pytest.mark.parametrize("name", ["cnn", "vit"])
 def test_sto_trains_it_and_the_file_gives_it_back(name, tmp_path):
-    images = data.load("faces", size=8, limit=32)
+    images = data.load("faces", size=8, limit=64)
     images = dataclasses.replace(images, splits=dict.fromkeys(("train", "test"), images.splits["train"]))
     config = Config(net=f"gatedmine:{name}", epochs=1, batch_size=32)
     run = fit(make("sto"), images, config, tmp_path / "run", "cpu", progress=False)
