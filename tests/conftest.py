@@ -28,6 +28,12 @@ def book_style():
 
 
 @pytest.fixture
+def root(tmp_path):
+    """Where prepared sets go; not there yet."""
+    return tmp_path / "root"
+
+
+@pytest.fixture
 def shown(monkeypatch):
     """What a notebook would display, in order."""
     outputs = []

@@ -14,18 +14,8 @@ from tests.packing import written
 Files = dict[str, bytes]
 WILD = ["-1", "7", "8", "256", "1e9", "1.0", "NaN", "inf", "+5", "0x10", "1_0", "007", "9" * 400, "\u0663"]
 WILD += ["\u00b2", "", " ", "\0", "\x1b[2J", "True", "'; DROP"]
-CLIMBING = [
-    "../out",
-    "/tmp/out",
-    "a/../../out",
-    "..\\out",
-    "C:\\out",
-    "//host/out",
-    "./../out",
-    "a/..",
-    "..",
-    "/",
-]
+CLIMBING = ["../out", "/tmp/out", "a/../../out", "..\\out", "C:\\out", "//host/out", "./../out", "a/.."]
+CLIMBING += ["..", "/"]
 ODD = [
     "x" * 300,
     "\u202etxt",

@@ -1,8 +1,11 @@
 """What many tests are made of: seeded generators, a small learnable set, runs that stop, and made-up records."""
 
+import json
+
 import torch
 
-from sto_lite import registry
+from sto_lite import records, registry
+from sto_lite.checkpoints import decode
 from sto_lite.config import Config, plain
 from sto_lite.data import ImageSet, Split
 from sto_lite.faces import EXPRESSIONS
@@ -38,6 +41,21 @@ def same_run(a, b):
     )
 
 
+def results(folder):
+    """What of a finished run has to be equal: weights and record, without where and when it was made."""
+    record = records.read_record(folder / "record.json")
+    for key in ("environment", "earlier_environments", "finished"):
+        record.pop(key, None)
+    record["history"] = {k: v for k, v in record["history"].items() if "seconds" not in k}
+    state = decode((folder / "network.pt").read_bytes())
+    return record, state["net"], {name: value.numpy().tobytes() for name, value in state["weights"].items()}
+
+
+def all_results(out):
+    """The results of every finished run of a queue, by its folder."""
+    return {path.parent.name: results(path.parent) for path in out.glob("*/record.json")}
+
+
 def stopping(method, epoch):
     """The same method, interrupted in an epoch."""
 
@@ -55,17 +73,33 @@ def made_up(
 ):
     """A record at the paper's protocol, unless something else is said; of 100 images the first `error` are wrong."""
     wrong, split = round(error), "private" if data == "fer2013" else "test"
+    counts = {"train": train or PUBLISHED[data].official["train"]}
     return {
         "config": plain(Config(net=net, epochs=epochs, seed=seed)),
         "method": {"name": method, **plain(registry.make(method, **settings))},
-        "data": {
-            "name": data,
-            "size": 32,
-            "counts": {"train": train or PUBLISHED[data].official["train"]},
-            "fingerprint": "f",
-        },
+        "data": {"name": data, "size": 32, "counts": counts, "fingerprint": "f"},
         "result": {split: {"error": float(error), "best_error": error - 0.5, "best_epoch": 3}},
         "labels": {split: [0] * 100},
         "predictions": {split: [1] * wrong + [0] * (100 - wrong)},
         "history": {"train_error": [50.0, error - gap]},
     }
+
+
+def edited(path, *changes):
+    """Change a JSON file by functions of its content."""
+    content = json.loads(path.read_text(encoding="utf-8"))
+    for change in changes:
+        change(content)
+    path.write_text(json.dumps(content), encoding="utf-8")
+
+
+def put(*way):
+    """A change: the last of the words is put where the others lead."""
+    *steps, last, value = way
+
+    def change(content):
+        for step in steps:
+            content = content[step]
+        content[last] = value
+
+    return change

@@ -129,8 +129,6 @@ def test_every_folder_of_the_module_is_installed():
     assert {".".join(folder.parts) for folder in folders} | {"sto_lite.runs"} == set(told)
 
 
-# ---------------------------------------------------------------------------------- this comparison can fail
-
 MODULE = '''
 @dataclass(frozen=True)
 class Method:

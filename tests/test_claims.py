@@ -80,12 +80,13 @@ def test_evidence_exists():
 
 
 def test_missing_evidence_is_seen():
-    missing = [
-        "tests/test_resnet.py::test_nothing",
-        "tests/test_none.py::test_fold_is_the_teacher",
+    missing = ["tests/test_resnet.py::test_nothing", "tests/test_none.py::test_fold_is_the_teacher"]
+    missing += [
+        "tests/test_resnet.py",
         "data/runs/none",
+        "04-distillation.ipynb#no-such-heading",
+        "99-none.ipynb",
     ]
-    missing += ["tests/test_resnet.py", "04-distillation.ipynb#no-such-heading", "99-none.ipynb"]
     missing += ["03-stochastic-depth.ipynb#one-student-a-mini-batch"]  # a comment in code is no heading
     assert [reference for reference in missing if exists(reference)] == []
     there = ["notation.md#eq-9", "04-distillation.ipynb", "data/runs/first-walk"]
@@ -136,17 +137,11 @@ def status(claim, records):
 
 
 @pytest.mark.parametrize(
-    ("errors", "expected"),
-    [
-        ([], "not measured"),
-        ([32.85], "undecided"),
-        ([32.8, 32.9], "undecided"),
-        ([32.3, 32.6, 32.9], "reproduced"),
-        ([31.0, 31.1, 31.2], "not reproduced"),
-        ([34.0, 34.1, 34.2], "not reproduced"),
-        ([20.0, 30.0, 40.0], "reproduced"),
-    ],
-)
+    ("expected", "errors"),
+    [("not measured", []), ("undecided", [32.85]), ("undecided", [32.8, 32.9]),
+     ("reproduced", [32.3, 32.6, 32.9]), ("reproduced", [20.0, 30.0, 40.0]),
+     ("not reproduced", [31.0, 31.1, 31.2]), ("not reproduced", [34.0, 34.1, 34.2])],
+)  # fmt: skip
 def test_an_error_is_reproduced_if_it_could_be_one_more_of_our_runs(errors, expected):
     assert status("t1-r32-fer", several("baseline", errors)) == expected
     assert status("t1-r32-raf", several("baseline", errors)) == "not measured", "that is another data set"
@@ -246,9 +241,8 @@ def test_a_reduced_protocol_decides_nothing(more):
     assert {f.status for f in measured} == {"not measured"}
     assert {f.status for f in found if f.claim.kind == "open"} == {"open"}
     told = [f.reduced for f in found if f.reduced]
-    assert not any("reproduced" in line for line in told) and any(
-        "a lower error there" in line for line in told
-    )
+    assert not any("reproduced" in line for line in told)
+    assert any("a lower error there" in line for line in told)
     if "data" not in more:  # then it is FER-2013, which says nothing in a column for RAF-DB
         assert all(f.reduced == "" for f in found if f.claim.data == ("rafdb",))
 
@@ -313,18 +307,10 @@ def test_the_choices_name_options_and_experiments_that_exist():
     (verbs,) = (a for a in parser()._actions if a.choices and "train" in a.choices)
     known = {o for p in verbs.choices.values() for action in p._actions for o in action.option_strings}
     assert set(re.findall(r"`(--[a-z-]+)", CHOICES)) <= known
+    required = "detach running-stats schedule students p-last lambda temperature compute"
     named = set(" ".join(re.findall(r"^```\{measured-effect\} ?(.*)$", CHOICES, re.MULTILINE)).split())
     assert named <= {*EXPERIMENTS, *claims_page.FROM_ALL}
-    assert named >= {
-        "detach",
-        "running-stats",
-        "schedule",
-        "students",
-        "p-last",
-        "lambda",
-        "temperature",
-        "compute",
-    }
+    assert named >= set(required.split())
     sentences = re.findall(r"experiments? ((?:`[a-z0-9-]+`(?: and )?)+)", CHOICES)
     said = set(re.findall(r"`(.*?)`", " ".join(sentences)))
     assert said and said <= named
@@ -397,10 +383,8 @@ def test_what_a_step_costs():
     assert (round(min(sto.values()), 2), round(max(sto.values()), 2)) == (1.72, 1.75)
     forward_only = [1 + (cost - 1) / 3 for cost in sto.values()]
     assert [round(f, 2) for f in (min(forward_only), max(forward_only))] == [1.24, 1.25]
-    cost = {
-        name: costs.step_cost(registry.make(name), "resnet32")
-        for name in ("baseline", "one", "okddip", "dml")
-    }
+    names = ("baseline", "one", "okddip", "dml")
+    cost = {name: costs.step_cost(registry.make(name), "resnet32") for name in names}
     assert [round(each, 2) for each in cost.values()] == [1, 1.65, 1.98, 3]
     assert cost["one"] == pytest.approx(1 + 2 * top / total)
     assert cost["okddip"] == pytest.approx(1 + 3 * top / total)

@@ -10,6 +10,7 @@ from sto_lite import data, sets
 from sto_lite.data import Batches, ImageSet, Split
 from sto_lite.errors import DataError
 from sto_lite.faces import EXPRESSIONS
+from tests.processes import look_alike
 from tests.samples import rng
 
 
@@ -84,23 +85,6 @@ def test_an_epoch_shows_every_image_once_and_keeps_the_last_batch():
     assert torch.cat(epochs[0]).tolist() != torch.cat(epochs[1]).tolist()
 
 
-def test_all_crops_and_both_directions_are_equally_frequent():
-    s = Split(torch.full((20_000, 1, 1, 1), 255, dtype=torch.uint8), torch.zeros(20_000, dtype=torch.long))
-    generator = rng(0)
-    torch.randperm(20_000, generator=generator)
-    corner = torch.randint(0, 9, (20_000, 2), generator=generator)
-    white = torch.cat([raw(x)[:, 0, 0, 0] for x, _ in Batches(s, *ONES).epoch(rng(0))]) > 0
-    assert white.float().mean().item() == pytest.approx(1 / 81, rel=0.25), (
-        "the one white pixel is cropped 1 time in 81"
-    )
-    assert white.equal((corner == 4).all(1))
-
-
-def test_batches_are_channels_last_float32():
-    ((images, _),) = Batches(split(), *ONES).epoch(rng())
-    assert images.dtype == torch.float32 and images.is_contiguous(memory_format=torch.channels_last)
-
-
 def test_fingerprint_sees_every_change():
     def fingerprint(train, test, name="x"):
         return ImageSet(name, ("a",), {"train": train, "test": test}).fingerprint
@@ -113,24 +97,12 @@ def test_fingerprint_sees_every_change():
     assert len({fingerprint(*pair) for pair in pairs}) == 4
 
 
-def prepared(folder, size=48, count=30):
-    arrays = {}
-    for seed, name in enumerate(("train", "public", "private")):
-        r = np.random.default_rng(seed)
-        arrays[f"{name}_images"] = r.integers(0, 256, (count, size, size), dtype=np.uint8)
-        arrays[f"{name}_labels"] = r.integers(0, 7, count, dtype=np.uint8)
-    np.savez(folder / "fer2013.npz", **arrays)
-    return arrays
-
-
 def test_fer2013_loads_and_is_resized(tmp_path, monkeypatch):
     monkeypatch.setenv("STO_DATA", str(tmp_path))
-    arrays = prepared(tmp_path)
+    arrays = np.load(look_alike(tmp_path, count=30))
     full = data.load("fer2013", size=48)
-    assert list(full.splits) == ["train", "public", "private"] and list(full.test_splits) == [
-        "public",
-        "private",
-    ]
+    assert list(full.splits) == ["train", "public", "private"]
+    assert list(full.test_splits) == ["public", "private"]
     assert (full.splits["public"].images[:, 0].numpy() == arrays["public_images"]).all()
     assert (full.splits["private"].labels.numpy() == arrays["private_labels"]).all()
     small = data.load("fer2013", size=24, limit=12)
@@ -142,7 +114,7 @@ def test_fer2013_loads_and_is_resized(tmp_path, monkeypatch):
 def test_photographs_are_known_by_their_own_pixels_whatever_resizing_does(tmp_path, monkeypatch):
     """Kinds of processors differ in a resized pixel's last bit; requeued on another, a run is the same."""
     monkeypatch.setenv("STO_DATA", str(tmp_path))
-    prepared(tmp_path)
+    look_alike(tmp_path, count=30)
     here = data.load("fer2013", size=24, limit=12)
     exact = data.resize
     monkeypatch.setattr(data, "resize", lambda images, size: exact(images, size) ^ 1)  # another last bit
@@ -182,17 +154,9 @@ def test_faces_are_always_the_same_and_noise_is_in_training_labels_alone():
     assert noisy.splits["test"].labels.equal(clean.splits["test"].labels)
 
 
-def test_errors(tmp_path, monkeypatch):
+def test_a_limit_of_none_or_more_than_there_are_is_told(tmp_path, monkeypatch):
     monkeypatch.setenv("STO_DATA", str(tmp_path))
-    with pytest.raises(DataError, match="no image set is called 'fer'.*faces, fer2013"):
-        data.load("fer")
-    with pytest.raises(DataError, match="is not prepared.*prepare fer2013 --from"):
-        data.load("fer2013")
-    prepared(tmp_path)
+    look_alike(tmp_path, count=30)
     for limit in (0, 31):
         with pytest.raises(DataError, match="30 training images"):
             data.load("fer2013", limit=limit)
-    whole = (tmp_path / "fer2013.npz").read_bytes()
-    (tmp_path / "fer2013.npz").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(DataError, match="damaged.*prepare FER-2013 again"):
-        data.load("fer2013")

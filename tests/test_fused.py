@@ -8,9 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from sto_lite.fused import FusedSTO, side_by_side, updates
+from sto_lite.fused import FusedSTO, side_by_side
 from sto_lite.methods import STO
-from sto_lite.registry import make
 from sto_lite.resnet import ResNet, initialise
 from tests.samples import rng
 
@@ -91,32 +90,3 @@ def test_any_rows_of_gates(rows):
     for ours, row in zip(logits, gates, strict=True):
         assert (ours - twin(x, row)).abs().max() < 1e-12
     assert_same(*({n: b.double() for n, b in m.named_buffers()} for m in (net, twin)))
-
-
-def test_what_both_streams_share_runs_once():
-    """Stem and f_1 see the batch once, though both streams use them; later blocks twice where they survive."""
-    net, (x, y) = network(blocks=1), batch()
-    calls = []
-    for module in [net.stem, *(block.residual for block in net.blocks)]:
-        module.register_forward_hook(lambda m, inputs, out: calls.append(m))
-    seed = next(s for s in range(99) if FusedSTO().draw(net, rng(s))[0].tolist() == [1, 0, 1])
-    FusedSTO().step(net, x, y, rng(seed))
-    assert [calls.count(m) for m in (net.stem, *(b.residual for b in net.blocks))] == [1, 1, 1, 2]
-
-
-def test_many_updates_at_once():
-    """The chapter's closed form: k updates with the same statistics are one of momentum 1 - 0.9^k."""
-    once, often = nn.BatchNorm2d(3).double(), nn.BatchNorm2d(3).double()
-    x = batch()[0]
-    with updates(once, 3):
-        once(x)
-    for _ in range(3):
-        often(x)
-    with updates(once, 0):
-        once(x + 1)
-    assert_same(*({n: b.double() for n, b in m.named_buffers()} for m in (once, often)))
-
-
-def test_the_registry_has_the_fused_form_under_the_same_name():
-    assert type(make("sto", lam=0.5)) is FusedSTO and FusedSTO.name == STO.name == "sto"
-    assert vars(FusedSTO(lam=0.5)) == vars(STO(lam=0.5))

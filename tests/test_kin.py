@@ -1,4 +1,4 @@
-"""STO's kin: every loss and its gradient against a form written out here, their networks, costs and checkpoints."""
+"""STO's kin: their gates and networks, costs, and agreement with the teacher (their losses: test_peers)."""
 
 import math
 
@@ -7,7 +7,6 @@ import torch
 import torch.nn.functional as F
 
 from sto_lite import costs, kin
-from sto_lite.config import Config
 from sto_lite.data import Batches
 from sto_lite.kin import CoSub, Fraternal, OtherSTO, RDrop, run_gated, split_kl, squared_gap
 from sto_lite.losses import kd_loss
@@ -15,141 +14,10 @@ from sto_lite.methods import STO
 from sto_lite.registry import METHODS, make
 from sto_lite.resnet import ResNet, build, count_parameters
 from sto_lite.selves import Exits, ProgressiveSelf, at_depth, front
-from sto_lite.speed.graphs import obstacle
 from sto_lite.survival import linear_decay, sample
-from sto_lite.train import fit
-from tests.test_peers import LABELS, ONE_HOT, C, N, images, leaf, ln, rng, tiny
+from tests.samples import rng, tiny
+from tests.test_peers import LABELS, C, Fake, N, images, leaf, ln, q
 from tools.kin import agreement
-
-KIN = [
-    "cosub",
-    "r-drop",
-    "fraternal",
-    "expectation-linear",
-    "sto-otherwise",
-    "sandwich",
-    "own-teacher",
-    "ps-kd",
-]
-every_kin = pytest.mark.parametrize("name", KIN)
-
-
-def test_the_kin_stand_behind_methods_and_controls():
-    assert list(METHODS)[12:] == KIN
-
-
-@every_kin
-def test_none_is_recorded(name):
-    """A recorded step would be another method's."""
-    assert "has no step with gates on the device" in obstacle(make(name))
-
-
-# ---------------------------------------------------------------------------- losses, written out, and gradients
-# What follows uses exp, log and sums alone; autograd in float64 gives its gradient.
-
-
-def q(z, t=1.0):
-    return (z / t).exp() / (z / t).exp().sum(1, keepdim=True)
-
-
-def ce(z, target=ONE_HOT):
-    return -(target * q(z).log()).sum() / N
-
-
-def kl(target, other, t=3.0):
-    return t * t * (q(target, t) * (q(target, t) / q(other, t)).log()).sum() / N
-
-
-def gap(a, b):
-    d = (a - a.sum(1, keepdim=True) / C) - (b - b.sum(1, keepdim=True) / C)
-    return (d * d).sum() / (2 * N * C)
-
-
-def dkd(s, t, beta=1.0, temperature=3.0):
-    total = 0.0
-    for n, y in enumerate(LABELS.tolist()):
-        p, r = q(t, temperature)[n], q(s, temperature)[n]
-        total = total + p[y] * (p[y] / r[y]).log() + (1 - p[y]) * ((1 - p[y]) / (1 - r[y])).log()
-        for c in set(range(C)) - {y}:
-            there, here = p[c] / (1 - p[y]), r[c] / (1 - r[y])
-            total = total + beta * there * (there / here).log()
-    return temperature**2 * total / N
-
-
-def pearson(a, b):
-    a, b = a - a.sum() / len(a), b - b.sum() / len(b)
-    return (a * b).sum() / ((a * a).sum() * (b * b).sum()).sqrt()
-
-
-def dist(s, t, temperature=3.0):
-    p, r = q(t, temperature), q(s, temperature)
-    within = sum(1 - pearson(p[n], r[n]) for n in range(N)) / N
-    across = sum(1 - pearson(p[:, c], r[:, c]) for c in range(C)) / C
-    return temperature**2 * (within + across)
-
-
-class Fake:
-    """Gives the logits it holds, one tensor a pass, whatever images and gates are."""
-
-    num_blocks = 3
-
-    def __init__(self, logits):
-        self.logits = iter(logits)
-
-    def __call__(self, x, gates=None):
-        return next(self.logits)
-
-    def modules(self):
-        return []
-
-
-LOSSES = {
-    "cosub": ({}, 2, lambda a, b: ce(a) + ce(b) + ce(a, q(b).detach()) + ce(b, q(a).detach())),
-    "r-drop": ({}, 2, lambda a, b: ce(a) + ce(b) + 0.25 * (kl(a, b) + kl(b, a)) / 2),
-    "r-drop, one": ({"directions": 1}, 2, lambda a, b: ce(a) + ce(b) + 0.25 * kl(b.detach(), a)),
-    "fraternal": ({"lam": 0.7}, 2, lambda a, b: ce(a) + ce(b) + 0.7 * gap(a, b)),
-    "expectation-linear": ({}, 2, lambda s, t: ce(s) + 0.25 * gap(s, t)),
-    "sto-otherwise": ({}, 2, lambda s, t: ce(s) + ce(t) + 0.25 * kl(t.detach(), s)),
-    "sto-otherwise, both": ({"detach": False}, 2, lambda s, t: ce(s) + ce(t) + 0.25 * kl(t, s)),
-    "sto-otherwise, dkd": (
-        {"distillation": "dkd", "beta": 2.0, "detach": False},
-        2,
-        lambda s, t: ce(s) + ce(t) + 0.25 * dkd(s, t, 2.0),
-    ),
-    "sto-otherwise, dist": (
-        {"distillation": "dist", "detach": False, "temperature": 2.0},
-        2,
-        lambda s, t: ce(s) + ce(t) + 0.25 * dist(s, t, 2.0),
-    ),
-    "sto-otherwise, two students": (
-        {"students": 2, "distillation": "dist"},
-        3,
-        lambda a, b, t: (ce(a) + ce(b)) / 2 + ce(t) + 0.25 * (dist(a, t.detach()) + dist(b, t.detach())) / 2,
-    ),
-    "sandwich": ({}, 4, lambda a, b, c, f: ce(f) + sum(ce(z, q(f).detach()) for z in (a, b, c))),
-    "own-teacher": (
-        {},
-        3,
-        lambda a, b, f: ce(a) + ce(b) + ce(f) + 0.25 * (kl(f.detach(), a) + kl(f.detach(), b)),
-    ),
-}
-
-
-@pytest.mark.parametrize("case", LOSSES)
-def test_loss_and_gradient_against_the_form_written_out(case):
-    settings, passes, form = LOSSES[case]
-    ours, theirs = ([leaf(N, C, seed=i) for i in range(passes)] for _ in range(2))
-    name = case.partition(",")[0]
-    model = (lambda x: ours) if name == "own-teacher" else Fake(ours)
-    step = make(name, **settings).step(model, torch.zeros(N), LABELS, rng())
-    expected = form(*theirs)
-    assert step.loss.item() == pytest.approx(expected.item(), rel=1e-12)
-    assert sum(step.parts.values()).item() == pytest.approx(expected.item(), rel=1e-12)
-    step.loss.backward()
-    expected.backward()
-    for z, w in zip(ours, theirs, strict=True):
-        assert torch.allclose(z.grad, w.grad, rtol=1e-9, atol=1e-12)
-        assert z.grad.abs().max() > 1e-3
 
 
 def test_kl_taken_apart_by_hand_and_put_together():
@@ -203,9 +71,6 @@ def test_what_ps_kd_remembers_is_the_end_of_the_last_epoch():
     assert not ends[0]["classifier.weight"].equal(ends[1]["classifier.weight"])
 
 
-# ------------------------------------------------------------------------------------------- gates and networks
-
-
 def test_sto_otherwise_is_sto_by_default():
     net, twin = (build("resnet14", 7, generator=rng()).double() for _ in range(2))
     x, y = images(), torch.arange(8) % 7
@@ -251,14 +116,14 @@ def test_the_full_network_never_runs_in_cosub_and_always_in_sto():
             return torch.zeros(N, C, requires_grad=True)
 
     for method in (CoSub(p_last=0.0), Fraternal(p_last=0.0), RDrop(p_last=0.0)):
-        method.step(Watched([]), torch.zeros(N), LABELS, rng())
+        method.step(Watched(), torch.zeros(N), LABELS, rng())
     assert len(calls) == 6 and all(set(gates) <= {0.0, 1.0} and gates[2] == 0 for gates in calls)
     calls.clear()
-    OtherSTO().step(Watched([]), torch.zeros(N), LABELS, rng())
-    OtherSTO(weighted=False).step(Watched([]), torch.zeros(N), LABELS, rng())
+    OtherSTO().step(Watched(), torch.zeros(N), LABELS, rng())
+    OtherSTO(weighted=False).step(Watched(), torch.zeros(N), LABELS, rng())
     assert calls[1] == linear_decay(3).tolist() and calls[3] == [1.0] * 3
     calls.clear()
-    make("sandwich").step(Watched([]), torch.zeros(N), LABELS, rng())
+    make("sandwich").step(Watched(), torch.zeros(N), LABELS, rng())
     assert calls[0] == [1, 0, 0] and calls[-1] == [1, 1, 1] and len(calls) == 4
 
 
@@ -293,7 +158,7 @@ def test_a_shallow_network_gets_running_statistics_of_its_own():
         assert not block.residual[-1].weight.any() and not block.residual[-1].bias.any()
 
 
-@every_kin
+@pytest.mark.parametrize("name", [*METHODS][12:])
 def test_a_plain_network_is_deployed(name):
     method = make(name)
     model = method.build("resnet8", 7, rng())
@@ -301,46 +166,6 @@ def test_a_plain_network_is_deployed(name):
     net = method.deploy(model)
     assert type(net) is ResNet and not net.training and model.training
     assert list(net.state_dict()) == list(build("resnet8", 7).state_dict())
-
-
-@every_kin
-def test_a_run_is_repeated_and_resumed_to_the_same_bits(name, tmp_path):
-    config = Config(net="resnet8", epochs=3, batch_size=16)
-    settings = {"gates": "image"} if name in ("cosub", "sto-otherwise") else {}
-    method = make(name, **settings)
-
-    class Cut(type(method)):
-        def step(self, model, images, labels, generator, epoch=0):
-            if epoch == 2:
-                raise KeyboardInterrupt
-            return super().step(model, images, labels, generator, epoch)
-
-    whole, again = (fit(method, tiny(), config, device="cpu") for _ in range(2))
-    with pytest.raises(KeyboardInterrupt):
-        fit(Cut(**settings), tiny(), config, tmp_path, "cpu")
-    resumed = fit(method, tiny(), config, tmp_path, "cpu")
-    for other in (again, resumed):
-        same = zip(whole.network.state_dict().values(), other.network.state_dict().values(), strict=True)
-        assert all(a.equal(b) for a, b in same)
-
-
-@pytest.mark.parametrize(
-    ("name", "settings", "message"),
-    [
-        ("cosub", {"gates": "pixel"}, "each 'batch' or each 'image'"),
-        ("r-drop", {"directions": 3}, "1 or 2"),
-        ("sto-otherwise", {"distillation": "l2"}, "kl, dkd or dist"),
-        ("sto-otherwise", {"temperature": 0.0}, "positive"),
-        ("ps-kd", {"share": 2.0}, "share"),
-        ("ps-kd", {"grows": 0}, "epochs"),
-    ],
-)
-def test_settings_that_mean_nothing_are_refused(name, settings, message):
-    with pytest.raises(ValueError, match=message):
-        make(name, **settings)
-
-
-# --------------------------------------------------------------------------------------------------------- costs
 
 
 def cost(name, **settings):
@@ -372,9 +197,6 @@ def test_what_a_step_keeps():
         method = make(name, **(alike if times == 2 else {}))
         assert costs.step_memory(method, "resnet8", 24, draws=2) == pytest.approx(times * one, rel=0.03)
     assert costs.step_memory(make("cosub"), "resnet8", 24) < 1.7 * one
-
-
-# ------------------------------------------------------------------------------------- agreement, for the scatter
 
 
 @pytest.mark.parametrize(

@@ -32,18 +32,9 @@ def test_the_environment_is_made_whatever_the_shell_was_set_to(tmp_path):
     for name in ("Makefile", "requirements.txt", "pyproject.toml"):
         shutil.copy(ROOT / name, here)
     python = program(tmp_path / "an interpreter" / "python3")
-    led_astray = {
-        "PYTHONPATH": "/elsewhere",
-        "PYTHONHOME": "/elsewhere",
-        "PYTHONSAFEPATH": "1",
-        "PIP_USER": "1",
-        "PIP_TARGET": "/elsewhere",
-        "PIP_REQUIRE_VIRTUALENV": "1",
-        "UV_SYSTEM_PYTHON": "1",
-        "UV_PROJECT_ENVIRONMENT": "/elsewhere",
-        "UV_CONSTRAINT": "/elsewhere",
-        "VIRTUAL_ENV": "/elsewhere",
-    }
+    places = "PYTHONPATH PYTHONHOME PIP_TARGET UV_PROJECT_ENVIRONMENT UV_CONSTRAINT VIRTUAL_ENV"
+    switches = "PYTHONSAFEPATH PIP_USER PIP_REQUIRE_VIRTUALENV UV_SYSTEM_PYTHON"
+    led_astray = dict.fromkeys(places.split(), "/elsewhere") | dict.fromkeys(switches.split(), "1")
     wanted = {"PIP_INDEX_URL": "https://mirror.example", "UV_DEFAULT_INDEX": "https://mirror.example"}
     calls = tmp_path / "calls"
     environment = {"PATH": os.environ["PATH"], "CALLS": str(calls), **led_astray, **wanted}
@@ -55,7 +46,7 @@ def test_the_environment_is_made_whatever_the_shell_was_set_to(tmp_path):
     assert "pip install" in seen and "uv pip install" in seen
     assert [name for name in led_astray if f"    {name}=" in seen] == []
     assert all(seen.count(f"    {name}=") == 4 for name in wanted), (
-        "where packages come from is theirs to say"
+        "packages come from where they are said to"
     )
 
 
@@ -103,17 +94,12 @@ def test_ci_installs_what_only_the_system_can_give(user, tmp_path):
     program(bin_ / "id", f"#!/bin/sh\necho {0 if user == 'root' else 1000}\n")
     refuses = "exit 1" if user.endswith("without") else 'shift; exec "$@"'
     program(bin_ / "sudo", f'#!/bin/sh\necho "sudo $*" >> "$CALLS"\n{refuses}\n')
-    environment = {
-        "PATH": f"{bin_}{os.pathsep}{os.environ['PATH']}",
-        "CALLS": str(calls),
-        "CHROMIUM": "no-such-browser",
-        "CDPATH": str(ROOT.parent),
-    }
+    environment = {"PATH": f"{bin_}{os.pathsep}{os.environ['PATH']}", "CALLS": str(calls)}
+    environment |= {"CHROMIUM": "no-such-browser", "CDPATH": str(ROOT.parent)}
     done = subprocess.run([ROOT / ".ci" / "run", "check"], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     lines = calls.read_text().splitlines()
     assert lines[-1] == "make check"
-    assert any("apt-get install" in line and "chromium" in line for line in lines) is (
-        user != "somebody without"
-    )
+    installed = any("apt-get install" in line and "chromium" in line for line in lines)
+    assert installed is (user != "somebody without")
     assert any(line.startswith("sudo") for line in lines) is (user != "root")

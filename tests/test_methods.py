@@ -71,12 +71,16 @@ def by_hand(net, x, y, gates, lam=0.25, temperature=3.0, detach=True, teacher_gr
     )
 
 
+@pytest.mark.parametrize("students", [1, 3])
 @pytest.mark.parametrize("settings", [{}, {"detach": False}, {"lam": 0.0}, {"lam": 1.5, "temperature": 7.0}])
-def test_sto_is_eq9(batch, settings):
+def test_sto_is_eq9(batch, settings, students):
+    """With several students their mean."""
     x, y = batch
-    net, twin = model(), model()
-    step = STO(**settings).step(net, x, y, rng(5))
-    expected = by_hand(twin, x, y, sample(linear_decay(6), rng(5)), **settings)
+    net, twin, gates = model(), model(), rng(5)
+    step = STO(students=students, **settings).step(net, x, y, rng(5))
+    losses = [by_hand(twin, x, y, sample(linear_decay(6), gates), **settings) for _ in range(students)]
+    expected = torch.stack(losses).mean()
+    assert step.logits.shape == (8, 7)
     assert step.loss.item() == pytest.approx(expected.item(), rel=1e-13)
     assert_same(gradients(net, step.loss), gradients(twin, expected))
     assert sum(step.parts.values()).item() == pytest.approx(step.loss.item(), rel=1e-13)
@@ -91,10 +95,8 @@ def test_without_backward_through_the_full_network(batch):
     student = twin(x, gates)
     with torch.no_grad():
         teacher = twin(x, linear_decay(6))
-    assert_same(
-        gradients(net, step.loss),
-        gradients(twin, F.cross_entropy(student, y) + 0.25 * kd_loss(student, teacher)),
-    )
+    expected = F.cross_entropy(student, y) + 0.25 * kd_loss(student, teacher)
+    assert_same(gradients(net, step.loss), gradients(twin, expected))
     step.loss.backward()
     for block, gate in zip(net.blocks, gates, strict=True):
         assert all((p.grad is None) == (gate == 0) for p in block.residual.parameters())
@@ -105,18 +107,6 @@ def test_the_full_methods_gradient_reaches_dropped_blocks(batch):
     net = model()
     STO().step(net, x, y, rng(5)).loss.backward()
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in net.parameters())
-
-
-def test_several_students_are_averaged(batch):
-    x, y = batch
-    net, twin = model(), model()
-    step = STO(students=3).step(net, x, y, rng(5))
-    g = rng(5)
-    losses = [by_hand(twin, x, y, sample(linear_decay(6), g)) for _ in range(3)]
-    expected = torch.stack(losses).mean()
-    assert step.loss.item() == pytest.approx(expected.item(), rel=1e-13)
-    assert_same(gradients(net, step.loss), gradients(twin, expected))
-    assert step.logits.shape == (8, 7)
 
 
 def norms(net):
@@ -177,4 +167,8 @@ def test_gates_come_from_the_generator_alone(batch):
 
 def test_make():
     assert make("sto", lam=0.5) == FusedSTO(lam=0.5)
-    assert list(METHODS)[:7] == ["baseline", "stochastic-depth", "sto", "dml", "one", "okddip", "kd"]
+    names = "baseline stochastic-depth sto dml one okddip kd label-smoothing ema stochastic-depth-stepped dml-mean"
+    names += (
+        " one-attached cosub r-drop fraternal expectation-linear sto-otherwise sandwich own-teacher ps-kd"
+    )
+    assert list(METHODS) == names.split(), "methods, controls and kin, as the book tells of them"

@@ -50,10 +50,8 @@ class Watch:
     home: str = ""
     seen: list[tuple]
     PATHS: ClassVar = {
-        **dict.fromkeys(
-            ("os.mkdir", "os.remove", "os.rmdir", "os.truncate", "os.chmod", "os.chown", "os.utime"), 1
-        ),
-        **dict.fromkeys(("os.rename", "os.link", "os.symlink"), 2),
+        **{f"os.{name}": 1 for name in ("mkdir", "remove", "rmdir", "truncate", "chmod", "chown", "utime")},
+        **{f"os.{name}": 2 for name in ("rename", "link", "symlink")},
     }
     STARTS: ClassVar = {
         *("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.fork", "os.forkpty", "os.spawn"),
@@ -115,11 +113,8 @@ def fer_images():
     files = {}
     for split, usage in USAGE.items():
         for i, kind in enumerate(("PNG", "JPEG", "BMP")):
-            label, folder = (
-                sets.FER2013.classes[(i + len(split)) % 7],
-                "train" if split == "train" else "test",
-            )
-            name = f"{folder}/{label}/{usage}_{i}.{kind.lower().replace('jpeg', 'jpg')}"
+            folder = f"{'train' if split == 'train' else 'test'}/{sets.FER2013.classes[(i + len(split)) % 7]}"
+            name = f"{folder}/{usage}_{i}.{kind.lower().replace('jpeg', 'jpg')}"
             files[name] = p.encoded(FER[f"{split}_images"][i % 2], kind)
     return files
 
@@ -308,33 +303,22 @@ def blobs(place, rng):
     name = rng.choice(["fer2013", "rafdb", "cifar100"])
     files = ["fer2013.csv", "a.zip", "a.tar", "a.tar.gz", "a.tgz", "a.npz", "train", "a.png", "a", "a.csv.gz"]
     heads = [b"", b"PK\x03\x04", b"PK\x05\x06", b"\x1f\x8b\x08", b"BZh9", b"\xfd7zXZ\0", b"\x80\x04"]
-    heads += [
-        b"emotion,pixels,Usage\n",
-        b"\x93NUMPY\x01\0",
-        b"%PDF-1.7",
-        b"<!DOCTYPE html>",
-        b"\x89PNG\r\n\x1a\n",
-    ]
-    heads += [b"version https://git-lfs"]
+    heads += [b"emotion,pixels,Usage\n", b"\x93NUMPY\x01\0", b"%PDF-1.7", b"<!DOCTYPE html>"]
+    heads += [b"\x89PNG\r\n\x1a\n", b"version https://git-lfs"]
     file, body = rng.choice(files), [rng.randbytes(rng.randrange(3000)), b"\0" * rng.randrange(3000)]
     body = rng.choice([*body, p.image(), b"0 " * 1000])
     (place / file).write_bytes(rng.choice(heads) + body)
     return name, place / file, lambda found: None
 
 
-OWN = {
-    f"{split}/{n % 2}/{n}.{kind}": p.jpeg(n, (9, 9))
-    for split in ("train", "test")
-    for n, kind in enumerate(["jpg"] * 4)
-}
+OWN = {f"{split}/{n % 2}/{n}.jpg": p.jpeg(n, (9, 9)) for split in ("train", "test") for n in range(4)}
 
 
 def own_trees(place, rng):
     """Somebody's own pictures in folders, with or without splits. Every image accepted is one of the files."""
-    files = OWN if rng.random() < 0.5 else {name.replace("/", "-", 1): data for name, data in OWN.items()}
-    files = (
-        files if files is OWN else {f"{n % 2}/{name}": data for n, (name, data) in enumerate(files.items())}
-    )
+    files = OWN
+    if rng.random() < 0.5:
+        files = {f"{n % 2}/{name.replace('/', '-', 1)}": data for n, (name, data) in enumerate(OWN.items())}
     mutants.tree(files, place / "own", rng, mutate)
 
     def right(found):
@@ -347,17 +331,8 @@ def own_trees(place, rng):
     return "mine", place / "own", right
 
 
-FAMILIES = [
-    tables,
-    fer_trees,
-    raf_trees,
-    cifar_trees,
-    fer_archives,
-    raf_archives,
-    cifar_archives,
-    blobs,
-    own_trees,
-]
+TREES = [fer_trees, raf_trees, cifar_trees, own_trees]
+FAMILIES = [tables, *TREES, fer_archives, raf_archives, cifar_archives, blobs]
 
 
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.__name__)
@@ -404,11 +379,8 @@ def listing(folder: Path) -> dict[str, tuple]:
     found = {}
     for path in folder.rglob("*"):
         status = path.lstat()
-        found[path.relative_to(folder).as_posix()] = (
-            status.st_mode,
-            0 if path.is_dir() else status.st_size,
-            0 if path.is_dir() else status.st_mtime_ns,
-        )
+        rest = () if path.is_dir() else (status.st_size, status.st_mtime_ns)
+        found[path.relative_to(folder).as_posix()] = (status.st_mode, *rest)
     return found
 
 
@@ -420,9 +392,8 @@ def check(name, path, right):
     classes = published.classes or tuple(found["classes"].tolist())
     for split in published.splits:
         images, labels = found[f"{split}_images"], found[f"{split}_labels"]
-        assert images.dtype == labels.dtype == np.uint8 and images.shape[1:] == (
-            published.shape or images.shape[1:]
-        )
+        assert images.dtype == labels.dtype == np.uint8
+        assert not published.shape or images.shape[1:] == published.shape
         assert 0 < len(images) == len(labels) and labels.max() < len(classes)
     loaded = data.load(name, (published.shape or (9,))[0])
     assert all(len(split) == len(found[f"{n}_labels"]) for n, split in loaded.splits.items())

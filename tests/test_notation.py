@@ -55,11 +55,8 @@ def test_symbols_are_told_apart():
 
 
 def test_what_counts_as_reading():
-    head, prose, code = (
-        "---\nkernelspec: x\n---\n",
-        "word " * 1000,
-        "```{code-cell} ipython3\n" + "x = 1\n" * 30 + "```\n",
-    )
+    head, prose = "---\nkernelspec: x\n---\n", "word " * 1000
+    code = "```{code-cell} ipython3\n" + "x = 1\n" * 30 + "```\n"
     folded = "```{code-cell} ipython3\n:tags: [hide-input]\n\n" + "x = 1\n" * 300 + "```\n"
     rest = folded + "$$\na + b + c\n$$\n\n" * 10 + "\n## Exercises\n" + prose
     for text, minutes in ((prose, 5), (f"{prose}\n{code}", 15), (f"{prose}\n{code}{rest}", 20)):

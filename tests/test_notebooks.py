@@ -45,9 +45,6 @@ def unnamed_pictures(html):
     return images + drawings + re.findall(r"!\[\s*\]\([^)]*\)", html)
 
 
-# ----------------------------------------------------------------------------------- the committed notebooks
-
-
 def test_the_table_of_contents_lists_every_notebook():
     listed = [name for name in notebooks.contents() if name.endswith(".ipynb")]
     assert sorted(listed) == [f"book/{path.name}" for path in CHAPTERS]
@@ -108,9 +105,6 @@ def test_outputs_are_small_and_name_no_place_on_the_author_s_machine(notebook):
         assert LOCAL_PATH.search(text) is None
 
 
-# -------------------------------------------------------------------------------------- these tests can fail
-
-
 def test_what_is_looked_for_is_found_and_no_more():
     for bad in ("```{note}\n", ":::{tip}\n", "see {ref}`x`", "(label)=\n", "  ```{figure} a.svg"):
         assert MYST.search(bad), bad
@@ -121,9 +115,6 @@ def test_what_is_looked_for_is_found_and_no_more():
     assert len(unnamed_pictures('<img src="a"> <img alt=" "> <svg role="img"> ![](a.png)')) == 4
     named = '<img alt="A face"> <svg aria-label="Line"> <svg aria-hidden="true"> ![A](a)'
     assert unnamed_pictures(named) == []
-
-
-# ---------------------------------------------------------------------------------------- tools/notebooks.py
 
 
 def pair(folder, *sources, name="01-trial.ipynb"):

@@ -121,9 +121,6 @@ def test_the_parser_sees_what_it_should(tmp_path):
     assert list(dead(tmp_path / "a.html")) == ["b.html: no such file", "#x: no such place on the page"]
 
 
-# ----------------------------------------------------------------------------------------- in a real browser
-
-
 @contextmanager
 def tab_of(browser, server=""):
     """An empty tab that notes in ``tab.trouble`` all that goes wrong; it has no network, but for ``server``."""

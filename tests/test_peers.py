@@ -1,18 +1,18 @@
-"""Chapter 5: each competitor's loss against known answers and plain Python, its gradients, and its model."""
+"""Every rival's, control's and kin's loss and gradient against a form written out here; and the rivals' models."""
 
 import math
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
 import torch.nn.functional as F
 
 from sto_lite.config import plain
-from sto_lite.controls import AttachedONE
 from sto_lite.errors import RunError
 from sto_lite.kd import KD
 from sto_lite.methods import Baseline
-from sto_lite.peers import DML, ONE, Branches, OKDDip, ramp_up
+from sto_lite.peers import ONE, Branches, OKDDip, ramp_up
 from sto_lite.registry import make
 from sto_lite.resnet import build, count_parameters
 from sto_lite.train import fit
@@ -35,23 +35,180 @@ LABELS = torch.arange(N) % C
 ONE_HOT = F.one_hot(LABELS, C).double()
 
 
-def kl(target, other, t=1.0):
-    """T² KL(target ‖ other) of softened logits, mean over the batch: plain Python, no function of torch's losses."""
+# The forms use exp, log and sums alone; autograd in float64 gives their gradients.
+
+
+def q(z, t=1.0):
+    return (z / t).exp() / (z / t).exp().sum(-1, keepdim=True)
+
+
+def ce(z, target=ONE_HOT):
+    return -(target * q(z).log()).sum() / N
+
+
+def kl(target, other, t=3.0):
+    return t * t * (q(target, t) * (q(target, t) / q(other, t)).log()).sum() / N
+
+
+def gap(a, b):
+    d = (a - a.sum(1, keepdim=True) / C) - (b - b.sum(1, keepdim=True) / C)
+    return (d * d).sum() / (2 * N * C)
+
+
+def dkd(s, t, beta=1.0, temperature=3.0):
     total = 0.0
-    for row_t, row_o in zip(target.tolist(), other.tolist(), strict=True):
-        p, q = ([math.exp(v / t) for v in row] for row in (row_t, row_o))
-        p, q = [v / sum(p) for v in p], [v / sum(q) for v in q]
-        total += sum(a * ln(a / b) for a, b in zip(p, q, strict=True))
-    return t * t * total / len(target)
+    for n, y in enumerate(LABELS.tolist()):
+        p, r = q(t, temperature)[n], q(s, temperature)[n]
+        total = total + p[y] * (p[y] / r[y]).log() + (1 - p[y]) * ((1 - p[y]) / (1 - r[y])).log()
+        for c in set(range(C)) - {y}:
+            there, here = p[c] / (1 - p[y]), r[c] / (1 - r[y])
+            total = total + beta * there * (there / here).log()
+    return temperature**2 * total / N
 
 
-def ce(logits):
-    rows = zip(logits.tolist(), LABELS.tolist(), strict=True)
-    return sum(ln(sum(math.exp(v) for v in row)) - row[y] for row, y in rows) / len(logits)
+def pearson(a, b):
+    a, b = a - a.sum() / len(a), b - b.sum() / len(b)
+    return (a * b).sum() / ((a * a).sum() * (b * b).sum()).sqrt()
 
 
-def soft(logits, t=1.0):
-    return (logits.detach() / t).softmax(-1)
+def dist(s, t, temperature=3.0):
+    p, r = q(t, temperature), q(s, temperature)
+    within = sum(1 - pearson(p[n], r[n]) for n in range(N)) / N
+    across = sum(1 - pearson(p[:, c], r[:, c]) for c in range(C)) / C
+    return temperature**2 * (within + across)
+
+
+def dml(*z):
+    pairs = [kl(b.detach(), a, 1.0) for a in z for b in z if a is not b]
+    return sum(map(ce, z)) + sum(pairs) / (len(z) - 1)
+
+
+def mean_dml(*z):
+    others = [sum(b for b in z if b is not a) / (len(z) - 1) for a in z]
+    return sum(map(ce, z)) + sum(map(kl, others, z))
+
+
+def one(z, gate, w=1.0, attached=False):
+    teacher = mixed(z, gate)
+    target = teacher if attached else teacher.detach()
+    return ce(teacher) + sum(ce(b) + w * kl(target, b) for b in z.unbind(1))
+
+
+def okddip(z, leader, mix, detach=False):
+    targets, mean = torch.einsum("ij,njc->nic", q(mix), z), z.mean(1)
+    if detach:
+        targets, mean = targets.detach(), mean.detach()
+    return ce(leader) + kl(mean, leader) + sum(ce(z[:, i]) + kl(targets[:, i], z[:, i]) for i in range(3))
+
+
+def smoothed(z, share=0.1):
+    return ce(z, (1 - share) * ONE_HOT + share / C)
+
+
+def mixed(z, gate):
+    return torch.einsum("nb,nbc->nc", q(gate), z)
+
+
+class Fake:
+    """Gives the logits it holds, one tensor a pass, whatever images and gates are."""
+
+    num_blocks = 3
+
+    def __init__(self, *logits):
+        self.logits = iter(logits)
+
+    def __call__(self, x, gates=None):
+        return next(self.logits)
+
+    def modules(self):
+        return []
+
+
+def networks(*logits):
+    return [lambda x, z=z: z for z in logits]
+
+
+def branches(z, gate):
+    return lambda x: (z, mixed(z, gate))
+
+
+def peers(z, leader, mix):
+    return lambda x: (z, leader, torch.einsum("ij,njc->nic", q(mix), z))
+
+
+def exits(*logits):
+    return lambda x: logits
+
+
+PASS, THREE = (N, C), (N, 3, C)
+GATED, LED = (THREE, (N, 3)), (THREE, PASS, (3, 3))
+LATER = math.exp(-5 / 4)  # ONE's ramp in epoch 40 of 80
+MODELS = {"dml": networks, "dml-mean": networks, "one": branches, "one-attached": branches, "okddip": peers}
+MODELS |= {"own-teacher": exits}
+LOSSES = {  # settings, the form, and what the model gives: tensors of these shapes, or logits of so many passes
+    "dml": ({}, dml, 3),
+    "dml, two": ({"networks": 2}, dml, 2),
+    "dml-mean": ({"networks": 3}, mean_dml, 3),
+    "dml-mean, four": ({"networks": 4}, mean_dml, 4),
+    "one": ({"ramp": 0}, one, GATED),
+    "one, ramp": ({"ramp": 80}, partial(one, w=LATER), GATED),
+    "one-attached": ({"ramp": 0}, partial(one, attached=True), GATED),
+    "one-attached, ramp": ({"ramp": 80}, partial(one, w=LATER, attached=True), GATED),
+    "okddip": ({"ramp": 0, "detach": False}, okddip, LED),
+    "okddip, detached": ({"ramp": 0, "detach": True}, partial(okddip, detach=True), LED),
+    "label-smoothing": ({}, smoothed, 1),
+    "label-smoothing, none": ({"smoothing": 0.0}, ce, 1),
+    "label-smoothing, more": ({"smoothing": 0.7}, partial(smoothed, share=0.7), 1),
+    "cosub": ({}, lambda a, b: ce(a) + ce(b) + ce(a, q(b).detach()) + ce(b, q(a).detach()), 2),
+    "r-drop": ({}, lambda a, b: ce(a) + ce(b) + 0.25 * (kl(a, b) + kl(b, a)) / 2, 2),
+    "r-drop, one": ({"directions": 1}, lambda a, b: ce(a) + ce(b) + 0.25 * kl(b.detach(), a), 2),
+    "fraternal": ({"lam": 0.7}, lambda a, b: ce(a) + ce(b) + 0.7 * gap(a, b), 2),
+    "expectation-linear": ({}, lambda s, t: ce(s) + 0.25 * gap(s, t), 2),
+    "sto-otherwise": ({}, lambda s, t: ce(s) + ce(t) + 0.25 * kl(t.detach(), s), 2),
+    "sto-otherwise, both": ({"detach": False}, lambda s, t: ce(s) + ce(t) + 0.25 * kl(t, s), 2),
+    "sto-otherwise, dkd": (
+        {"distillation": "dkd", "beta": 2.0, "detach": False},
+        lambda s, t: ce(s) + ce(t) + 0.25 * dkd(s, t, 2.0),
+        2,
+    ),
+    "sto-otherwise, dist": (
+        {"distillation": "dist", "detach": False, "temperature": 2.0},
+        lambda s, t: ce(s) + ce(t) + 0.25 * dist(s, t, 2.0),
+        2,
+    ),
+    "sto-otherwise, two students": (
+        {"students": 2, "distillation": "dist"},
+        lambda a, b, t: (ce(a) + ce(b)) / 2 + ce(t) + 0.25 * (dist(a, t.detach()) + dist(b, t.detach())) / 2,
+        3,
+    ),
+    "sandwich": ({}, lambda a, b, c, f: ce(f) + sum(ce(z, q(f).detach()) for z in (a, b, c)), 4),
+    "own-teacher": (
+        {},
+        lambda a, b, f: sum(map(ce, (a, b, f))) + sum(0.25 * kl(f.detach(), z) for z in (a, b)),
+        3,
+    ),
+}
+SHOWN = {"okddip": lambda z, leader, mix: leader, "one": lambda z, gate: z[:, 0], "dml": lambda *z: z[0]}
+
+
+@pytest.mark.parametrize("case", LOSSES)
+def test_loss_and_gradient_against_the_form_written_out(case):
+    name, (settings, form, shapes) = case.partition(",")[0], LOSSES[case]
+    shapes = [PASS] * shapes if isinstance(shapes, int) else shapes
+    ours, theirs = ([leaf(*shape, seed=i) for i, shape in enumerate(shapes)] for _ in range(2))
+    model = MODELS.get(name, Fake)(*ours)
+    step = make(name, **settings).step(model, torch.zeros(N), LABELS, rng(), 40)
+    expected = form(*theirs)
+    assert step.loss.item() == pytest.approx(expected.item(), rel=1e-12)
+    assert sum(step.parts.values()).item() == pytest.approx(expected.item(), rel=1e-12)
+    if shown := SHOWN.get(name.partition("-")[0]):
+        assert step.logits.equal(shown(*ours))
+    step.loss.backward()
+    expected.backward()
+    for z, w in zip(ours, theirs, strict=True):
+        assert (z.grad is None) == (w.grad is None), "a weight of a detached target"
+        assert w.grad is None or torch.allclose(z.grad, w.grad, rtol=1e-9, atol=1e-12)
+        assert w.grad is None or w.grad.abs().max() > 1e-3
 
 
 @pytest.mark.parametrize("name", PARAMETERS)
@@ -66,79 +223,6 @@ def test_parameters_to_the_last_digit(name):
 def test_ramp():
     assert [ramp_up(t, 80) for t in (0, 40, 80, 300)] == [math.exp(-5), math.exp(-1.25), 1, 1]
     assert ramp_up(0, 0) == 1
-
-
-def test_dml_by_hand():
-    """Two networks, two classes, label 0: (1/2, 1/2) against (3/4, 1/4)."""
-    logits = [torch.zeros(1, 2), torch.tensor([[ln(3), 0.0]])]
-    networks = [lambda x, z=z: z for z in logits]
-    step = DML(networks=2).step(networks, None, torch.tensor([0]), rng())
-    mutual = 0.75 * ln(1.5) + 0.25 * ln(0.5) + 0.5 * ln(2 / 3) + 0.5 * ln(2)
-    assert step.loss.item() == pytest.approx(ln(2) + ln(4 / 3) + mutual, rel=1e-6)
-
-
-def test_dml_against_plain_python_and_its_gradient():
-    z = [leaf(N, C, seed=i) for i in range(3)]
-    step = DML().step([lambda x, z=z_i: z for z_i in z], None, LABELS, rng())
-    mutual = sum(kl(z[j], z[i]) for i in range(3) for j in range(3) if i != j) / 2
-    assert step.loss.item() == pytest.approx(sum(map(ce, z)) + mutual, rel=1e-12)
-    assert step.logits.equal(z[0])
-    step.loss.backward()
-    for i in range(3):
-        others = [soft(z[j]) for j in range(3) if j != i]
-        expected = (soft(z[i]) - ONE_HOT + (2 * soft(z[i]) - sum(others)) / 2) / N
-        assert torch.allclose(z[i].grad, expected, atol=1e-14)
-
-
-@pytest.mark.parametrize("method", [ONE, AttachedONE])
-@pytest.mark.parametrize(("ramp", "epoch"), [(0, 0), (80, 40)])
-def test_one_against_plain_python_and_its_gradient(method, ramp, epoch):
-    z, gate = leaf(N, 3, C), torch.softmax(leaf(N, 3, seed=9), 1).detach().requires_grad_()
-    teacher = torch.stack([sum(gate[n, b] * z[n, b] for b in range(3)) for n in range(N)])
-    step = method(ramp=ramp).step(lambda x: (z, teacher), None, LABELS, rng(), epoch)
-    w = math.exp(-5 / 4) if ramp else 1.0
-    branches = z.unbind(1)
-    lessons = sum(kl(teacher, b, 3.0) for b in branches)
-    assert step.loss.item() == pytest.approx(sum(map(ce, branches)) + ce(teacher) + w * lessons, rel=1e-12)
-    assert step.logits.equal(branches[0])
-    step.loss.backward()
-    pairs = [kl_gradients(teacher, b) for b in branches]
-    at_teacher = (soft(teacher) - ONE_HOT) / N
-    if method is AttachedONE:
-        at_teacher = at_teacher + w * sum(target for target, _ in pairs)
-    for b in range(3):
-        expected = (soft(z[:, b]) - ONE_HOT) / N + w * pairs[b][1] + gate[:, b, None].detach() * at_teacher
-        assert torch.allclose(z.grad[:, b], expected, atol=1e-13)
-    assert torch.allclose(gate.grad, torch.einsum("nc,nbc->nb", at_teacher, z.detach()), atol=1e-13)
-
-
-def kl_gradients(target, other, t=3.0):
-    """T² KL's gradients for target and other, from chapter 4's formulas."""
-    p, q = soft(target, t), soft(other, t)
-    ratio = (p / q).log()
-    return t * p * (ratio - (p * ratio).sum(1, keepdim=True)) / N, t * (q - p) / N
-
-
-@pytest.mark.parametrize("detach", [False, True])
-def test_okddip_against_plain_python_and_its_gradient(detach):
-    peers, leader, mix = leaf(N, 3, C), leaf(N, C, seed=5), soft(leaf(3, 3, seed=9))
-    targets = torch.einsum("ij,njc->nic", mix, peers)
-    step = OKDDip(detach=detach, ramp=0).step(lambda x: (peers, leader, targets), None, LABELS, rng())
-    z, t, mean = peers.unbind(1), targets.unbind(1), peers.mean(1)
-    by_hand = sum(map(ce, z)) + ce(leader)
-    by_hand += sum(kl(a, b, 3.0) for a, b in zip(t, z, strict=True)) + kl(mean, leader, 3.0)
-    assert step.loss.item() == pytest.approx(by_hand, rel=1e-12)
-    assert step.logits.equal(leader)
-    step.loss.backward()
-    as_target = [kl_gradients(t[i], z[i])[0] for i in range(3)]
-    from_leader = kl_gradients(mean, leader)[0]
-    for j in range(3):
-        expected = (soft(z[j]) - ONE_HOT) / N + kl_gradients(t[j], z[j])[1]
-        if not detach:
-            expected = expected + sum(mix[i, j] * as_target[i] for i in range(3)) + from_leader / 3
-        assert torch.allclose(peers.grad[:, j], expected, atol=1e-13)
-    expected = (soft(leader) - ONE_HOT) / N + kl_gradients(mean, leader)[1]
-    assert torch.allclose(leader.grad, expected, atol=1e-14)
 
 
 def images(n=8, size=8):
@@ -239,14 +323,17 @@ def test_same_seed_same_start(name):
         ("kd", {}, "needs a teacher"),
         ("stoo", {}, "no method is called 'stoo'"),
         ("baseline", {"lam": 1}, "baseline has no setting lam"),
+        ("cosub", {"gates": "pixel"}, "each 'batch' or each 'image'"),
+        ("r-drop", {"directions": 3}, "1 or 2"),
+        ("sto-otherwise", {"distillation": "l2"}, "kl, dkd or dist"),
+        ("sto-otherwise", {"temperature": 0.0}, "positive"),
+        ("ps-kd", {"share": 2.0}, "share"),
+        ("ps-kd", {"grows": 0}, "epochs"),
     ],
 )
 def test_settings_that_mean_nothing_are_refused(name, settings, message):
     with pytest.raises(ValueError, match=message):
         make(name, **settings)
-
-
-# ------------------------------------------------------------------------------------- a teacher trained beforehand
 
 
 @pytest.fixture(scope="module")
@@ -263,7 +350,7 @@ def test_kd_against_plain_python(teacher):
     x = images(N)
     student, lesson = model.student(x), model.teacher(x)
     step = method.step(model, x, LABELS, rng())
-    assert step.loss.item() == pytest.approx(ce(student) + 0.25 * kl(lesson, student, 3.0), rel=1e-12)
+    assert step.loss.item() == pytest.approx((ce(student) + 0.25 * kl(lesson, student)).item(), rel=1e-12)
     step.loss.backward()
     assert all(p.grad is None for p in model.teacher.parameters())
     assert not model.teacher.training and model.student.training
@@ -282,8 +369,6 @@ def test_kd_record_has_the_teachers_fingerprint_and_no_path(teacher, tmp_path):
 
 
 def test_kd_refuses_what_is_no_teacher(teacher, tmp_path):
-    with pytest.raises(RunError, match="nowhere cannot be read: there is no such file"):
-        KD(str(tmp_path / "nowhere"))
     (tmp_path / "foreign.pt").write_bytes(b"no network")
     torch.save({"net": "resnet9", "weights": {}}, tmp_path / "other.pt")
     for name in ("foreign.pt", "other.pt"):

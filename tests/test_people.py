@@ -1,5 +1,7 @@
 """Votes, groups and planted traits: known answers, coverage in simulation, and the real votes where they are."""
 
+from functools import cache
+
 import numpy as np
 import pytest
 import torch
@@ -14,8 +16,6 @@ from sto_lite.stats import interval
 from tools import bias_lab, votes_record
 
 RECORD = read_records("fer-votes")[0]
-
-# ------------------------------------------------------------------------------------------------------------- votes
 
 
 def made_up():
@@ -69,15 +69,13 @@ def test_near_copies_are_told_from_exact_ones_and_from_others():
 
 
 def test_the_record_is_of_the_committed_runs():
+    records = cache(read_records)
     assert len(RECORD["runs"]) >= 23
     for run in RECORD["runs"]:
-        folder, name = run["run"].split("/")
-        known = {(r["method"]["name"], r["config"]["seed"]): r for r in read_records(folder)}
-        assert (run["method"]["name"], run["seed"]) in known, name
+        known = [r for r in records(run["run"].split("/")[0]) if r["method"]["name"] == run["method"]["name"]]
+        assert run["seed"] in {r["config"]["seed"] for r in known}, run["run"]
         for split, scores in run["scores"].items():
-            errors = [
-                r["result"][split]["error"] for r in read_records(folder) if r["method"] == run["method"]
-            ]
+            errors = [r["result"][split]["error"] for r in known if r["method"] == run["method"]]
             assert min(abs(error - scores["error"]) for error in errors) < 0.5  # the rated images alone
 
 
@@ -91,9 +89,6 @@ def test_the_real_votes():
     told = votes_record.of_the_labels(counts[rated], labels[rated])
     assert told == RECORD["labels_and_votes"]["private"]
     assert (told["images"], told["clear"], told["tied"]) == (3572, 2720, 170)
-
-
-# ------------------------------------------------------------------------------------------------------------- groups
 
 
 def test_a_share_has_wilsons_interval():
@@ -147,9 +142,6 @@ def test_gaps_that_cannot_be():
     for error, gap, share in ((20, 0, 0.1), (97, 5, 0.1), (20, 5, 0), (20, 5, 1)):
         with pytest.raises(ValueError, match="share lies between 0 and 1"):
             people.images_for_gap(error, gap, share)
-
-
-# ------------------------------------------------------------------------------------------------------------- traits
 
 
 @pytest.mark.parametrize("trait", people.TRAITS)

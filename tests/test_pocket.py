@@ -66,12 +66,8 @@ def test_all_subsets_at_once_are_the_subsets_one_by_one():
 
 def test_weights_come_back_from_a_record():
     net = lively("resnet14")
-    record = {
-        "config": {"net": "resnet14"},
-        "classes": "abcdefg",
-        "weights": base64.b64encode(halve(net)).decode(),
-    }
-    back = pocket.rebuild(record)
+    weights = base64.b64encode(halve(net)).decode()
+    back = pocket.rebuild({"config": {"net": "resnet14"}, "classes": "abcdefg", "weights": weights})
     assert all(torch.equal(a, b) for a, b in zip(back.parameters(), net.parameters(), strict=True))
     assert torch.equal(back(pictures()), net(pictures()))
 

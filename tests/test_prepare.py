@@ -27,12 +27,6 @@ from sto_lite.intake import cifar, fer, prepare, votes
 from sto_lite.sets import FER2013
 from tests.packing import *
 
-
-@pytest.fixture
-def root(tmp_path):
-    return tmp_path / "root"
-
-
 # ------------------------------------------------------------------------------------------------ layouts
 
 
@@ -60,18 +54,8 @@ CSVS = {
     "columns between tabs": TABLE.replace(b",", b"\t"),
     "UTF-16, as PowerShell writes it": TABLE.decode().encode("utf-16"),
 }
-INSIDE = {
-    "fer2013/fer2013.csv": TABLE,
-    "._x": b"\0",
-    "__MACOSX/fer2013/._fer2013.csv": b"\0",
-    "README.md": b"read",
-}
-KAGGLE = {
-    "fer2013.tar.gz": b"-",
-    "icml_face_data.csv": icml(ROWS),
-    "train.csv": b"emotion,pixels\n",
-    "test.csv": b"",
-}
+INSIDE = {"fer2013/fer2013.csv": TABLE, "._x": b"\0", "__MACOSX/fer2013/._fer2013.csv": b"\0", "README.md": b"read"}
+KAGGLE = {"icml_face_data.csv": icml(ROWS), "train.csv": b"emotion,pixels\n", "test.csv": b"", "fer2013.tar.gz": b"-"}
 # fmt: on
 NAMED = {  # folders that name the test set: PublicTest/angry/00000001.png
     re.sub(r"\w+/(\w+)/(\w+)_(\w+)", r"\2/\1/\3", name): data for name, data in IMAGES.items()
@@ -178,11 +162,8 @@ def test_every_file_of_fer2013_gives_the_same_arrays(file, tmp_path, root):
 
 @pytest.mark.parametrize("ending", ["tar.gz", "tgz", "tar.bz2", "tar.xz"])
 def test_compressed_tars_and_links(ending, tmp_path, root):
-    for name, files in (
-        ("fer2013", {f"./{n}": d for n, d in INSIDE.items()}),
-        ("cifar100", INNER["cifar100"]),
-        ("fer2013", IMAGES),
-    ):
+    dotted = {f"./{name}": content for name, content in INSIDE.items()}
+    for name, files in (("fer2013", dotted), ("cifar100", INNER["cifar100"]), ("fer2013", IMAGES)):
         same(prepared(name, tarred(tmp_path / f"x.{ending}", files), root), SETS[name])
         (tmp_path / "link").unlink(missing_ok=True)
         (tmp_path / "link").symlink_to(tmp_path / f"x.{ending}")
@@ -357,9 +338,8 @@ def test_report(name, tmp_path, root):
     for part in parts:
         assert part in said[0], said[0]
     found = json.loads((root / f"{name}.json").read_text())["audit"]
-    assert {s: sum(c) for s, c in found["counts"].items()} == {
-        s: len(SETS[name][f"{s}_labels"]) for s in found["counts"]
-    }
+    for split, counts in found["counts"].items():
+        assert sum(counts) == len(SETS[name][f"{split}_labels"])
 
 
 def test_reports_of_known_files_and_of_tables_that_agree(tmp_path, root, monkeypatch):
@@ -376,17 +356,10 @@ def test_reports_of_known_files_and_of_tables_that_agree(tmp_path, root, monkeyp
 
 def test_known_checksums_are_torchvisions():
     spec = importlib.util.find_spec("torchvision")  # its source is read: to import it takes seconds
-    source = "".join(
-        (Path(spec.origin).parent / "datasets" / f"{name}.py").read_text() for name in ("fer2013", "cifar")
-    )
-    known = [
-        *fer.KNOWN_MD5,
-        *fer.KNOWN_MD5.values(),
-        *cifar.KNOWN_MD5.values(),
-        sets.CIFAR100.md5,
-        sets.CIFAR100.url,
-    ]
-    assert all(f'"{text}"' in source for text in known)
+    folder = Path(spec.origin).parent / "datasets"
+    source = "".join((folder / f"{name}.py").read_text() for name in ("fer2013", "cifar"))
+    known = [*fer.KNOWN_MD5, *fer.KNOWN_MD5.values(), *cifar.KNOWN_MD5.values()]
+    assert all(f'"{text}"' in source for text in (*known, sets.CIFAR100.md5, sets.CIFAR100.url))
 
 
 # ------------------------------------------------------------------------------------------------ prepared twice
@@ -462,9 +435,8 @@ def test_a_damaged_prepared_file_or_record_is_mended(tmp_path, root):
 
 def test_what_is_prepared_is_loaded(tmp_path, monkeypatch):
     monkeypatch.setenv("STO_DATA", str(tmp_path))
-    with pytest.raises(
-        DataError, match="CIFAR-100 is not prepared.*prepare cifar100 --from PATH.*--download"
-    ):
+    missing = "CIFAR-100 is not prepared.*prepare cifar100 --from PATH.*--download"
+    with pytest.raises(DataError, match=missing):
         data.load("cifar100")
     prepared("cifar100", written(tmp_path / HOME, PICKLES), tmp_path)
     prepared("rafdb", written(tmp_path / "raf", WHOLE_RAF), tmp_path)

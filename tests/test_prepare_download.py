@@ -20,11 +20,6 @@ from sto_lite.intake import cifar, pickles, prepare
 from tests.packing import *
 
 
-@pytest.fixture
-def root(tmp_path):
-    return tmp_path / "root"
-
-
 class Evil:
     """Unpickled by pickle itself, it calls what it is told."""
 

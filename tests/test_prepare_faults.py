@@ -23,12 +23,6 @@ from sto_lite.intake import cifar, fer, members, pickles, tables, votes
 from tests.packing import *
 from tests.test_prepare import HEADER, VOTES, vote_table
 
-
-@pytest.fixture
-def root(tmp_path):
-    return tmp_path / "root"
-
-
 # ------------------------------------------------------------------------------------------------ tables of faults
 
 PIXELS = " ".join(["7"] * 2304)
@@ -89,9 +83,7 @@ CSV_FAULTS = {
         "take fer2013.csv")),
     "no first line": (as_csv(ROWS[1:], ",".join(ROWS[0])), ("line 1", "no column 'emotion'")),
     "column twice": (as_csv(ROWS, "emotion,pixels,pixels"), ("line 1", "more than one column 'pixels'")),
-    "README": (b"# FER-2013\n\nFaces.\n", ("line 1", "no column 'emotion'")),
     "votes": (vote_table(), ("line 1", "these are FER+'s votes: give fer2013.csv here, and this file as --votes")),
-    "binary": (bytes(range(1, 256)) * 600, ("line",)),
     "binary with zeros": (bytes(range(256)) * 600, ("line 1: is no text, but binary data",)),
     "binary, one line": (b"\xfe" * 300_000, ("line 1", "longer than", "none of the data sets")),
     "empty": (b"", ("is empty",)),
@@ -160,7 +152,6 @@ RAF_FAULTS = {
     "label 8": (line(b"train_00050.jpg 8\n"), LIST, ("line 17", "label is '8'", "from 1 to 7")),
     "prefix": (line(b"val_00050.jpg 1\n"), LIST, ("line 17", "'val_00050.jpg' starts with neither")),
     "number": (line(b"train_five.jpg 1\n"), LIST, ("line 17", "'train_five.jpg' is not such as")),
-    "escape codes": (line(b"train_\x1b[2J 1\n"), LIST, ("line 17", "'train_?[2J'")),
     "one field": (line(b"train_00050.jpg\n"), LIST, ("line 17", "reads 'train_00050.jpg", "'train_00001.jpg 5'")),
     "three fields": (line(b"train_00050.jpg 1 2\n"), LIST, ("line 17", "has 3 columns, the first line has 2")),
     "twice": (line(b"train_00003.jpg 3\n"), LIST, ("line 17", "train_00003.jpg is there twice", "line 14")),
@@ -182,7 +173,6 @@ RAF_FAULTS = {
     "no test": (TRAINING, "", ("holds no test images",)),
 }
 KAGGLE_FAULTS = {
-    "class 8": (moved("train/3/", "train/8/"), (f"train/8/{RIGHT}", "label is '8'")),
     "class by name": (moved("train/3/", "train/sad/"), (f"train/sad/{RIGHT}", "label is 'sad'", "5 sadness")),
     "no class": (moved("train/3/", "train/"), (f"train/{RIGHT}", "in no folder of a label")),
     "wrong split": (moved("test/3/test_", "test/3/train_"), ("is called train_ but lies in a folder test",)),
@@ -268,8 +258,6 @@ NO_SET = {
     ("rafdb", "two lists"): (below("a", WHOLE_RAF) | below("b", WHOLE_RAF), "more than one data set"),
     ("rafdb", "two zips"): ({LIST: WHOLE_RAF[LIST], "a/aligned.zip": b"", "b/aligned.zip": b""},
         "more than one data set (a/aligned.zip, b/aligned.zip)"),
-    ("rafdb", "compound"): ({LIST: b"train_00001.jpg 1\ntest_00001.jpg 11\n"},
-        "line 2: the label is '11'"),
     ("rafdb", "a broken archive"): ({"RAF-DB.zip": b"PK\3\4"}, "RAF-DB.zip: is damaged or cut short"),
     ("cifar100", "nothing"): ({}, "holds no CIFAR-100; give cifar-100-python.tar.gz"),
     ("cifar100", "two"): (below("a", PICKLES) | below("b", PICKLES),
@@ -509,13 +497,12 @@ def test_too_many_files(tmp_path, root, monkeypatch):
 BROKEN = [
     (MemoryError(), "not enough memory"),
     (OSError(errno.EIO, os.strerror(errno.EIO)), "cannot be read: Input/output error"),
-    (OSError(errno.ESTALE, os.strerror(errno.ESTALE)), "cannot be read: Stale file handle"),
 ]
 
 
 @pytest.mark.parametrize("kind", ["folder", "zip", "tar"])
 @pytest.mark.parametrize("what", SOURCES)
-@pytest.mark.parametrize(("fault", "said"), BROKEN, ids=["memory", "EIO", "ESTALE"])
+@pytest.mark.parametrize(("fault", "said"), BROKEN, ids=["memory", "EIO"])
 def test_a_disk_or_memory_that_fails(kind, what, fault, said, tmp_path, root, monkeypatch):
     """Wherever it fails: at the opening of a file, or at any of the first reads."""
     name, files = SOURCES[what]

@@ -182,8 +182,6 @@ def test_initialisation():
 
 
 def test_errors_name_what_is_wrong():
-    with pytest.raises(ValueError, match="resnet33.*resnet32"):
-        build("resnet33", 7)
     with pytest.raises(ValueError, match="shortcut"):
         build("resnet8", 7, shortcut="C")
     net = build("resnet8", 7)

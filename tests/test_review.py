@@ -18,7 +18,7 @@ def read(name):
 def test_the_paper_has_what_is_asked_for_and_every_reference():
     text, entries = read("paper/paper.md"), read("paper/paper.bib")
     headings = re.findall(r"^# (.+)$", text, re.M)
-    wanted = (
+    wanted = [
         "Summary",
         "Statement of need",
         "Comparison",
@@ -26,11 +26,11 @@ def test_the_paper_has_what_is_asked_for_and_every_reference():
         "Content",
         "Story",
         "References",
-    )
+    ]
     assert [word for word in wanted if not any(heading.startswith(word) for heading in headings)] == []
     cited, known = set(re.findall(r"@(\w+)", text)), set(re.findall(r"^@\w+\{(\w+),", entries, re.M))
     assert cited == known
-    assert "eleven assignments" in text.replace("\n", " ").lower() or "eleven" in text
+    assert "eleven" in text.lower()
     assert len(list((ROOT / "book" / "homework").glob("*.md"))) == 11
 
 
@@ -54,18 +54,11 @@ def test_every_path_that_the_page_names_is_there():
 
 def test_every_chapter_of_the_method_has_a_hand_out_with_five_checks():
     found = {path.stem: handouts.handout(path) for path in handouts.chapters()}
-    assert {
-        "00-setup",
-        "01-expressions",
-        "02-resnets",
-        "03-stochastic-depth",
-        "04-distillation",
-        "06-sto",
-    } <= set(found)
+    assert {"00-setup", "01-expressions", "02-resnets", "03-stochastic-depth"} <= set(found)
+    assert {"04-distillation", "06-sto"} <= set(found)
     for name, text in found.items():
-        assert (
-            len(re.findall(r"^- \*\*(?:One-minute check|Check) \d", text, re.M)) == 5 or name == "07-fast"
-        ), name
+        checks = re.findall(r"^- \*\*(?:One-minute check|Check) \d", text, re.M)
+        assert len(checks) == 5 or name == "07-fast", name
         assert text.count("\n1. ") >= 2, f"{name}: objectives, and what was learnt"
         assert "## Exercises" in read(f"book/{name}.md")
 

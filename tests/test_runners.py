@@ -19,9 +19,6 @@ URL = "https://github.com/o/n"
 CHAPTERS = notebooks.chapters()
 
 
-# ------------------------------------------------------------------------------------------- the set-up cell
-
-
 @pytest.mark.parametrize("path", CHAPTERS, ids=lambda path: path.stem)
 def test_every_chapter_starts_with_the_set_up_cell_and_says_whether_it_keeps_runs(path):
     notebook = jupytext.read(path.with_suffix(".md"), fmt="md:myst")
@@ -116,9 +113,6 @@ def test_the_remote_of_another_repository_is_not_the_books(tmp_path):
         assert repository(root) == (Repository("https://github.com/o/ours") if name == "ours" else None)
 
 
-# ---------------------------------------------------------------------------------------------- opened alone
-
-
 @pytest.fixture(scope="module")
 def bare(tmp_path_factory):
     """An environment with all that Colab has, and without sto_lite."""
@@ -158,9 +152,6 @@ def test_a_cell_that_fails_is_told(bare, tmp_path):
         alone.execute(path, bare, {})
 
 
-# ----------------------------------------------------------------------------------- in JupyterLab, on a hub
-
-
 @pytest.mark.skipif(not shutil.which(os.environ.get("CHROMIUM", "chromium")), reason="there is no chromium")
 def test_a_chapter_runs_in_jupyterlab_and_its_slider_moves_the_figure(published, tmp_path):
     assert lab.run(published, "09-ablations.ipynb", tmp_path / "lab") == 1
@@ -177,11 +168,8 @@ def test_the_page_for_hubs_holds_whole_blocks():
 def test_the_image_has_what_the_chapters_and_the_module_import():
     declared = (notebooks.ROOT / "pyproject.toml").read_text(encoding="utf-8")
     module = declared.split("[project.optional-dependencies]")[0]
-    needed = {
-        *re.findall(r'^  "([a-z]+)[>=]', module, re.MULTILINE),
-        *["ipywidgets", "matplotlib", "nbgitpuller"],
-    }
-    needed |= {"pandas", "seaborn"}
+    needed = {"ipywidgets", "matplotlib", "nbgitpuller", "pandas", "seaborn"}
+    needed |= {*re.findall(r'^  "([a-z]+)[>=]', module, re.MULTILINE)}
     assert len(needed) > 8 and needed <= set(re.findall(r"[a-z]+", hub.block("hub-dockerfile")))
 
 

@@ -3,8 +3,6 @@
 import io
 import json
 import re
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -44,20 +42,14 @@ def says(capsys, *arguments):
     return status, *capsys.readouterr()
 
 
-# ------------------------------------------------------------------------------------------- what the file says
-
-
 def test_the_file_says_what_the_record_says(run, taken):
     _, images, record = run
     said = taken.about
     assert said["classes"] == list(images.classes) and said["size"] == 16 and taken.channels == 1
     for name, values in zip(("mean", "std"), images.mean_std, strict=True):
         assert torch.equal(torch.tensor(said["normalisation"][name]), values)
-    assert (said["method"], said["protocol"], said["data"]) == (
-        record["method"],
-        record["config"],
-        record["data"],
-    )
+    for name, called in (("method", "method"), ("protocol", "config"), ("data", "data")):
+        assert said[name] == record[called]
     assert said["parameters"] == record["parameters"] and said["terms"] == about.TERMS["faces"]
     found = said["measured"]["test"]
     assert found["error"] == record["result"]["test"]["error"]
@@ -91,11 +83,7 @@ def test_the_interval_is_wilsons():
         assert about.wilson(wrong, images) == pytest.approx((100 * found.low, 100 * found.high))
 
 
-def test_importing_sto_lite_imports_nothing_heavy(capsys):
-    heavy = "[m for m in ('torch', 'numpy', 'PIL') if m in sys.modules]"
-    code = f"import sys, sto_lite; print(sto_lite.__version__, {heavy})"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.split() == [sto_lite.__version__, "[]"]
+def test_it_says_its_version(capsys):
     with pytest.raises(SystemExit) as end:
         main(["--version"])
     assert end.value.code == 0 and capsys.readouterr().out == f"sto_lite {sto_lite.__version__}\n"
@@ -124,9 +112,6 @@ def test_a_run_that_is_not_there_or_not_finished(tmp_path):
     (tmp_path / "checkpoint.pt").touch()
     with pytest.raises(RunError, match="not finished; the command that began it goes on"):
         sto_lite.load(tmp_path)
-
-
-# -------------------------------------------------------------------------------------------- pictures
 
 
 def test_what_was_measured_is_what_is_predicted(run, taken):
@@ -202,9 +187,6 @@ def test_any_size_takes_the_middle_square(taken):
     assert (taken.pixels(wide, any_size=True) == 200).all()
 
 
-# ---------------------------------------------------------------------------------------------- the commands
-
-
 def test_predict_on_faces_that_it_draws(run, capsys, tmp_path):
     folder = tmp_path / "first"
     folder.mkdir()
@@ -212,17 +194,15 @@ def test_predict_on_faces_that_it_draws(run, capsys, tmp_path):
     status, out, err = says(capsys, "predict", folder, "--draw", 7)
     assert status == 0 and out.count("\n") == 7 and "preprocessing, as in training: gray" in err
     assert "on photographs its error is not known" in err
-    assert {p.name.split("-")[1] for p in (folder / "faces").iterdir()} == {
-        f"{name}.png" for name in sto_lite.load(folder).classes
-    }
+    drawn = {path.stem.split("-")[1] for path in (folder / "faces").iterdir()}
+    assert drawn == set(sto_lite.load(folder).classes)
     table = tmp_path / "out.csv"
     status, out, _ = says(capsys, "predict", folder / "network.pt", folder / "faces", "--csv", table)
     assert status == 0 and out == f"7 pictures: {table}\n"
     header, *rows = table.read_text().splitlines()
     assert header == "picture,label,probability,angry,disgust,fear,happy,sad,surprise,neutral"
-    assert len(rows) == 7 and all(
-        sum(map(float, row.split(",")[3:])) == pytest.approx(1, abs=1e-5) for row in rows
-    )
+    sums = [sum(map(float, row.split(",")[3:])) for row in rows]
+    assert sums == pytest.approx([1] * 7, abs=1e-5)
 
 
 def test_mistakes_of_predict(run, capsys, tmp_path):
@@ -253,9 +233,6 @@ def test_train_says_what_to_do_next_and_it_works(capsys, tmp_path):
     assert "nothing was kept; with --out" in says(capsys, "train", *words)[1]
 
 
-# ------------------------------------------------------------------------------------------------ card
-
-
 def section(text, heading):
     """The lines of a card's section."""
     return text.split(f"## {heading}\n\n")[1].split("\n\n#")[0]
@@ -273,16 +250,10 @@ def test_a_card_says_what_the_record_says(run, capsys, tmp_path):
         assert listed[name].split(", ") == card.settings(values).split(", ")
         assert len(listed[name].split(", ")) == len(values)
     assert "batch size 32" in listed["Protocol"] and "augment no" in listed["Protocol"]
-    assert (
-        listed.items()
-        >= {
-            "Network": f"resnet8, {record['parameters']:,} parameters in training",
-            "Images": "train 256, test 2,000",
-            "Settings": "difficulty 0.0, label noise 0.0",
-            "Fingerprint": images.fingerprint,
-            "Terms": about.TERMS["faces"],
-        }.items()
-    )
+    assert listed["Network"] == f"resnet8, {record['parameters']:,} parameters in training"
+    assert listed["Images"] == "train 256, test 2,000"
+    assert listed["Settings"] == "difficulty 0.0, label noise 0.0"
+    assert (listed["Fingerprint"], listed["Terms"]) == (images.fingerprint, about.TERMS["faces"])
     assert listed["Who is in it"].startswith("Nobody: every face is drawn")
     assert "An expression is not a feeling" in section(text, "Misuse")
     found = section(text, "Errors on the test images")
@@ -309,9 +280,6 @@ def test_a_card_of_a_set_that_nobody_has_described(taken):
     assert set(card.WHO) == set(about.TERMS) == set(DATA_SETS)
     things = card.card({**taken.about, "data": data | {"name": "cifar100"}}, "p")
     assert "feeling" not in things and "crop of one face" not in things
-
-
-# ------------------------------------------------------------------------------------------------ plot
 
 
 def test_plot_of_one_run_and_of_several(run, capsys, tmp_path):
@@ -343,9 +311,8 @@ def test_figures_show_the_record(run):
     assert list(matrix.sum(1)) == list(np.bincount(record["labels"]["test"]))
     assert list(matrix.sum(0)) == list(np.bincount(record["predictions"]["test"], minlength=7))
     lines = compare.curves([finished], "test").axes[0].lines
-    assert (
-        list(lines[1].get_xdata()) == [1, 2] and list(lines[1].get_ydata()) == record["history"]["test_error"]
-    )
+    assert list(lines[1].get_xdata()) == [1, 2]
+    assert list(lines[1].get_ydata()) == record["history"]["test_error"]
     points = compare.class_errors([finished], "test").axes[0].lines[0].get_xdata()
     assert list(points) == pytest.approx(stats.class_errors(record, "test", 7))
 
@@ -357,9 +324,6 @@ def test_mistakes_of_plot(run, capsys, tmp_path):
     (tmp_path / "other.json").write_bytes(records.encode(other))
     status, _, err = says(capsys, "plot", run[0], tmp_path / "other.json")
     assert status == 2 and "are of other image sets" in err
-
-
-# ---------------------------------------------------------------------------------------------- export
 
 
 def test_export_without_its_packages_says_what_to_install(run, capsys, tmp_path, monkeypatch):

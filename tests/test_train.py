@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from sto_lite import records
+from sto_lite import records, stats
 from sto_lite.config import Config
 from sto_lite.data import Split
 from sto_lite.errors import RunError
@@ -34,20 +34,12 @@ def test_the_record_is_complete_and_true(tmp_path):
     assert record["config"]["epochs"] == 3 and record["data"]["fingerprint"] == images.fingerprint
     assert record["parameters"] == 77_847
     history = record["history"]
-    assert (
-        history["test_epoch"] == [2, 3]
-        and len(history["public_error"]) == 2
-        and len(history["train_loss"]) == 3
-    )
+    assert history["test_epoch"] == [2, 3]
+    assert (len(history["public_error"]), len(history["train_loss"])) == (2, 3)
     assert history["lr"] == pytest.approx([0.1, 0.1, 0.01])
-    for split in ("public", "private"):
-        wrong = sum(
-            p != y for p, y in zip(record["predictions"][split], record["labels"][split], strict=True)
-        )
-        assert record["result"][split]["error"] == pytest.approx(100 * wrong / 96)
-        assert record["result"][split]["best_error"] == pytest.approx(
-            min(history[f"{split}_error"]), abs=1e-3
-        )
+    for split, result in record["result"].items():
+        assert result["error"] == pytest.approx(100 * stats.wrong(record, split).mean())
+        assert result["best_error"] == pytest.approx(min(history[f"{split}_error"]), abs=1e-3)
         assert record["labels"][split] == images.splits[split].labels.tolist()
         evaluation = evaluate(network, images.splits[split], images.mean_std)
         assert evaluation.predictions.tolist() == record["predictions"][split]
@@ -88,15 +80,11 @@ def test_seeds_are_paired_across_methods():
     assert with_one == seen and len({s[0] for s in seen}) == 9
 
 
-@pytest.mark.parametrize(
-    ("config", "rates"),
-    [
-        (Config(), {0: 0.1, 149: 0.1, 150: 0.01, 224: 0.01, 225: 0.001, 299: 0.001}),
-        (Config(epochs=100, drop_at=(0.55,)), {54: 0.1, 55: 0.01}),  # 0.55 × 100 is 55.00000000000001
-    ],
-)
-def test_learning_rate_schedule(config, rates):
-    assert [config.learning_rate(epoch) for epoch in rates] == pytest.approx([*rates.values()])
+def test_learning_rate_schedule():
+    rates = {0: 0.1, 149: 0.1, 150: 0.01, 224: 0.01, 225: 0.001, 299: 0.001}
+    assert [Config().learning_rate(epoch) for epoch in rates] == pytest.approx([*rates.values()])
+    odd = Config(epochs=100, drop_at=(0.55,))  # 0.55 × 100 is 55.00000000000001
+    assert [odd.learning_rate(epoch) for epoch in (54, 55)] == pytest.approx([0.1, 0.01])
 
 
 def test_optimizer_is_the_papers():
@@ -117,15 +105,17 @@ def test_optimizer_is_the_papers():
     assert torch.allclose(after, before - 0.1 * (g + 0.9 * g), atol=1e-6)
 
 
-@pytest.mark.parametrize(
-    ("name", "epoch"), [("sto", 1), *((name, 2) for name in METHODS if name not in ("kd", "baseline"))]
-)
-def test_an_interrupted_run_ends_like_one_that_was_not(tmp_path, name, epoch):
+BY_IMAGE = [make(name, gates="image") for name in ("cosub", "sto-otherwise")]
+EVERY = [make(name) for name in METHODS if name not in ("kd", "baseline")]
+
+
+@pytest.mark.parametrize(("method", "epoch"), [(STO(), 1), *((m, 2) for m in EVERY + BY_IMAGE)], ids=repr)
+def test_an_interrupted_run_ends_like_one_that_was_not(tmp_path, method, epoch):
     images, config = tiny(count=48), replace(CONFIG, batch_size=16)
     with pytest.raises(KeyboardInterrupt):
-        fit(stopping(make(name), epoch), images, config, tmp_path)
+        fit(stopping(method, epoch), images, config, tmp_path)
     assert torch.load(tmp_path / "checkpoint.pt", weights_only=True)["epoch"] == epoch
-    assert same_run(fit(make(name), images, config, tmp_path), fit(make(name), images, config))
+    assert same_run(fit(method, images, config, tmp_path), fit(method, images, config))
 
 
 def test_a_finished_run_is_not_run_again(tmp_path):
@@ -162,9 +152,8 @@ def test_disk_full(tmp_path, monkeypatch, call, name, epoch):
         sync(file)
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(
-        RunError, match=rf"{name}\.\w+ cannot be written: No space left on device.*same command"
-    ):
+    match = rf"{name}\.\w+ cannot be written: No space left on device.*same command"
+    with pytest.raises(RunError, match=match):
         fit(STO(), tiny(), CONFIG, tmp_path)
     assert torch.load(tmp_path / "checkpoint.pt", weights_only=True)["epoch"] == epoch
     assert not list(tmp_path.glob("*.partial"))
@@ -236,8 +225,7 @@ def test_committed_records_are_consistent():
         for split, result in record.get("result", {}).items():  # a bench has none
             labels, predictions = record["labels"][split], record["predictions"][split]
             assert len(labels) == len(predictions) == record["data"]["counts"][split], path
-            wrong = sum(p != y for p, y in zip(predictions, labels, strict=True))
-            assert result["error"] == pytest.approx(100 * wrong / len(labels)), path
+            assert result["error"] == pytest.approx(100 * stats.wrong(record, split).mean()), path
 
 
 def test_a_run_that_was_begun_with_an_older_fingerprint_goes_on(tmp_path):
