@@ -68,3 +68,9 @@ def test_the_report_follows_from_the_records():
     assert "a reduced protocol, not the paper's: fer2013, 1,024 training images" in text
     assert re.search(r"^\| STO \| \+\d", text, re.M)
     assert "Not measured: Table 1" in text and "What was not replicated, and why" in text
+
+
+def test_the_tests_that_the_page_of_faults_names_are_there():
+    named = set(re.findall(r"`(test_\w+)`", read("book/robustness.md")))
+    written = "".join(path.read_text() for path in (ROOT / "tests").glob("test_*.py"))
+    assert len(named) > 20 and not [name for name in sorted(named) if f"def {name}(" not in written]
