@@ -21,7 +21,9 @@ unexport PYTHONHOME PYTHONPATH PYTHONSTARTUP PYTHONUSERBASE PYTHONSAFEPATH PYTHO
 unexport $(filter-out $(SOURCES), $(filter PIP_% UV_%, $(.VARIABLES)))
 export PYTHONNOUSERSITE := 1
 # Threads that wait soon sleep, so that a busy machine slows the notebooks no more than its share (sto_lite does so for its commands).
+ifndef OMP_WAIT_POLICY
 export GOMP_SPINCOUNT ?= 1000
+endif
 
 .DELETE_ON_ERROR:
 .PHONY: again help book check test test-notebooks test-others pdf homework links proofs lint notebooks lab edit requirements clean

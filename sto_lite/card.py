@@ -45,6 +45,8 @@ def card(about: dict[str, Any], preprocessing: str) -> str:
     of_faces = name in FACES or name not in TITLES
     counts = ", ".join(f"{split} {count:,}" for split, count in data["counts"].items())
     made = {k: v for k, v in data.items() if k not in ("name", "size", "counts", "fingerprint")}
+    if made.pop("votes", False):
+        made["training labels"] = "shares of FER+'s votes"
     network = {
         "Network": f"{protocol['net']}, {about['parameters']:,} parameters in training",
         "Method": settings(method),

@@ -71,7 +71,8 @@ class Source:
     subset: which draw of them, a seed.
     difficulty: of the synthetic faces, 0 to 2.
     label_noise: share of wrong training labels of the synthetic faces.
-    votes: train on what ten people each saw (FER+), as shares of the classes, in place of FER-2013's labels.
+    votes: train on what ten people each saw (FER+), as shares of the classes, in place of FER-2013's labels; images
+    without a vote for one of the seven are left out.
     """
 
     name: str

@@ -332,7 +332,7 @@ class Batches:
         return -(-len(self.split) // self.batch_size)
 
     def epoch(self, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
-        """One pass in random order: images (B, 3, H, W) float32 in channels_last memory, labels (B,).
+        """One pass in random order: images (B, 3, H, W) float32 in channels_last memory, labels (B,) or (B, C).
 
         Every random number of the epoch is drawn from the generator (on the CPU) at its start.
         """

@@ -47,7 +47,7 @@ def sto_terms(
     Args:
         student_logits: (N, C) of the sampled sub-network (Eq. 4).
         teacher_logits: (N, C) of the full network (Eq. 5).
-        labels: (N,) class numbers.
+        labels: (N,) class numbers, or (N, C) shares of the classes.
         temperature: T; the paper's value is 3.
         lam: λ; the paper's value is 0.25.
         detach: the teacher is a constant target in the distillation term. The paper does not say; ONE, which it

@@ -42,7 +42,7 @@ class Method(Protocol):
     def step(
         self, model: Any, images: Tensor, labels: Tensor, generator: torch.Generator, epoch: int = 0
     ) -> Step:
-        """Loss on one mini-batch: images (N, C, H, W), labels (N,); gates come from the generator, on the CPU."""
+        """Loss on a mini-batch: images (N, C, H, W), labels (N,) or shares (N, C); gates come from the generator."""
 
     def deploy(self, model: Any) -> nn.Module:
         """The plain network in eval mode that makes the predictions; the model is not changed."""

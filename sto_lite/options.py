@@ -93,7 +93,8 @@ class Run(Machine):
     experiment: its name; or your own, a file.toml or package.module:NAME.
     data: image set; without it the paper's first one for the experiment.
     seeds: such as 0-4 or 0,2,5.
-    rows: these rows of the table alone, such as baseline STO; your own method, as package.module:CLASS, is one more.
+    rows: these rows of the table alone, by label or method, such as baseline STO; your own method, as
+    package.module:CLASS, is one more.
     teacher_net: network of KD's teacher; without it the experiment's.
     scale: smoke, colab or paper; without it $STO_SCALE, else by the hardware.
     out: one folder a run is made there.

@@ -63,6 +63,8 @@ def balanced(images: ImageSet, has: Tensor) -> ImageSet:
     there is nothing to repeat.
     """
     train, chosen = images.splits["train"], []
+    if train.labels.is_floating_point():
+        raise ValueError("balanced weighs the images of a class, so it takes a class for each, and no votes")
     for label in train.labels.unique():
         groups = [(train.labels == label).logical_and(has == g).nonzero()[:, 0] for g in (False, True)]
         most = max(map(len, groups))

@@ -134,8 +134,8 @@ def image_grid(
     if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[1] not in (1, 3) or not len(pixels):
         raise ValueError(f"images must be uint8 (N, 1 or 3, H, W), not {pixels.dtype} {pixels.shape}.")
     count, _, height, width = pixels.shape
-    marks = labels.cpu().numpy() if isinstance(labels, torch.Tensor) else labels
-    names = [str(titles[int(mark)] if titles else mark) for mark in (() if marks is None else marks)]
+    marks = [] if labels is None else labels.cpu() if isinstance(labels, torch.Tensor) else labels
+    names = [str(titles[int(mark)] if titles else mark) for mark in np.asarray(marks)]
     if labels is not None and len(names) != count:
         raise ValueError(f"There are {count} images but {len(names)} labels.")
     gap = max(1, width // 24)

@@ -56,10 +56,11 @@ def read_record(path: Path) -> Record:
         raise RunError(f"{path} is JSON, but no record of a run: it lacks {', '.join(missing)}")
     if "kind" not in record:
         record["config"] = {**YOUNGER, **record["config"]}
-    older = record.get("data", {}).get("fingerprint")
-    if record.get("format") == 1 and older in OLDER_FINGERPRINTS:
-        record["data"]["fingerprint"] = OLDER_FINGERPRINTS[older]
-        record["format"] = FORMAT
+    if (
+        record.get("format") == 1
+        and (older := record.get("data", {}).get("fingerprint")) in OLDER_FINGERPRINTS
+    ):
+        record["data"]["fingerprint"], record["format"] = OLDER_FINGERPRINTS[older], FORMAT
     return record
 
 

@@ -28,6 +28,17 @@ def test_cost_and_parameters_are_those_of_the_method_it_is_made_from(name):
     assert count_parameters(ours.build("resnet8", 7, rng())) == count
 
 
+def test_the_loss_of_stepped_depth_is_that_of_stochastic_depth():
+    net, x, y = (
+        build("resnet8", 7, generator=rng()).double(),
+        torch.randn(8, 3, 8, 8).double(),
+        torch.arange(8) % 7,
+    )
+    step = SteppedDepth().step(net, x, y, rng(3))
+    expected = F.cross_entropy(net(x, sample(linear_decay(3), rng(3))), y)
+    assert step.loss.item() == step.parts["student"].item() == expected.item()
+
+
 def ten_steps(method, lr=0.05, momentum=0.9, decay=0.05):
     """Ten updates as the trainer makes them: the network, momentum by name, and the batches with their gates."""
     net = build("resnet8", 7, generator=rng()).double()

@@ -17,7 +17,7 @@ import nbformat
 import pytest
 
 from sto_lite.config import plain
-from sto_lite.homework import form
+from sto_lite.homework import check_form
 from sto_lite.records import read_record
 from tests.homework_course import STUB, Grader, code_of, hand_in, play, replayed, tiny
 from tests.packing import zipped
@@ -507,7 +507,7 @@ def source_of(*cells):
     """A notebook as a source gives it; cells are (homework, text), code where the kind says so."""
     notebook = nbformat.v4.new_notebook()
     for mark, text in cells:
-        kind = homework.KINDS.get(mark.split()[0], "code")
+        kind, _ = homework.KINDS.get(mark.split()[0], ("code", 1))
         new = nbformat.v4.new_markdown_cell if kind == "markdown" else nbformat.v4.new_code_cell
         notebook.cells.append(new(text, metadata={"homework": mark}))
     return notebook
@@ -592,4 +592,4 @@ def test_every_record_of_the_homework_is_one_that_the_plan_trains():
         assert record["method"] == {"name": row.method.name, **plain(row.method)}, path.name
         assert path.stem.endswith(f"-s{record['config']['seed']}")
         assert record["config"]["epochs"] == row.epochs and record["data"]["label_noise"] == row.noise
-        assert form(record) == [], path.name
+        assert check_form(record) == [], path.name

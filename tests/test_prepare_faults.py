@@ -151,7 +151,7 @@ RAF_FAULTS = {
     "label 0": (line(b"train_00050.jpg 0\n"), LIST, ("line 17", "label is '0'", "1 surprise, 2 fear")),
     "label 8": (line(b"train_00050.jpg 8\n"), LIST, ("line 17", "label is '8'", "from 1 to 7")),
     "prefix": (line(b"val_00050.jpg 1\n"), LIST, ("line 17", "'val_00050.jpg' starts with neither")),
-    "number": (line(b"train_five.jpg 1\n"), LIST, ("line 17", "'train_five.jpg' is not such as")),
+    "number": (line(b"train_\x1b[2J.jpg 1\n"), LIST, ("line 17", "'train_?[2J.jpg' is not such as")),
     "one field": (line(b"train_00050.jpg\n"), LIST, ("line 17", "reads 'train_00050.jpg", "'train_00001.jpg 5'")),
     "three fields": (line(b"train_00050.jpg 1 2\n"), LIST, ("line 17", "has 3 columns, the first line has 2")),
     "twice": (line(b"train_00003.jpg 3\n"), LIST, ("line 17", "train_00003.jpg is there twice", "line 14")),

@@ -13,6 +13,7 @@ import pytest
 
 from tools import notebooks, setup_cell
 from tools.address import Repository, repository
+from tools.proofs import __main__ as proofs
 from tools.proofs import alone, hub, lab, places
 
 URL = "https://github.com/o/n"
@@ -177,3 +178,18 @@ def test_the_link_on_the_page_for_hubs_is_the_one_that_opens_a_chapter():
     shown = hub.block("hub-link").strip().replace("HUB", "hub.example.org").replace("NAME", "n")
     made = hub.link("https://hub.example.org", "ADDRESS/n", "06-sto.ipynb")
     assert shown.replace("ADDRESS", "ADDRESS/n") == made
+
+
+def test_proofs_take_all_parts_or_those_that_are_named(monkeypatch, capsys):
+    asked = []
+    monkeypatch.setattr(proofs.signal, "signal", lambda *_: None)
+    monkeypatch.setattr(proofs, "publish", lambda folder: folder)
+    monkeypatch.setattr(proofs, "proofs", lambda part, *_: asked.append(part) or [])
+    for words in ([], ["hub"]):
+        monkeypatch.setattr("sys.argv", ["proofs", *words])
+        assert proofs.main() == 0
+    assert asked == [*proofs.PARTS, "hub"]
+    monkeypatch.setattr("sys.argv", ["proofs", "hubs"])
+    with pytest.raises(SystemExit):
+        proofs.main()
+    assert "there is no part hubs; there are " in capsys.readouterr().err

@@ -11,11 +11,12 @@ import torch.nn.functional as F
 from sto_lite import data, registry
 from sto_lite.data import Batches, ImageSet, Split
 from sto_lite.errors import DataError
-from sto_lite.experiments import paper
+from sto_lite.experiments import evidence, paper
 from sto_lite.experiments.jobs import choose, jobs
 from sto_lite.experiments.tables import tables
 from sto_lite.experiments.turns import launches
 from sto_lite.intake import votes
+from sto_lite.records import read_records
 from sto_lite.train import fit
 from tests.samples import CONFIG, rng, tiny
 
@@ -126,3 +127,11 @@ def test_runs_on_votes_are_a_table_of_their_own_and_no_lanes():
 def job_method(job):
     """The method of a job."""
     return registry.make(job.method, **job.settings)
+
+
+def test_runs_on_votes_are_no_evidence_on_labels():
+    """Chapters 8 and 9 read all records of FER-2013."""
+    here = [r for r in read_records("fer2013-1024") if r["config"]["seed"] == 1]
+    voted = [{**r, "data": {**r["data"], "votes": True, "subset": 1, "fingerprint": "f"}} for r in here]
+    assert evidence.runs(here + voted) == here and evidence.on_labels(voted, "fer2013") == []
+    assert len(evidence.multiverse(here + voted)) == len(evidence.multiverse(here)) > 0

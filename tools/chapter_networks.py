@@ -233,9 +233,10 @@ FIGURES: dict[str, tuple[str, Callable[[int], lessons.Found]]] = {
 
 def enter(path: Path, make: Callable[[], Record]) -> int:
     """Make a record, unless it is there; return the exit status."""
-    if not path.exists():
+    there = path.exists()
+    if not there:
         save(path, encode(make()))
-    print(f"{path.name} is there")
+    print(f"{path.name} is there" if there else f"wrote {path.name}")
     return 0
 
 

@@ -93,7 +93,9 @@ def read(path: Path) -> Notebook:
         notebook = jupytext.read(path, fmt="md:myst")
         verify(notebook)
         found = repository()
-    except (OSError, ValueError, yaml.YAMLError, HomeworkError, AddressError) as error:
+    except AddressError as error:
+        raise HomeworkError(str(error)) from None
+    except (OSError, ValueError, yaml.YAMLError, HomeworkError) as error:
         raise HomeworkError(f"{path.name}: {error}") from None
     setup_cell.place(notebook, found.url if found else "")
     for cell in notebook.cells:

@@ -26,7 +26,7 @@ DROPPED = (
     ".headerlink, .frame[hidden], script:not(.alive script, [src*='_static/alive']), .prev-next-footer, "
     "details.above-input, details.hide > summary"
 )
-COMPUTED = "() => ![...document.querySelectorAll('.alive td')].some(cell => cell.textContent.includes('…'))"
+COMPUTED = "() => [...document.querySelectorAll('figure.alive')].every(figure => figure.dataset.done)"
 UNPRINTED = {"book/api", "book/handouts"}  # a reference, and what the chapters say themselves
 SHORT, ROWS = 30, 12  # lines of code, and rows of a table, that stay on one page
 
@@ -82,6 +82,11 @@ def sheet(article: Tag, name: str, names: Sequence[str]) -> Tag:
     for code in article.select(".cell_input, .cell_output, div[class*=highlight-]"):
         if code.get_text().count("\n") <= SHORT and not code.select("figure, table"):
             mark(code, "short")
+    for line in article.select("p:has(> strong:only-child)"):
+        if line.get_text(strip=True) == one(line, "strong").get_text(strip=True):
+            mark(line, "lead")
+    for figure in article.select("figure.alive"):
+        mark(figure, "printed")
     for table in article.select("table"):
         if len(table.select("tr")) > ROWS:
             mark(table, "long")
@@ -122,7 +127,14 @@ def print_page(page: Path, pdf: Path) -> None:
     with tab(0, offline=True, color_scheme="light") as opened:
         opened.goto(page.as_uri())
         opened.evaluate("window.MathJax?.startup?.promise.then(() => true)")
-        opened.wait_for_function(COMPUTED)
+        from playwright.sync_api import TimeoutError as PlaywrightTimeout
+
+        try:
+            opened.wait_for_function(COMPUTED, timeout=120_000)
+        except PlaywrightTimeout as error:
+            raise PdfError(
+                "the network of the page alive has not computed its figure in two minutes"
+            ) from error
         opened.pdf(
             path=pdf,
             format="A4",

@@ -28,9 +28,15 @@ def short(label: str) -> str:
 # ---------------------------------------------------------------------------------------------------- designs
 
 
+def on_labels(records: Sequence[Record], data: str) -> list[Record]:
+    """Runs on one data set, without those that were trained on votes."""
+    mine = [r for r in records if "kind" not in r and r["data"]["name"] == data]
+    return [r for r in mine if not r["data"].get("votes")]
+
+
 def runs(records: Sequence[Record], data: str = "fer2013", images: int = 1024) -> list[Record]:
-    """Finished runs on so many training images of one data set."""
-    finished = [r for r in records if "kind" not in r and r["data"]["name"] == data]
+    """Finished runs on so many training images of one data set, and on its labels."""
+    finished = on_labels(records, data)
     return [r for r in finished if r["data"]["counts"]["train"] == images]
 
 
@@ -162,7 +168,7 @@ def multiverse(records: Sequence[Record], curves: Curves | None = None) -> list[
     names = {"private": "PrivateTest", "public": "PublicTest", "test": "test set"}
     ways = [("fer2013", "private"), ("fer2013", "public"), ("cifar100", "test")]
     for (data, split), (experiment, rivals) in product(ways, RIVALS.items()):
-        mine = [r for r in records if "kind" not in r and r["data"]["name"] == data]
+        mine = on_labels(records, data)
         made = tables(EXPERIMENTS[experiment], mine, split) if mine else []
         reduced = [table for table in made if not table.faithful]
         for table, (first, called), (name, measure) in product(reduced, rivals.items(), MEASURES.items()):
@@ -214,8 +220,9 @@ def pairs(table: Table, first: str, second: str) -> list[tuple[Record, Record]]:
 
 def paired_wrong(table: Table, first: str, second: str) -> tuple[np.ndarray, np.ndarray]:
     """(seeds, N) booleans of two rows, for the seeds that both have, in the same order."""
-    found = np.array([[stats.wrong(r, table.split) for r in pair] for pair in pairs(table, first, second)])
-    return found[:, 0], found[:, 1]
+    found = pairs(table, first, second)
+    one, two = (np.array([stats.wrong(pair[side], table.split) for pair in found]) for side in (0, 1))
+    return one, two
 
 
 def disagreement(first: np.ndarray, second: np.ndarray) -> float:

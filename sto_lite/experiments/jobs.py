@@ -145,8 +145,8 @@ def choose(
 
     Args:
         experiment: whole.
-        rows: labels or methods, in any case of letters; None keeps all. One's own method, as package.module:CLASS,
-            becomes a row, compared with the table's first.
+        rows: labels, or methods where no label is so called, in any case of letters; None keeps all. One's own
+            method, as package.module:CLASS, becomes a row, compared with the table's first.
         teacher_net: for resnet.build.
 
     Raises:

@@ -80,9 +80,10 @@ def on_cluster(
 ) -> list[Outcome]:
     """Submit jobs and wait for them. Interrupted, it leaves them running; the same call finds and awaits them.
 
-    out: on a file system that the nodes share. options: of sbatch, such as {"partition": "gpu", "requeue": True}.
-    minutes: of a job, after which it is put back into the queue and goes on. training: what a node calls; by default
-    on the device that it finds. Raises RunError if there is no Slurm here, or it refuses the options.
+    out: on a file system that the nodes share. report: called with each outcome. options: of sbatch, such as
+    {"partition": "gpu", "requeue": True}. minutes: of a job, after which it is put back into the queue and goes
+    on. training: what a node calls; by default on the device that it finds. Raises RunError if there is no Slurm
+    here, or it refuses the options.
     """
     outcomes: list[Outcome] = []
     for wave in runner.waves(jobs):

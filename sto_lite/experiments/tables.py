@@ -223,6 +223,7 @@ def table(experiment: Experiment, rows: Sequence[Sequence[Record]], epochs: int,
         (experiment.compares_networks or config.net == experiment.cells[0].net)
         and data["size"] == 32
         and data["name"] in PUBLISHED
+        and not data.get("votes")
         and data["counts"]["train"] == PUBLISHED[data["name"]].official["train"]
         and replace(config, epochs=epochs) == paper_config
     )

@@ -28,9 +28,9 @@ _MAX = 4096  # bytes of a file
 def read(split: str, attribute: str, folder: Path | None = None) -> np.ndarray:
     """An attribute of a split of the prepared RAF-DB, in words, in the order of its images; or "not known".
 
-    attribute: of ATTRIBUTES. folder: that of the prepared sets; None is `data.root`'s. Returns (N,) text, as
-    `people.errors_by_group` takes groups. Raises DataError if there is no such split or attribute, or the set is not
-    prepared, or without attributes.
+    split: train or test. attribute: of ATTRIBUTES. folder: that of the prepared sets; None is `data.root`'s. Returns
+    (N,) text, as `people.errors_by_group` takes groups. Raises DataError if there is no such split or attribute, or
+    the set is not prepared, or without attributes.
     """
     if split not in RAFDB.splits or attribute not in ATTRIBUTES:
         known = f"splits {', '.join(RAFDB.splits)}, attributes {', '.join(ATTRIBUTES)}"

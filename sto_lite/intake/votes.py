@@ -23,11 +23,12 @@ _MAX = 64 << 20  # bytes
 
 
 def read(split: str, folder: Path | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """The votes of a split of the prepared FER-2013, in the order of its images; folder: None is `data.root`'s.
+    """The votes of a split of the prepared FER-2013, in the order of its images.
 
-    Returns counts, (N, 10) uint8, in the order of CLASSES; and whether a row has a face and any vote, (N,) bool. A
-    comparison with labels or predictions leaves the other rows out. Raises DataError if there is no such split, or
-    the set is not prepared, or without the votes.
+    split: train, public or private. folder: that of the prepared sets; None is `data.root`'s. Returns counts, (N, 10)
+    uint8, in the order of CLASSES; and whether a row has a face and any vote, (N,) bool. A comparison with labels or
+    predictions leaves the other rows out. Raises DataError if there is no such split, or the set is not prepared, or
+    without the votes.
     """
     if split not in FER2013.splits:
         raise DataError(f"FER-2013 has no split {split!r}; there are {', '.join(FER2013.splits)}")

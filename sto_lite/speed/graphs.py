@@ -74,7 +74,7 @@ def device_step(
 ) -> Step:
     """The step of a method without obstacle; numbers as method.step's.
 
-    batch: images (N, C, H, W), labels (N,), and the step's gates (S, L), all on the device.
+    batch: images (N, C, H, W), labels (N,) or (N, C), and the step's gates (S, L), all on the device.
     """
     images, labels, gates = batch
     counted, drops, learning = streams_of(method)
@@ -143,8 +143,9 @@ class Recorded:
     with another learning rate, which is part of the recording. Where recording fails, all steps run eagerly; where
     compiling fails, the parts run as they are.
 
-    method: without obstacle. compiled: let torch.compile join the operations of each block; this takes half a minute
-    at the start. Smaller batches at the end of an epoch run as they are.
+    method: without obstacle. model: on the GPU. arithmetic: its optimiser is SGD. compiled: let torch.compile join
+    the operations of each block; this takes half a minute at the start. Smaller batches at the end of an epoch
+    run as they are.
     """
 
     def __init__(self, method: Method, model: ResNet, arithmetic: Arithmetic, compiled: bool = False):

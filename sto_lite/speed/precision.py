@@ -3,12 +3,17 @@
 from collections.abc import Callable
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from sto_lite.errors import RunError
 from sto_lite.methods import Step
 
 PRECISIONS = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def in_float32(layer: nn.Module, inputs: object, output: Tensor) -> Tensor:
+    """A forward hook, which can be pickled with its network: the layer's output as float32."""
+    return output.float()
 
 
 class Arithmetic:
@@ -28,7 +33,7 @@ class Arithmetic:
             torch.backends.cudnn.benchmark = True
         for layer in model.modules() if precision != "float32" else ():
             if isinstance(layer, nn.Linear):  # so that losses see float32, on every device
-                layer.register_forward_hook(lambda _, inputs, output: output.float())
+                layer.register_forward_hook(in_float32)
 
     def update(self, step: Callable[[], Step]) -> Step:
         """Forward, backward, update; gives the Step back without its history."""

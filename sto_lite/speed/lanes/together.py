@@ -71,6 +71,8 @@ def train(runs: Sequence[Training], box: TimeBox | None = None) -> Iterator[tupl
         members, first = list(going), next(iter(going.values()))
         c, split, device = first.config, first.images.splits["train"], first.device
         size, batch = split.images.shape[-1], min(c.batch_size, len(split))
+        if split.labels.is_floating_point():
+            raise Untested("lanes take a class for each image, and no shares")
         if (tiles := proved(c.net, c.precision, size, batch, device)) is None:
             raise Untested("lanes did not pass their self-test on this device")
         trained: list[Any] = list(going.values())  # each a running.Member
