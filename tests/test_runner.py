@@ -69,7 +69,8 @@ def test_a_record_that_cannot_be_read_is_told(tmp_path, capsys):
     broken = folder_of("sto", tmp_path) / "record.json"
     broken.parent.mkdir()
     broken.write_text('{"config": {')
-    assert main(["run", "table3", *SMALL, "--net", "resnet8", "--rows", "STO", "--out", str(tmp_path)]) == 1
+    without = "without distillation (λ = 0)"
+    assert main(["run", "table3", *SMALL, "--net", "resnet8", "--rows", without, "--out", str(tmp_path)]) == 1
     assert "record cannot be read" in capsys.readouterr().err
 
 
