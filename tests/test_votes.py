@@ -88,11 +88,11 @@ def test_every_method_learns_the_same_from_a_label_and_from_all_votes_for_it(nam
     """Or says why it cannot."""
     method = registry.make(name, **({"distillation": "dkd"} if name == "sto-otherwise" else {}))
     config = replace(CONFIG, epochs=1)
-    try:
-        voted = fit(method, softened(tiny()), config).record
-    except ValueError as error:
-        assert "does not go with votes" in str(error)
+    if name == "sto-otherwise":
+        with pytest.raises(ValueError, match="does not go with votes"):
+            fit(method, softened(tiny()), config)
         return
+    voted = fit(method, softened(tiny()), config).record
     labelled = fit(method, tiny(), config).record
     for key in ("train_loss", "train_error", "private_error"):
         assert voted["history"][key] == pytest.approx(labelled["history"][key], rel=1e-4), key
