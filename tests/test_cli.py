@@ -217,8 +217,10 @@ def test_a_home_folder_that_no_shell_has_expanded(tmp_path, monkeypatch, capsys)
     assert main(["run", "detach", *SMALL, "--data=faces", "--scale", "smoke", "--out=~/runs"]) == 0
     assert main(["table", "detach", "--records=~/runs", "--out=~/table.txt"]) == 0
     assert main(["prepare", "fer2013", "--from=~/none.csv"]) == 2
+    assert main(["run", "~/none.toml"]) == 2
     assert main(["train", *SMALL, "--data", "fer2013"]) == 2
     said = capsys.readouterr().err
+    assert f"{tmp_path}/none.toml cannot be read" in said
     assert f"{tmp_path}/none.csv" in said and f"{tmp_path}/data/fer2013.npz does not exist" in said
     assert {p.name for p in tmp_path.iterdir()} == {"first", "second", "runs", "table.txt"}
 
@@ -287,6 +289,7 @@ def test_a_dry_run_prints_commands_and_says_what_data_is_missing(tmp_path, monke
     words = ["run", "table2", "--scale", "smoke", "--out", str(tmp_path / "runs"), "--dry-run"]
     for name, told in (
         ("fer2013", "fer2013 is not prepared here: get the set as data/README.md says"),
+        ("cifar100", "prepare cifar100 --from PATH or --download"),
         ("faces", ""),
     ):
         assert main([*words, "--data", name]) == 0

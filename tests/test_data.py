@@ -154,6 +154,15 @@ def test_faces_are_always_the_same_and_noise_is_in_training_labels_alone():
     assert noisy.splits["test"].labels.equal(clean.splits["test"].labels)
 
 
+def test_no_face_is_in_both_splits_and_both_have_the_difficulty(monkeypatch):
+    monkeypatch.setattr(data, "FACES_TRAIN", 70)
+    monkeypatch.setattr(data, "FACES_TEST", 70)
+    clean, usual = (data.load("faces", size=16, difficulty=difficulty).splits for difficulty in (0.0, 1.0))
+    assert not any(clean[split].images.equal(usual[split].images) for split in usual)
+    train, test = ({image.numpy().tobytes() for image in split.images} for split in usual.values())
+    assert not train & test
+
+
 def test_a_limit_of_none_or_more_than_there_are_is_told(tmp_path, monkeypatch):
     monkeypatch.setenv("STO_DATA", str(tmp_path))
     look_alike(tmp_path, count=30)

@@ -94,12 +94,18 @@ def test_a_row_of_a_published_table(call):
     assert re.search(r"^ *mine:Smoothed .* 1 +undecided$", told, re.MULTILINE)
 
 
-def test_a_file_becomes_jobs_with_its_protocol_and_the_command_line_wins(folder):
+def test_a_file_becomes_jobs_with_its_protocol_and_the_command_line_wins(folder, capsys):
     mine = find("mine.toml")
     (first, *_, last) = jobs(mine, "faces", scale="smoke", overrides={"epochs": 5})
     assert (first.config.net, first.config.epochs, first.source.size) == ("resnet8", 5, 16)
     assert last.method == "mine:Smoothed" and ":" not in last.name and "mine.Smoothed" in last.name
     assert last.arguments(folder)[2:4] == ["--method", "mine:Smoothed"]
+    rows = 'rows = [{method = "sto", net = "resnet14"}, {method = "baseline"}]'
+    (folder / "own.toml").write_text(f'{rows}\n[protocol]\nnet = "resnet8"\n', encoding="utf-8")
+    assert [cell.net for cell in find("own.toml").cells] == ["resnet14", "resnet8"], "a row's own net wins"
+    assert main(["run", "mine.toml", "--epochs", "7", "--dry-run"]) == 0
+    commands = capsys.readouterr().out
+    assert commands.count("--epochs 7") == 3 and "--epochs 2" not in commands
     chosen = choose(EXPERIMENTS["table2"], ["STO", "mine:Smoothed"])
     assert [cell.against for cell in chosen.cells] == ["baseline", "baseline"]
 

@@ -169,6 +169,7 @@ def test_draw_takes_a_table_an_identity_and_overrides():
     assert torch.equal(pair[1], faces.draw({12: 1}, size=40)[0])
     assert torch.equal(faces.draw({}, identity=4), faces.draw({}, identity=4))
     assert not torch.equal(faces.draw({}, identity=4), faces.draw({}, identity=5))
+    assert not torch.equal(faces.draw({}, identity=0), faces.draw({})), "0 is a seed as well"
     with_glasses, turned = faces.draw({}, look={"glasses": 1.0}), faces.draw({}, scene={"rotation": 0.3})
     assert not torch.equal(with_glasses, faces.draw({})) and not torch.equal(turned, faces.draw({}))
 

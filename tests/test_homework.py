@@ -435,10 +435,13 @@ def test_a_zip_of_windows_that_was_unpacked_wrongly_is_told(tmp_path):
     assert "--unpack reads it" in said
 
 
-def test_a_course_without_submissions_is_told(tmp_path, capsys):
+def test_a_course_without_submissions_is_told(tmp_path, capsys, monkeypatch):
     assert submissions.main(["temperature", str(tmp_path)]) == 1
     assert "holds no student's folder" in capsys.readouterr().err
     assert submissions.main(["nothing", str(tmp_path)]) == 1
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert submissions.main(["temperature", str(tmp_path), "--unpack=~/zips"]) == 1
+    assert f"{tmp_path}/zips holds no STUDENT.zip" in capsys.readouterr().err
 
 
 def test_feedback_shows_what_failed(course):

@@ -52,6 +52,14 @@ def test_a_folder_for_each_scale_and_setting(runs, images):
     assert asked[0].name.startswith("first-colab-")
 
 
+def test_photographs_in_another_size_are_another_run():
+    """Their fingerprint is made before they are resized."""
+    small, large = tiny(size=8), tiny(size=16)
+    for images in (small, large):
+        object.__setattr__(images, "source", "0123456789abcdef")
+    assert keeping.digest(small) != keeping.digest(large)
+
+
 def test_what_has_no_lasting_name_is_refused():
     with pytest.raises(TypeError):
         keeping.digest(object())
@@ -88,8 +96,8 @@ from dataclasses import dataclass
 from sto_lite.keeping import digest
 from sto_lite.methods import STO
 FACTOR = 2
-def double(x):
-    return (lambda y: FACTOR * y)(x)
+def double(x, *, more=0.5):
+    return (lambda y: FACTOR * y + more)(x)
 class Mine(STO):
     def step(self, model, images, labels, generator, epoch=0):
         "A step."
@@ -123,6 +131,7 @@ def test_code_of_the_notebook_counts_and_nothing_else_of_it():
     for old, new in {
         "FACTOR = 2": "FACTOR = 3",
         "FACTOR * y": "FACTOR + y",
+        "more=0.5": "more=0.25",
         "double(super().step": "(super().step",
         '"c"} |': '"d"} |',
     }.items():

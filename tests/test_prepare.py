@@ -221,7 +221,7 @@ COUNTS[[2, 11]] = 0  # shown to nobody: a training image and a public one
 COUNTS[23] = [0] * 9 + [10]  # no face: the last private one
 RATED = np.array([i not in (2, 11, 23) for i in range(len(ROWS))])
 VOTES = [
-    ",".join([usage, f"fer{i:07d}.png" if RATED[i] else "", *map(str, COUNTS[i])])
+    ",".join([usage, f"fer{i:07d}.png" if i != 23 else "", *map(str, COUNTS[i])])
     for i, (_, _, usage) in enumerate(ROWS)
 ]
 

@@ -79,6 +79,8 @@ def test_a_folder_of_classes_is_split_by_a_seed(tmp_path, root):
         assert draw["test_labels"].tolist() == [0, 1, 2] and len(draw["train_labels"]) == 9
         together = np.concatenate([draw["train_images"], draw["test_images"]])
         assert {image.tobytes() for image in together} == {pixels(d).tobytes() for d in pictures().values()}
+    few = p.prepared("mine", source, root, own=Own(test=0.1))["test_labels"]
+    assert few.tolist() == [0, 1, 2], "every class is tested"
     assert p.prepared("mine", source, root, own=Own(test=0.5))["test_labels"].tolist() == [0, 0, 1, 1, 2, 2]
 
 

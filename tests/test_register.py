@@ -63,8 +63,10 @@ def test_entries_that_cannot_be():
 
 
 def test_every_entry_stands_on_the_page_once():
-    page = "\n".join([*register_page.register("asked"), *register_page.register("afterwards")])
+    asked, afterwards = ("\n".join(register_page.register(part)) for part in ("asked", "afterwards"))
+    page = f"{asked}\n{afterwards}"
     for entry in ENTRIES:
+        assert f"{{#{entry.id}}}" in (afterwards if entry.afterwards else asked)
         assert page.count(f"{{#{entry.id}}}") == 1
         assert all(change["why"] in page for change in entry.changes)
     overview = list(register_page.register("overview"))

@@ -138,6 +138,14 @@ def test_dunnetts_quantile_is_scipys(size, freedom):
     assert dunnett_quantile(half, freedom) == pytest.approx(quantile, abs=0.01)
 
 
+def test_an_adjusted_p_value_is_where_the_wide_interval_ends_at_zero_in_every_process():
+    block, pairs = fit_block(drawn(noise=1.0)), [("m0", f"m{m}") for m in range(1, 5)]
+    found = compare(block, pairs)
+    assert found == compare(block, pairs)
+    ends = compare(block, pairs, level=1 - found[0].p)[0].wide
+    assert min(abs(ends.low), abs(ends.high)) < 0.01
+
+
 def test_holm_is_statsmodels_and_its_intervals_agree_with_it():
     multiple = pytest.importorskip("statsmodels.stats.multitest")
     rng = np.random.default_rng(0)

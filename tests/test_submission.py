@@ -2,6 +2,7 @@
 
 import math
 import shutil
+from types import SimpleNamespace
 
 import pytest
 
@@ -219,5 +220,17 @@ def test_one_seed_has_no_interval(tmp_path, images):
     assert "sto" in homework.report(summary)
 
 
-def test_the_price_counts_every_run(images):
+def test_the_headline_is_the_last_splits(folder):
+    records = homework.read(folder)
+    alone = homework.summarise(records, ARMS, "baseline")
+    for record in records:
+        for part in ("labels", "predictions"):
+            record[part] = {"public": [0] * 9, **record[part]}
+    assert homework.summarise(records, ARMS, "baseline") == alone
+
+
+def test_the_price_counts_every_run(images, monkeypatch):
     assert homework.price(ARMS, images, CONFIG, 3).startswith("3 settings x 3 seeds: about ")
+    epoch = SimpleNamespace(record={"history": {"seconds": [60.0]}})
+    monkeypatch.setattr(homework, "fit", lambda *_, **__: epoch)
+    assert homework.price(ARMS, images, CONFIG, 3).endswith("about 18 minutes here"), "of 2 epochs each"

@@ -3,6 +3,7 @@
 import io
 import json
 import re
+import shlex
 
 import numpy as np
 import pytest
@@ -194,8 +195,13 @@ def test_predict_on_faces_that_it_draws(run, capsys, tmp_path):
     status, out, err = says(capsys, "predict", folder, "--draw", 7)
     assert status == 0 and out.count("\n") == 7 and "preprocessing, as in training: gray" in err
     assert "on photographs its error is not known" in err
-    drawn = {path.stem.split("-")[1] for path in (folder / "faces").iterdir()}
-    assert drawn == set(sto_lite.load(folder).classes)
+    for line in out.splitlines():
+        best, *others = re.findall(r"([a-z]+) [\d.]+ %", line)
+        assert len(others) == 2 and best not in others
+    drawn = {path.stem.split("-")[1]: Image.open(path).tobytes() for path in (folder / "faces").iterdir()}
+    assert drawn.keys() == set(sto_lite.load(folder).classes)
+    tested = {image.numpy().tobytes() for image in run[1].splits["test"].images}
+    assert not tested & {*drawn.values()}, "it says that it was not trained or tested on them"
     table = tmp_path / "out.csv"
     status, out, _ = says(capsys, "predict", folder / "network.pt", folder / "faces", "--csv", table)
     assert status == 0 and out == f"7 pictures: {table}\n"
@@ -226,8 +232,10 @@ def test_mistakes_of_predict(run, capsys, tmp_path):
 def test_train_says_what_to_do_next_and_it_works(capsys, tmp_path):
     """Each command is typed as it was printed."""
     words = ["--net", "resnet8", "--epochs", "1", "--size", "8", "--limit", "64", "--device", "cpu"]
-    _, out, _ = says(capsys, "train", *words, "--out", tmp_path / "run")
-    lines = [line.split("#")[0].split() for line in out.split("what next:\n")[1].splitlines() if "#" in line]
+    _, out, _ = says(capsys, "train", *words, "--out", tmp_path / "my run")
+    lines = [
+        shlex.split(line, comments=True) for line in out.split("what next:\n")[1].splitlines() if "#" in line
+    ]
     assert [line[3] for line in lines] == ["predict", "plot", "card", "export"]
     assert says(capsys, *lines[0][3:])[0] == 0
     assert "nothing was kept; with --out" in says(capsys, "train", *words)[1]

@@ -170,6 +170,8 @@ def test_hidden_files_are_no_records(tmp_path, capsys):
             (folder / hidden).mkdir()
             (folder / hidden / "record.json").write_text("{")
     assert len(records.read_folder(runs)) == 1
+    named = shutil.copytree(runs, tmp_path / ".kept" / "runs")
+    assert len(records.read_folder(named)) == 1, "a hidden folder that somebody names is read"
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path)
         assert records.read_records("mine") == [record]
