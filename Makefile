@@ -11,7 +11,9 @@ FRESH  := _build/fresh
 SHARED := _config.yml _toc.yml $(wildcard book/_static/* book/_templates/* tools/*.py)
 PAGES  := $(SHARED) $(wildcard book/*.md book/*.ipynb book/*.yml book/figures/* sto_lite/*.py sto_lite/*/*.py data/*.yml data/runs/*/*.json)
 CORE   := survival resnet losses methods fused peers train data faces stats plots scale notebooks chapter_code
-PYTEST := STO_SCALE=smoke OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadscope
+# Two cores are taken for granted; as some tests wait for other programs, there is a worker more.
+WORKERS ?= 3
+PYTEST := STO_SCALE=smoke OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadscope
 NBVAL  := --nbval-lax --nbval-current-env --nbval-cell-timeout 300
 
 # A shell may lead Python, pip and uv elsewhere, such as to a user's own packages. Where packages come from stays its business.

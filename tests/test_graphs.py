@@ -89,9 +89,9 @@ def test_norms_as_written_are_the_librarys():
 
 @pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a C++ compiler on a CPU")
 def test_compiled_parts_are_the_parts():
-    """One program for each kind of block: four here, and the stem's."""
-    net, (x, y) = network(blocks=2, shortcut="A"), batch()
-    net.blocks = net.blocks[:3]
+    """One program for each kind of block, and the stem's; each is seconds of a C++ compiler, so the network is short."""
+    net, (x, y) = network(blocks=1, shortcut="A"), batch()
+    net.blocks = net.blocks[:2]
     net.classifier = torch.nn.Linear(32, 4).double()
     twin, method = copy.deepcopy(net), FusedSTO()
     gates, counters = draw(method, net, rng()), torch._dynamo.utils.counters["stats"]
@@ -100,7 +100,7 @@ def test_compiled_parts_are_the_parts():
         after_step(lambda m: device_step(method, m, (x, y, gates), streams.compiled()), net),
         after_step(lambda m: device_step(method, m, (x, y, gates)), twin),
     )
-    assert counters["unique_graphs"] - before == 4
+    assert counters["unique_graphs"] - before == 3
 
 
 @pytest.mark.parametrize("running_stats", ["teacher", "both"])

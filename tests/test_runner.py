@@ -82,9 +82,9 @@ def children(process):
 
 def test_jobs_side_by_side_one_killed_and_one_that_fails(tmp_path, capsys):
     """The same command again finishes what was left: the killed run from its checkpoint, the failed one anew."""
-    arguments = ["run", "detach", *SMALL, "--net", "resnet8", "--seeds", "0-1", "--epochs", "30"]
+    arguments = ["run", "detach", *SMALL, "--net", "resnet8", "--seeds", "0-1", "--epochs", "15"]
     arguments += ["--jobs", "2", "--out", str(tmp_path)]
-    made = jobs(EXPERIMENTS["detach"], "faces", [0, 1], "smoke", {"net": "resnet8", "epochs": 30})
+    made = jobs(EXPERIMENTS["detach"], "faces", [0, 1], "smoke", {"net": "resnet8", "epochs": 15})
     blocked, victim, *others = (tmp_path / job.name for job in made)
     blocked.write_text("in the way")
     command = [sys.executable, "-m", "sto_lite", *arguments]
@@ -106,7 +106,7 @@ def test_jobs_side_by_side_one_killed_and_one_that_fails(tmp_path, capsys):
     said = capsys.readouterr().out
     assert said.count(" done ") == said.count(" kept ") == 2
     assert finished == [(folder / "record.json").stat().st_mtime_ns for folder in others]
-    assert len(records.read_record(victim / "record.json")["history"]["seconds"]) == 30
+    assert len(records.read_record(victim / "record.json")["history"]["seconds"]) == 15
 
 
 def test_runs_that_share_a_process_are_those_of_processes(tmp_path, capsys):

@@ -105,7 +105,7 @@ def test_a_box_from_the_command_line(tmp_path, capsys):
 def test_processes_side_by_side_in_a_box(tmp_path, capsys, monkeypatch):
     """Each run is told how much is left; what was begun is kept, what was not is said."""
     monkeypatch.setenv("CI", "1")
-    words = ["--epochs", "4000", "--jobs", "2", "--out", str(tmp_path), "--for", "25s"]
+    words = ["--epochs", "4000", "--jobs", "2", "--out", str(tmp_path), "--for", "35s"]
     assert main([*RUN, *words]) == TIME_UP
     told = capsys.readouterr().out
     assert "will be finished in the" in told and "at the measured speed" in told
