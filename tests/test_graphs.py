@@ -89,7 +89,7 @@ def test_norms_as_written_are_the_librarys():
 
 @pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a C++ compiler on a CPU")
 def test_compiled_parts_are_the_parts():
-    """One program for each kind of block, and the stem's; each is seconds of a C++ compiler, so the network is short."""
+    """One program for each kind of block, and the stem's; each takes the C++ compiler seconds, so three."""
     net, (x, y) = network(blocks=1, shortcut="A"), batch()
     net.blocks = net.blocks[:2]
     net.classifier = torch.nn.Linear(32, 4).double()
