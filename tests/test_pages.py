@@ -204,7 +204,7 @@ THIN = """() => {
     const kind = e => e.matches("article")
         ? "" : `${kind(e.parentElement)} ${e.tagName}.${e.className} ${getComputedStyle(e).backgroundColor}`;
     [...document.querySelectorAll("article :is(p, li, td, dd, em, strong, code, span, mjx-container)")]
-        .filter(e => isMore(kind(e) + getComputedStyle(e).color, 3))
+        .filter(e => !e.closest("th, a, button, summary, label") && isMore(kind(e) + getComputedStyle(e).color, 3))
         .forEach(e => [...e.childNodes].forEach(c => c.data && c.remove()));
 }"""
 
