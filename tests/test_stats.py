@@ -138,7 +138,7 @@ def test_dunnetts_quantile_is_scipys(size, freedom):
     assert dunnett_quantile(half, freedom) == pytest.approx(quantile, abs=0.01)
 
 
-def test_an_adjusted_p_value_is_where_the_wide_interval_ends_at_zero_in_every_process():
+def test_an_adjusted_p_value_is_where_the_wide_interval_ends_at_zero_and_comes_again():
     block, pairs = fit_block(drawn(noise=1.0)), [("m0", f"m{m}") for m in range(1, 5)]
     found = compare(block, pairs)
     assert found == compare(block, pairs)
