@@ -1,12 +1,15 @@
 """Explorations: what their HTML and widgets hold, and what a browser makes of them."""
 
+import json
 import re
 
 import matplotlib.pyplot as plt
+import nbformat
 import pytest
 
 from sto_lite import plots
 from tests.figures import Tags, draw, page_of
+from tools import notebooks
 
 pytestmark = pytest.mark.usefixtures("book_style")
 
@@ -132,4 +135,32 @@ def test_ink_is_the_page_s_colour_in_a_browser(browser, shown):
     page.set_content(f'<body style="background:#14181e;color:rgb(206, 214, 221)">{page_of(shown)}')
     title = page.get_by_text("A & B <C>")
     assert title.evaluate("element => getComputedStyle(element).fill") == "rgb(206, 214, 221)"
+    page.close()
+
+
+def test_the_reader_as_a_classifier_and_what_twenty_faces_say(browser):
+    """Chapter 1: as wrong as the machine, right on every face, and wrong on the first five."""
+    path = next(notebooks.BOOK.glob("01-*.ipynb"))
+    outputs = [output for cell in nbformat.read(path, 4).cells for output in cell.get("outputs", ())]
+    (quiz,) = [o for o in outputs if 'data-sto="quiz"' in o.get("data", {}).get("text/html", "")]
+    page = browser.new_page()
+    page.set_content(quiz["data"]["text/html"])
+    given = json.loads(page.locator('[data-sto="quiz"] [type="application/json"]').inner_text())
+    truth, machine = given["truth"], given["machine"]
+
+    def answer(labels):
+        for label in labels:
+            page.locator(f'[data-label="{label}"]').click()
+        said = page.locator(".result").inner_text()
+        for _ in labels:
+            page.get_by_role("button", name="Back one face").click()
+        return said
+
+    wrong = sum(m != t for m, t in zip(machine, truth, strict=True))
+    said = answer(machine)
+    assert f"({wrong} of 20 wrong)" in said and "was wrong on 0 faces" in said and "13.9 %" in said
+    said = answer(truth)
+    assert "(0 of 20 wrong), standard error 0.0 points" in said and "13.9 %" in said
+    said = answer([*((t + 1) % 7 for t in truth[:5]), *truth[5:]])
+    assert "Your error: 25.0 % (5 of 20 wrong), standard error 9.7 points." in said and "13.9 %" not in said
     page.close()
