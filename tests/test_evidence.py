@@ -10,6 +10,7 @@ from sto_lite import stats
 from sto_lite.experiments import evidence
 from sto_lite.experiments.evidence import Curves, find_design
 from sto_lite.records import read_records
+from tools import front
 from tools.entries import ROOT
 
 RECORDS = [*read_records("first-walk"), *read_records("fer2013-1024"), *read_records("cifar100-2000")]
@@ -129,3 +130,26 @@ def test_five_questions_are_answered_on_the_first_screen_of_chapter_8():
         assert answer and len(answer[1]) > 40, question
     code = [cell for cell in cells[:first] if cell.cell_type == "code"]
     assert all({"hide-input", "remove-cell"} & set(cell.metadata.get("tags", [])) for cell in code)
+
+
+def test_the_front_page_tells_the_registered_seeds():
+    records = read_records("fer2013-1024-subsets")
+    said = front.sentence(records)
+    errors = {
+        label: {
+            r["config"]["seed"]: r["result"]["private"]["error"]
+            for r in records
+            if r["method"] | settings == r["method"]
+        }
+        for label, settings in {
+            "baseline": {"name": "baseline"},
+            "STO": {"name": "sto", "lam": 0.25, "teacher_backward": True},
+            "stochastic depth": {"name": "stochastic-depth"},
+        }.items()
+    }
+    means = {label: np.mean([of[seed] for seed in range(3, 8)]) for label, of in errors.items()}
+    for label, words in {"STO": "ResNet-14 by", "stochastic depth": "alone lowered it by"}.items():
+        assert f"{words} {means['baseline'] - means[label]:.1f} points (95 % interval " in said
+    assert "each of 5 seeds" in said and said.count("undecided") + said.count("better") == 2
+    with pytest.raises(ValueError, match="lacks runs"):
+        front.sentence([r for r in records if r["method"]["name"] == "baseline"])

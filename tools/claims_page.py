@@ -133,8 +133,7 @@ def claims(group: str) -> Iterator[str]:
 def found_so_far() -> Iterator[str]:
     """What was found, in a few lines: of the claims by status, and of STO under the reduced protocols."""
     by_status = {status: [f.claim for f in findings() if f.status == status] for status in MARKS}
-    made = [t for own in (False, True) for t in results().tables("table3") if t.own_images == own]
-    for table in made:
+    for table in sorted(results().tables("table3"), key=lambda t: -len(t.row("STO").records)):
         row = table.row("STO")
         if table.faithful or table.data != "fer2013" or not row.gain:
             continue
