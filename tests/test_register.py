@@ -1,26 +1,30 @@
 """The register: complete, unchanged or saying so, older than its answers; and the page that is made of it."""
 
 import json
+import re
 from dataclasses import replace
 from datetime import date
 
 import pytest
 
+from sto_lite.experiments.jobs import cell_epochs
 from sto_lite.experiments.paper import EXPERIMENTS
+from sto_lite.experiments.tables import method_matches, read_config
 from tools import register_page
 from tools.entries import ROOT, EntryError
 from tools.findings import Results, read_all
 from tools.register import REGISTER, origins, read_register, rewritten, too_old, versions
 
 ENTRIES = read_register()
-RECORDS = [r for r in read_all() if not r["data"].get("subset")]  # whose seeds may also be in a collection
+ALL = read_all()
+RECORDS = [r for r in ALL if not r["data"].get("subset")]  # whose seeds may also be in a collection
 by_id = pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: entry.id)
 
 
 @by_id
 def test_an_entry_is_complete_unchanged_or_says_so_and_older_than_its_records(entry):
     """Against git's history where there is one; a copy without it has the dates of the file alone."""
-    assert too_old(entry, RECORDS) == []
+    assert too_old(entry, ALL) == []
     origin = origins().get(entry.id)
     assert rewritten(entry, origin) == []
     if origin and not entry.afterwards and not entry.changes:
@@ -28,6 +32,52 @@ def test_an_entry_is_complete_unchanged_or_says_so_and_older_than_its_records(en
     assert isinstance(entry.registered, date) and entry.question and entry.rule and entry.records
     assert entry.afterwards or entry.expectation, "what was thought beforehand"
     assert register_page.EXPERIMENT.get(entry.id, "table1") in EXPERIMENTS
+
+
+def asked_of(entry):
+    """The protocol that an entry's words fix: options of the command, its own or that of the entry it names."""
+    named = next((e for e in ENTRIES if e.id != entry.id and re.search(rf"\b{e.id}\b", entry.runs)), None)
+    options = dict(re.findall(r"--([a-z-]+) (\w+)", entry.runs)) or (asked_of(named) if named else {})
+    return {
+        key: options[key]
+        for key in ("data", "net", "size", "limit", "epochs", "evaluate-every")
+        if key in options
+    }
+
+
+def strays(entry, records):
+    """What a collection holds that its entry did not ask for: other seeds, images or protocol."""
+    own = "each seed its own" in entry.subset
+    wanted = asked_of(entry)
+    cells = EXPERIMENTS[register_page.EXPERIMENT.get(entry.id, "kin")].cells
+    for record in (r for r in records if r.get("collection") == entry.records):
+        config, data = record["config"], record["data"]
+        has = {"data": data["name"], "size": data["size"], "limit": data["counts"]["train"], **config}
+        has = {key.replace("_", "-"): str(value) for key, value in has.items()}
+        for cell in (
+            c for c in cells if c.epochs == "sto" and "epochs" in wanted
+        ):  # as long as STO's compute lasts
+            usual = replace(read_config(record), epochs=int(wanted["epochs"]))
+            if config["epochs"] == cell_epochs(cell, usual, data["size"]) and method_matches(cell, record):
+                has["epochs"] = wanted["epochs"]
+        subset = config["seed"] if own else 0
+        if config["seed"] not in entry.seeds or (data.get("subset") or 0) != subset:
+            yield f"seed {config['seed']} on subset {data.get('subset')}"
+        yield from (f"{key} {has[key]}" for key, value in wanted.items() if has[key] != value)
+
+
+@by_id
+def test_the_records_of_a_question_are_what_was_registered(entry):
+    assert entry.afterwards or list(strays(entry, ALL)) == []
+
+
+def test_records_that_were_not_asked_for_are_seen():
+    entry = next(e for e in ENTRIES if e.id == "votes")  # which borrows its protocol
+    assert asked_of(entry)["epochs"] == "600" and asked_of(entry)["limit"] == "1024"
+    record = next(r for r in ALL if r["collection"] == entry.records and r["config"]["seed"] == 3)
+    assert list(strays(entry, [record])) == []
+    record = record | {"config": record["config"] | {"seed": 9, "epochs": 60}}
+    assert list(strays(entry, [record])) == ["seed 9 on subset 3", "epochs 60"]
 
 
 def test_the_checks_see_what_they_are_for():
