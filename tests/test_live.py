@@ -104,6 +104,15 @@ def test_without_photographs_faces_stand_in_and_a_teacher_is_trained_first(tmp_p
     assert boards[0].states[-1].count("not measured") == 0
 
 
+def test_whoever_has_little_time_gets_the_pair_of_baseline_and_sto(photographs, boards, monkeypatch):
+    seen = []
+    monkeypatch.setattr(module, "take_turns", lambda todo, *_, **__: seen.extend(todo) or [])
+    live(at("smoke"), "table2", None)
+    labels = [job.label for job in seen]
+    assert labels[:2] == ["baseline", "STO"] and labels[-1] == "KD, two stages"
+    assert labels[-2].startswith("teacher"), "which has to be trained before its student"
+
+
 def test_a_run_that_fails_is_told_and_the_others_are_trained(tmp_path, monkeypatch, boards, capsys):
     plan = PLANS["smoke"]._replace(protocol={**TOY, "epochs": 1})
     monkeypatch.setattr(module, "PLANS", {"smoke": plan})
