@@ -184,6 +184,22 @@ def test_label_smoothing_is_asked_of_the_block_it_was_registered_with():
     assert table.block is not None and len(table.block.rows) == 4, "Table 3's rows are in the block"
 
 
+def test_later_seeds_move_no_answer_and_have_their_own():
+    first, again = (next(e for e in ENTRIES if e.id == name) for name in ("ladder-4096", "ladder-4096-again"))
+    runs = {
+        entry.id: [
+            of_method(entry, s, error + noise, name)
+            for s in entry.seeds
+            for noise, name in ((0.1 * s, "baseline"), (0.2 * s % 0.5 - gain, "sto"))
+        ]
+        for entry, gain, error in ((first, 2, 50), (again, 1, 50))
+    }
+    alone, both = told(first, runs[first.id]), [*runs[first.id], *runs[again.id]]
+    assert told(first, both) == alone and "3 seeds" in alone[0]
+    assert all("5 seeds" in line for line in told(again, both) if "STO against baseline" in line)
+    assert told(again, both) != told(again, runs[first.id]) == []
+
+
 def test_the_kin_are_asked_by_their_pairs():
     """Gates by image against STO, and one direction against two, in one block; and every row's own gain beside."""
     entries = {e.id: e for e in ENTRIES}

@@ -41,11 +41,15 @@ class Finding:
 
 
 class Results:
-    """Records as tables, each experiment's made once."""
+    """Records as tables, each experiment's made once; of all seeds, or of some."""
 
     def __init__(self, records: Sequence[Record]):
         self.records = records
-        self.tables = cache(lambda name: tables(EXPERIMENTS[name], records))
+        self.tables = cache(
+            lambda name, seeds=None: tables(
+                EXPERIMENTS[name], [r for r in records if not seeds or r["config"]["seed"] in seeds]
+            )
+        )
 
     def at_paper(self, experiment: str, data: str) -> list[Table]:
         """An experiment's tables at the paper's protocol."""

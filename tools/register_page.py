@@ -23,8 +23,8 @@ RUNS = ROOT / "data" / "runs"
 ANSWERS = {
     "table1": "paper-1 paper-3 paper-6",
     "table2": "peers paper-4",
-    "table3": "fresh-subsets sto-against-parts ladder-4096 ladder-256 ladder-16384 cifar100-seeds first-seeds "
-    "paper-2 paper-5",
+    "table3": "fresh-subsets sto-against-parts ladder-4096 ladder-4096-again ladder-256 ladder-16384 "
+    "cifar100-seeds first-seeds paper-2 paper-5",
     "controls": "label-smoothing",
     "compute": "equal-compute",
     "detach": "detach",
@@ -41,6 +41,7 @@ KIN_CHEAP = ("label smoothing", "EMA", "baseline, STO's compute", "stochastic de
 PAIRS: dict[str, list[Pair]] = {
     "sto-against-parts": [(row, "STO") for row in TABLE3],
     "peers": [(row, "STO") for row in PEERS],
+    "ladder-4096-again": [(TABLE3[0], "STO"), (TABLE3[2], "STO")],
     "paper-2": [(row, "STO") for row in TABLE3],
     "paper-4": [(row, "STO") for row in PEERS],
     "label-smoothing": [("label smoothing", "STO")],
@@ -51,11 +52,13 @@ PAIRS: dict[str, list[Pair]] = {
 }
 BESIDE = {
     "label-smoothing": {"label smoothing"},
+    "ladder-4096-again": {TABLE3[0], TABLE3[2], "STO"},
     "peers": {*PEERS, "STO"},
     "paper-2": {*TABLE3, "STO"},
     "paper-4": {*PEERS, "STO"},
     "kin-gain": {cell.label for cell in EXPERIMENTS["kin"].cells},
 }  # rows whose own gain is told too
+POOLED = {"paper-6": frozenset(range(5))}  # registered as an answer over earlier seeds too
 PAIRED = {"dropped-blocks", "peers-otherwise"}  # registered as paired differences, each of its two rows alone
 # Questions whose records a chapter reads itself.
 CHAPTER = {
@@ -68,12 +71,14 @@ FIELDS = ("runs", "subset", "analysis", "rule", "expectation")
 
 
 def answering(entry: Entry, found: Results) -> list[Table]:
-    """The tables in which a record of the entry's collection stands."""
+    """The tables that hold a record of the entry's collection, of its seeds alone: later ones move no answer."""
     if entry.id not in EXPERIMENT:
         return []
     return [
         table
-        for table in found.tables(EXPERIMENT[entry.id])
+        for table in found.tables(
+            EXPERIMENT[entry.id], frozenset(entry.seeds) | POOLED.get(entry.id, frozenset())
+        )
         if any(r.get("collection") == entry.records for row in table.rows for r in row.records)
         and (entry.id in PAIRS or any(row.gain for row in table.rows))
     ]
