@@ -26,7 +26,7 @@ ANSWERS = {
     "table3": "fresh-subsets sto-against-parts ladder-4096 ladder-4096-again ladder-256 ladder-16384 "
     "cifar100-seeds first-seeds paper-2 paper-5",
     "controls": "label-smoothing",
-    "compute": "equal-compute",
+    "compute": "equal-compute compute-4096",
     "detach": "detach",
     "running-stats": "running-statistics",
     "dropped-blocks": "dropped-blocks",
@@ -41,7 +41,7 @@ KIN_CHEAP = ("label smoothing", "EMA", "baseline, STO's compute", "stochastic de
 PAIRS: dict[str, list[Pair]] = {
     "sto-against-parts": [(row, "STO") for row in TABLE3],
     "peers": [(row, "STO") for row in PEERS],
-    "ladder-4096-again": [(TABLE3[0], "STO"), (TABLE3[2], "STO")],
+    "ladder-4096-again": [(row, "STO") for row in TABLE3],
     "paper-2": [(row, "STO") for row in TABLE3],
     "paper-4": [(row, "STO") for row in PEERS],
     "label-smoothing": [("label smoothing", "STO")],
@@ -52,7 +52,7 @@ PAIRS: dict[str, list[Pair]] = {
 }
 BESIDE = {
     "label-smoothing": {"label smoothing"},
-    "ladder-4096-again": {TABLE3[0], TABLE3[2], "STO"},
+    "ladder-4096-again": {*TABLE3, "STO"},
     "peers": {*PEERS, "STO"},
     "paper-2": {*TABLE3, "STO"},
     "paper-4": {*PEERS, "STO"},
