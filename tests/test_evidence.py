@@ -151,5 +151,6 @@ def test_the_front_page_tells_the_registered_seeds():
     for label, words in {"STO": "ResNet-14 by", "stochastic depth": "alone lowered it by"}.items():
         assert f"{words} {means['baseline'] - means[label]:.1f} points (95 % interval " in said
     assert "each of 5 seeds" in said and said.count("undecided") + said.count("better") == 2
+    assert "With 4,096 training images" in front.sentence(read_records("fer2013-4096"))
     with pytest.raises(ValueError, match="lacks runs"):
         front.sentence([r for r in records if r["method"]["name"] == "baseline"])

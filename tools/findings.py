@@ -223,20 +223,22 @@ def pairs_of(claim: Claim) -> list[Pair]:
 def reduced_line(claim: Claim, pairs: Sequence[Pair], results: Results) -> str:
     """What reduced protocols say of the differences: on the claim's own data, and on data of no claim of its table.
 
-    Of each data set the protocol with most seeds is quoted. It never makes a status.
+    Of each data set and number of training images the protocol with most seeds is quoted. It never makes a status.
     """
-    best: dict[str, tuple[int, Table, dict[Pair, Interval]]] = {}
+    best: dict[tuple[str, int], tuple[int, Table, dict[Pair, Interval]]] = {}
     for table in results.tables(claim.experiment):
         if table.faithful or (table.data not in claim.data and table.data in experiment_of(claim).data):
             continue
         made = differences(table, pairs, claim.quantity)
         seeds = sum(found.seeds for found in made.values())
-        if made and seeds > best.get(table.data, (0,))[0]:
-            best[table.data] = (seeds, table, made)
+        images = next(r["data"]["counts"]["train"] for row in table.rows for r in row.records)
+        if made and seeds > best.get((table.data, images), (0,))[0]:
+            best[table.data, images] = (seeds, table, made)
     good, bad = THERE["margin" if claim.margin else claim.quantity]
     words = {"better": good, "reproduced": good, "worse": bad, "not reproduced": bad}
     lines = []
-    for data, (_, table, made) in sorted(best.items(), key=lambda item: item[0] not in claim.data):
+    ordered = sorted(best.items(), key=lambda item: (item[0][0] not in claim.data, -item[1][0]))
+    for (data, _), (_, table, made) in ordered:
         told = []
         for pair, found in made.items():
             status = judge(found, 0.0, claim.margin, faithful=False)
