@@ -81,10 +81,13 @@ def fit_block(errors: Errors) -> Block | None:
     return Block(rows, found[: len(rows)], covariance, deviation, freedom, have)
 
 
-def compare(block: Block, pairs: Sequence[Pair], level: float = 0.95) -> list[Comparison]:
-    """Differences with simultaneous intervals: Dunnett's (1955) if all pairs share a row, Holm's (1979) else.
+def compare(
+    block: Block, pairs: Sequence[Pair], level: float = 0.95, dunnett: bool = True
+) -> list[Comparison]:
+    """Differences with adjusted intervals: Dunnett's (1955) if all pairs share a row, Holm's (1979) else.
 
-    pairs: the family of comparisons, each with a seed in common. level: that all intervals hold together.
+    pairs: the family of comparisons, each with a seed in common. level: that all of Dunnett's intervals hold
+    together; Holm's agree with his tests. dunnett: False takes Holm's in any case.
     """
     from scipy.stats import t
 
@@ -98,7 +101,7 @@ def compare(block: Block, pairs: Sequence[Pair], level: float = 0.95) -> list[Co
         ts = np.nan_to_num(np.abs(differences) / errors, nan=0.0, posinf=math.inf)
     alone = float(t.ppf((1 + level) / 2, block.freedom))
     shared = set.intersection(*(set(pair) for pair in pairs))
-    if len(pairs) > 1 and shared:
+    if len(pairs) > 1 and shared and dunnett:
         scale = np.sqrt(np.diag(covariance))
         correlation = covariance / np.outer(scale, scale)
         wide = np.full(len(pairs), dunnett_quantile(correlation, block.freedom, level))

@@ -314,6 +314,16 @@ def test_verdicts_are_the_blocks():
     assert asked.alone.mean == pytest.approx(2) and asked.wide == asked.alone and none is None
 
 
+def test_questions_beside_a_table_are_adjusted_as_the_register_says():
+    """Holm's procedure, although all three pairs share STO, which is where a table's own gains take Dunnett's."""
+    multiple = pytest.importorskip("statsmodels.stats.multitest")
+    _, table = rows("table3", read_records("fer2013-1024-subsets"))
+    parts = [row.cell.label for row in table.rows if row.cell.label not in ("baseline", "STO")]
+    alone = [tables.ask(table, [(part, "STO")])[0].p for part in parts]
+    together = [found.p for found in tables.ask(table, [(part, "STO") for part in parts])]
+    assert together == pytest.approx(multiple.multipletests(alone, method="holm")[1])
+
+
 def test_the_committed_block():
     """Computed once by hand with statsmodels from the five rows and three seeds on one training subset."""
     records = [*read_records("first-walk"), *read_records("fer2013-1024")]

@@ -303,14 +303,14 @@ def judge(
 
 
 def ask(table: Table, pairs: Sequence[Pair]) -> list[Comparison | None]:
-    """Differences of rows that the table does not ask for, as one family: first row's error minus the second's.
+    """Differences of rows that the table does not ask for, one family by Holm: first row's error minus the second's.
 
     pairs: labels of two rows each; None is returned for one with fewer than 3 seeds in common.
     """
     block = table.block
     rows = block.rows if block else ()
     enough = [p for p in pairs if block and set(p) <= set(rows) and block.seeds(p) >= SEEDS]
-    said = dict(zip(enough, compare(block, enough), strict=True)) if block else {}
+    said = dict(zip(enough, compare(block, enough, dunnett=False), strict=True)) if block else {}
     return [said.get(pair) for pair in pairs]
 
 
