@@ -59,9 +59,7 @@ def live(
     with tempfile.TemporaryDirectory() as lost:
         for data in [data for data in wanted if prepared(data)] or ["faces"]:
             todo = jobs(experiment, data, plan.seeds, "paper", plan.protocol)
-            todo.sort(
-                key=lambda job: job.label not in ("baseline", "STO")
-            )  # the pair that is asked about first
+            todo.sort(key=lambda job: job.label not in ("baseline", "STO"))  # first the pair in question
             train(experiment, todo, out or Path(lost), scale, box)
     if book:
         theirs = [record for row in book.rows for record in row.records]
