@@ -195,8 +195,8 @@ def test_later_seeds_move_no_answer_and_have_their_own():
     }
     alone, both = told(first, runs[first.id]), [*runs[first.id], *runs[again.id]]
     assert told(first, both) == alone and "3 seeds" in alone[0]
-    (own,) = (line for line in told(again, both) if "STO against baseline" in line)
-    assert "5 seeds" in own and told(again, runs[first.id]) == []
+    private, public = (line for line in told(again, both) if "STO against baseline" in line)
+    assert "5 seeds" in private and "5 seeds" in public and told(again, runs[first.id]) == []
 
 
 def test_the_kin_are_asked_by_their_pairs():
