@@ -169,8 +169,8 @@ def test_the_page_for_hubs_holds_whole_blocks():
 def test_the_image_has_what_the_chapters_and_the_module_import():
     declared = (notebooks.ROOT / "pyproject.toml").read_text(encoding="utf-8")
     module = declared.split("[project.optional-dependencies]")[0]
-    needed = {"ipywidgets", "matplotlib", "nbgitpuller", "pandas", "seaborn"}
-    needed |= {*re.findall(r'^  "([a-z]+)[>=]', module, re.MULTILINE)}
+    needed = {"ipywidgets", "matplotlib", "nbgitpuller", "onnx", "onnxruntime", "onnxscript", "pandas"}
+    needed |= {"seaborn", *re.findall(r'^  "([a-z]+)[>=]', module, re.MULTILINE)}
     assert len(needed) > 8 and needed <= set(re.findall(r"[a-z]+", hub.block("hub-dockerfile")))
 
 

@@ -56,7 +56,7 @@ def evidence(reference: str) -> str:
     if reference.startswith("data/"):
         return f"`{reference}`"
     title, heading = place(reference)
-    number = re.match(r"\d+", title)
+    number = re.match(r"\d+b?\b", title)
     return f"[{f'chapter {number[0]}' if number else title}{', ' if heading else ''}{heading}]({reference})"
 
 
@@ -142,7 +142,7 @@ def found_so_far() -> Iterator[str]:
             for said in filter(None, ask(table, [(one, "STO")])):
                 beside += f"; its lead over {short(one)} is {spread(said.alone, signed)}"
         yield (
-            f"- **What a reduced protocol shows** ({table.protocol}): STO errs less than the baseline by "
+            f"- **What a reduced protocol shows** ({table.protocol}): STO's gain over the baseline is "
             f"{gain_of(row)}, verdict: {row.verdict}{beside}."
         )
     counts = ", ".join(f"{len(by_status[status])} {PLURAL[status]}" for status in DERIVED)

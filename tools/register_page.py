@@ -9,7 +9,6 @@ from sto_lite.blocks import Pair
 from sto_lite.experiments.formats import spread
 from sto_lite.experiments.paper import EXPERIMENTS
 from sto_lite.experiments.tables import Table, ask, tables, verdict
-from sto_lite.records import Record
 from sto_lite.stats import Interval
 from tools.address import Repository, repository
 from tools.claims_page import READS, results
@@ -135,6 +134,17 @@ def answer(entry: Entry, found: Results) -> Iterator[str]:
         yield ""
 
 
+def answers(names: str) -> Iterator[str]:
+    """What the records say to registered questions, by their ids; for a choice that a question is about."""
+    for entry in (entry for name in names.split() for entry in read_register() if entry.id == name):
+        yield from answer(entry, results())
+
+
+def count(entry: Entry) -> int:
+    """How many records an entry's collection has."""
+    return sum(1 for _ in (RUNS / entry.records).glob("*.json"))
+
+
 def when(entry: Entry) -> str:
     """Date and commit of the registration, with a link to it where the book has an address."""
     origin = origins().get(entry.id)
@@ -162,8 +172,8 @@ def write_entry(entry: Entry, found: Results) -> Iterator[str]:
     for part in parts:
         yield from ["", f"  {part}"]
     said = list(answer(entry, found))
-    held = sum(record.get("collection") == entry.records for record in found.records)
-    if entry.id in CHAPTER and any((RUNS / entry.records).glob("*.json")):
+    held = count(entry)
+    if entry.id in CHAPTER and held:
         said = ["**Answer:** in [{1}]({0}), which reads the records.".format(*CHAPTER[entry.id])]
     elif not said and not entry.afterwards:
         said = [f"**Answer:** {f'{held} runs are there' if held else 'no run is there yet'}."]
@@ -172,21 +182,20 @@ def write_entry(entry: Entry, found: Results) -> Iterator[str]:
     yield ""
 
 
-def overview(entries: Sequence[Entry], records: Sequence[Record]) -> Iterator[str]:
-    """All questions in one table: date, runs that are there, changes."""
-    yield from ["| Question | Registered | Runs there | Changed |", "|---|---|--:|---|"]
+def overview(entries: Sequence[Entry]) -> Iterator[str]:
+    """All questions in one table: date, records that are there, changes."""
+    yield from ["| Question | Registered | Records there | Changed |", "|---|---|--:|---|"]
     for entry in entries:
-        held = sum(record.get("collection") == entry.records for record in records)
         mark = "afterwards" if entry.afterwards else str(entry.registered)
         changed = f"{len(entry.changes)} ×" if entry.changes else "–"
-        yield f"| [{entry.question}](#{entry.id}) | {mark} | {held or '–'} | {changed} |"
+        yield f"| [{entry.question}](#{entry.id}) | {mark} | {count(entry) or '–'} | {changed} |"
 
 
 def register(which: str) -> Iterator[str]:
     """The register's part: "overview", "asked" (before their runs) or "afterwards"."""
     entries, found = read_register(), results()
     if which == "overview":
-        yield from overview(entries, found.records)
+        yield from overview(entries)
     elif which in ("asked", "afterwards"):
         for entry in entries:
             if entry.afterwards == (which == "afterwards"):
@@ -197,4 +206,4 @@ def register(which: str) -> Iterator[str]:
 
 def setup(app: Sphinx) -> dict[str, bool]:
     """Tell Sphinx what this extension adds."""
-    return add(app, {"register": register}, *READS, box="claims")
+    return add(app, {"register": register, "registered-answer": answers}, *READS, box="claims")
