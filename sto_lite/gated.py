@@ -94,10 +94,14 @@ def gated(net: nn.Module, branches: Sequence[nn.Module]) -> Gated:
 
 def suited(method: Method, net: str) -> Method:
     """The method as it can train this network: STO in two passes where the network is one's own. Raises ValueError if
-    the method takes a ResNet apart.
+    the method takes a ResNet apart, as gates for each image do.
     """
     if not is_own(net):
         return method
+    if getattr(method, "gates", "") == "image":
+        raise ValueError(
+            f"gates for each image take sto_lite's own ResNets apart; train {net} with --gates batch"
+        )
     if method.name in APART:
         raise ValueError(f"method {method.name} takes sto_lite's own ResNets apart, so it cannot train {net}")
     return STO(**vars(method)) if type(method) is FusedSTO else method

@@ -134,7 +134,7 @@ def test_five_questions_are_answered_on_the_first_screen_of_chapter_8():
 
 def test_the_front_page_tells_the_registered_seeds():
     records = read_records("fer2013-1024-subsets")
-    said = front.sentence(records)
+    said = front.row(records)
     errors = {
         label: {
             r["config"]["seed"]: r["result"]["private"]["error"]
@@ -148,9 +148,10 @@ def test_the_front_page_tells_the_registered_seeds():
         }.items()
     }
     means = {label: np.mean([of[seed] for seed in range(3, 8)]) for label, of in errors.items()}
-    for label, words in {"STO": "ResNet-14 by", "stochastic depth": "alone lowered it by"}.items():
-        assert f"{words} {means['baseline'] - means[label]:.1f} points (95 % interval " in said
-    assert "each of 5 seeds" in said and said.count("undecided") + said.count("better") == 2
-    assert "With 4,096 training images" in front.sentence(read_records("fer2013-4096"))
+    told = [f"{means['baseline'] - means[label]:+.1f} (" for label in ("STO", "stochastic depth")]
+    assert [cell[: cell.index("(") + 1] for cell in said.split(" | ")[2:]] == told
+    assert said.startswith("| 1,024 | 5 |") and said.count("undecided") + said.count("better") == 2
+    page = [*front.front_result("")]
+    assert page[-len(front.COLLECTIONS) :] == [front.row(read_records(name)) for name in front.COLLECTIONS]
     with pytest.raises(ValueError, match="lacks runs"):
-        front.sentence([r for r in records if r["method"]["name"] == "baseline"])
+        front.row([r for r in records if r["method"]["name"] == "baseline"])

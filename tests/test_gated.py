@@ -158,6 +158,11 @@ def test_sto_takes_two_passes_there_with_the_same_settings():
     assert gated.suited(ours, "resnet8") is ours and type(ours) is FusedSTO
     two = gated.suited(ours, "gatedmine:cnn")
     assert type(two) is STO and two.lam == 0.5 and two.name == "sto"
+    for name in ("cosub", "sto-otherwise"):
+        with pytest.raises(
+            ValueError, match="gates for each image take sto_lite's own ResNets apart; train gatedmine"
+        ):
+            gated.suited(make(name, gates="image"), "gatedmine:vit")
     for name in METHODS.keys() - {"kd"}:
         try:
             method = gated.suited(make(name), "gatedmine:vit")

@@ -1,4 +1,4 @@
-"""What the front page shows: a strip of synthetic faces, and two results with their intervals, from records."""
+"""What the front page shows: a strip of synthetic faces, and results with their intervals, from records."""
 
 from collections.abc import Iterator
 
@@ -9,7 +9,7 @@ from sphinx.application import Sphinx
 from sto_lite import faces, page, plots
 from sto_lite.experiments.evidence import find_design
 from sto_lite.records import Record, read_records
-from tools.directives import add
+from tools.directives import Writer, add
 
 COLLECTIONS = ("fer2013-1024-subsets", "fer2013-4096")
 
@@ -24,32 +24,27 @@ def face_strip(_: str) -> Iterator[nodes.Node]:
     yield nodes.raw("", drawn, format="html")
 
 
-def sentence(records: list[Record]) -> str:
-    """STO and stochastic depth against the baseline, by the block in which the question is registered."""
+def row(records: list[Record]) -> str:
+    """STO and stochastic depth against the baseline, by the block in which the question is registered: one row."""
     table = find_design(records, own_images=True)
     rows = [table.row(label) for label in ("STO", "stochastic depth")] if table else []
     gains = [(row.block.wide, row.verdict) for row in rows if row.block]
     if len(gains) < 2:
         raise ValueError("STO or stochastic depth lacks runs whose seeds have training images of their own")
-    told = []
-    for gain, verdict in gains:
-        ends = " to ".join(f"{end:+.1f}".replace("-", "−") for end in (gain.low, gain.high))
-        mean = f"{gain.mean:.1f}".replace("-", "−")
-        told.append(f"{mean} points (95 % interval {ends}: {verdict})")
+    told = [f"{gain.mean:+.1f} ({gain.low:+.1f} to {gain.high:+.1f}), {verdict}" for gain, verdict in gains]
     count = records[0]["data"]["counts"]["train"]
-    return (
-        f"With {count:,} training images of FER-2013, drawn anew for each of {gains[0][0].seeds} seeds, STO lowered "
-        f"the test error of a ResNet-14 by {told[0]}. Dropping blocks alone lowered it by {told[1]}."
-    )
+    return f"| {count:,} | {gains[0][0].seeds} | {' | '.join(told)} |".replace("-", "−")
 
 
-def front_result(_: str) -> Iterator[nodes.Node]:
-    """The directive ``front-result``: what was measured, one sentence for each number of images."""
-    told = " ".join(sentence(read_records(name)) for name in COLLECTIONS)
-    yield nodes.paragraph("", "", nodes.strong("", "Measured. "), nodes.Text(told))
+def front_result(_: str) -> Iterator[str]:
+    """The directive ``front-result``: what was measured, one row for each number of training images."""
+    yield "**Measured**, with a ResNet-14 on parts of FER-2013, each seed with training images of its own: by how"
+    yield "many points the test error fell, with its 95 % interval."
+    yield from ["", "| training images | seeds | STO | dropping blocks alone |", "|--:|--:|---|---|"]
+    yield from (row(read_records(name)) for name in COLLECTIONS)
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
     """Tell Sphinx what this extension adds."""
-    written = {"face-strip": face_strip, "front-result": front_result}
+    written: dict[str, Writer] = {"face-strip": face_strip, "front-result": front_result}
     return add(app, written, *(f"data/runs/{name}/*.json" for name in COLLECTIONS))

@@ -19,10 +19,11 @@ from sto_lite.stats import Interval
 
 RULE = (
     "Verdict, for at least 3 paired seeds, from one analysis of the whole table (methods × seeds, one error "
-    "variance), whose 95 % intervals hold for all comparisons of the table together: Dunnett's where all are with "
-    "one row, Holm's elsewhere. Not reproduced if the interval of our difference lies below half of the paper's "
-    "difference; otherwise reproduced if it lies above 0; else undecided. Under a reduced protocol, for which the "
-    "paper has no number, the words are better (interval above 0), worse (below 0) and undecided."
+    "variance) and adjusted to all its comparisons: Dunnett's 95 % intervals where all are with one row, "
+    "elsewhere those that agree with Holm's tests. Not reproduced if the interval of our difference lies below "
+    "half of the paper's difference; otherwise reproduced if it lies above 0; else undecided. Under a reduced "
+    "protocol, for which the paper has no number, the words are better (interval above 0), worse (below 0) and "
+    "undecided."
 )
 UNKNOWN = "not measured"
 SEEDS = 3  # paired seeds; with fewer, nothing is decided
