@@ -17,6 +17,7 @@ from tools.register import REGISTER, origins, read_register, rewritten, too_old,
 
 ENTRIES = read_register()
 ALL = read_all()
+WAITING = read_all(register_page.UNREAD)
 RECORDS = [r for r in ALL if not r["data"].get("subset")]  # whose seeds may also be in a collection
 by_id = pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: entry.id)
 
@@ -24,7 +25,7 @@ by_id = pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: entry.id)
 @by_id
 def test_an_entry_is_complete_unchanged_or_says_so_and_older_than_its_records(entry):
     """Against git's history where there is one; a copy without it has the dates of the file alone."""
-    assert too_old(entry, ALL) == []
+    assert too_old(entry, ALL + WAITING) == []
     origin = origins().get(entry.id)
     assert rewritten(entry, origin) == []
     if origin and not entry.afterwards and not entry.changes:
@@ -67,7 +68,7 @@ def strays(entry, records):
 
 @by_id
 def test_the_records_of_a_question_are_what_was_registered(entry):
-    assert entry.afterwards or list(strays(entry, ALL)) == []
+    assert entry.afterwards or list(strays(entry, ALL + WAITING)) == []
 
 
 def test_records_that_were_not_asked_for_are_seen():
@@ -77,6 +78,24 @@ def test_records_that_were_not_asked_for_are_seen():
     assert list(strays(entry, [record])) == []
     record = record | {"config": record["config"] | {"seed": 9, "epochs": 60}}
     assert list(strays(entry, [record])) == ["seed 9 on subset 3", "epochs 60"]
+
+
+def test_unread_records_wait_for_seeds_that_are_to_come(monkeypatch, tmp_path):
+    """A question's records lie in one place, and none that is complete, or that nobody asked, waits."""
+    by_collection = {entry.records: entry for entry in ENTRIES if not entry.afterwards}
+    waiting = {record["collection"] for record in WAITING}
+    assert waiting <= by_collection.keys() and not waiting & {record["collection"] for record in ALL}
+    for name in waiting:
+        entry, mine = by_collection[name], Results([r for r in WAITING if r["collection"] == name])
+        (table, *_) = mine.tables(register_page.EXPERIMENT[entry.id])
+        assert list(register_page.missing(entry, table)), f"{name} is complete: move it to data/runs"
+    entry = next(e for e in ENTRIES if not register_page.count(e) and not e.afterwards)
+    monkeypatch.setattr(register_page, "UNREAD", tmp_path)
+    assert "no run is there yet" in "\n".join(register_page.write_entry(entry, Results([])))
+    (tmp_path / entry.records).mkdir()
+    (tmp_path / entry.records / "one.json").touch()
+    page = "\n".join(register_page.write_entry(entry, Results([])))
+    assert f"wait unread for the last one, in `data/unread/{entry.records}`: 1." in page
 
 
 def test_the_checks_see_what_they_are_for():

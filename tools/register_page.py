@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 from sphinx.application import Sphinx
 
@@ -18,6 +19,8 @@ from tools.findings import Results
 from tools.register import Entry, origins, read_register
 
 RUNS = ROOT / "data" / "runs"
+# Finished runs of questions that are read only when all their seeds are there: nothing but their number is shown.
+UNREAD = ROOT / "data" / "unread"
 # The experiments whose tables hold the records that answer questions.
 ANSWERS = {
     "table1": "paper-1 paper-3 paper-6",
@@ -140,9 +143,9 @@ def answers(names: str) -> Iterator[str]:
         yield from answer(entry, results())
 
 
-def count(entry: Entry) -> int:
-    """How many records an entry's collection has."""
-    return sum(1 for _ in (RUNS / entry.records).glob("*.json"))
+def count(entry: Entry, home: Path = RUNS) -> int:
+    """How many records an entry's collection has; home: RUNS or UNREAD."""
+    return sum(1 for _ in (home / entry.records).glob("*.json"))
 
 
 def when(entry: Entry) -> str:
@@ -172,11 +175,16 @@ def write_entry(entry: Entry, found: Results) -> Iterator[str]:
     for part in parts:
         yield from ["", f"  {part}"]
     said = list(answer(entry, found))
-    held = count(entry)
+    held, unread = count(entry), count(entry, UNREAD)
     if entry.id in CHAPTER and held:
         said = ["**Answer:** in [{1}]({0}), which reads the records.".format(*CHAPTER[entry.id])]
     elif not said and not entry.afterwards:
-        said = [f"**Answer:** {f'{held} runs are there' if held else 'no run is there yet'}."]
+        waiting = (
+            f"finished runs that wait unread for the last one, in `data/unread/{entry.records}`: {unread}"
+        )
+        said = [
+            f"**Answer:** {f'{held} runs are there' if held else waiting if unread else 'no run is there yet'}."
+        ]
     yield ""
     yield from (f"  {line}" if line else "" for line in said)
     yield ""
