@@ -9,7 +9,7 @@ FRAME  := _build/frame
 FRESH  := _build/fresh
 # What every page depends on, and Sphinx does not watch.
 SHARED := _config.yml _toc.yml $(wildcard book/_static/* book/_templates/* tools/*.py)
-PAGES  := $(SHARED) $(wildcard book/*.md book/*.ipynb book/*.yml book/figures/* sto_lite/*.py sto_lite/*/*.py data/README.md data/*.csv data/*.yml data/runs/*/*.json)
+PAGES  := $(SHARED) $(wildcard book/*.md book/*.ipynb book/*.yml book/figures/* sto_lite/*.py sto_lite/*/*.py data/README.md data/*.csv data/*.yml data/runs/*/*.json data/unread/*/*.json)
 CORE   := survival resnet losses methods fused peers train data faces stats plots scale notebooks chapter_code
 # Two cores are taken for granted; as some tests wait for other programs, there is a worker more.
 WORKERS ?= 3

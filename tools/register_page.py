@@ -179,12 +179,12 @@ def write_entry(entry: Entry, found: Results) -> Iterator[str]:
     if entry.id in CHAPTER and held:
         said = ["**Answer:** in [{1}]({0}), which reads the records.".format(*CHAPTER[entry.id])]
     elif not said and not entry.afterwards:
-        waiting = (
-            f"finished runs that wait unread for the last one, in `data/unread/{entry.records}`: {unread}"
-        )
-        said = [
-            f"**Answer:** {f'{held} runs are there' if held else waiting if unread else 'no run is there yet'}."
-        ]
+        there = f"{held} runs are there" if held else "no run is there yet"
+        if unread:
+            there = (
+                f"finished runs that wait unread for the last one, in `data/unread/{entry.records}`: {unread}"
+            )
+        said = [f"**Answer:** {there}."]
     yield ""
     yield from (f"  {line}" if line else "" for line in said)
     yield ""
@@ -214,4 +214,5 @@ def register(which: str) -> Iterator[str]:
 
 def setup(app: Sphinx) -> dict[str, bool]:
     """Tell Sphinx what this extension adds."""
-    return add(app, {"register": register, "registered-answer": answers}, *READS, box="claims")
+    written = {"register": register, "registered-answer": answers}
+    return add(app, written, *READS, "data/unread/*/*.json", box="claims")
