@@ -86,7 +86,7 @@ def compare(
 ) -> list[Comparison]:
     """Differences with adjusted intervals: Dunnett's (1955) if all pairs share a row, Holm's (1979) else.
 
-    pairs: the family of comparisons, each with a seed in common. level: that all of Dunnett's intervals hold
+    pairs: the family of comparisons, each once and with a seed in common. level: that all of Dunnett's intervals hold
     together; Holm's agree with his tests. dunnett: False takes Holm's in any case.
     """
     from scipy.stats import t
@@ -94,9 +94,9 @@ def compare(
     if not pairs:
         return []
     weights = np.array([block.contrast(pair) for pair in pairs])
-    differences = weights @ block.effects
+    differences = np.round(weights @ block.effects, 9)
     covariance = weights @ block.covariance @ weights.T
-    errors = block.deviation * np.sqrt(np.diag(covariance))
+    errors = np.round(block.deviation * np.sqrt(np.diag(covariance)), 9)
     with np.errstate(divide="ignore", invalid="ignore"):  # a block without noise
         ts = np.nan_to_num(np.abs(differences) / errors, nan=0.0, posinf=math.inf)
     alone = float(t.ppf((1 + level) / 2, block.freedom))

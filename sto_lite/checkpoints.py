@@ -47,14 +47,14 @@ def damage_told(what: str, remedy: str) -> Iterator[None]:
         raise RunError(f"{what} ({type(error).__name__}); {remedy}") from error
 
 
-def decode(content: bytes, device: torch.device | str = "cpu") -> State:
-    """What `encode` made of tensors and plain values; nothing that the bytes name is run. Raises one of DAMAGE if
-    they are cut off, changed in any bit that counts, foreign or malicious.
+def decode(content: bytes) -> State:
+    """What `encode` made of tensors and plain values, on the CPU; nothing that the bytes name is run. Raises one of
+    DAMAGE if they are cut off, changed in any bit that counts, foreign or malicious.
     """
     with zipfile.ZipFile(io.BytesIO(content)) as archive:  # torch.load itself passes over the checksums
         if name := archive.testzip():
             raise ValueError(f"the checksum of {name} is wrong")
-    state = torch.load(io.BytesIO(content), map_location=device, weights_only=True)
+    state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     if not isinstance(state, dict):
         raise TypeError("it holds no names")
     return state
@@ -111,7 +111,7 @@ class Folder:
         save(self.path / "network.pt", encode({"net": net, "weights": weights, "about": about}))
         save(self.path / "record.json", records.encode(record))
 
-    def read(self, network: nn.Module, device: torch.device) -> Record:
+    def read(self, network: nn.Module) -> Record:
         """The record of the finished run; its weights go into `network`. Raises RunError if the record is of another
         run, or the record or the network is damaged.
         """
@@ -126,5 +126,5 @@ class Folder:
         if (self.path / "checkpoint.pt").exists():
             remedy = "delete record.json and run the same command again: the checkpoint gives both back"
         with damage_told(f"{path} is missing or damaged", remedy):
-            network.load_state_dict(decode(content, device)["weights"])
+            network.load_state_dict(decode(content)["weights"])
         return record

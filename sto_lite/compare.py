@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from sto_lite.about import wilson
-from sto_lite.checkpoints import decode
+from sto_lite.checkpoints import DAMAGE, decode
 from sto_lite.errors import RunError
 from sto_lite.faces import EXPRESSIONS
 from sto_lite.files import expand, read, save
@@ -69,8 +69,9 @@ def classes_of(record: Record, network: Path) -> tuple[str, ...]:
         return PUBLISHED[name].classes
     if network.exists():
         try:
-            return tuple(json.loads(decode(read(network))["about"])["classes"])
-        except (KeyError, ValueError, RuntimeError):  # older, or damaged: numbers will do
+            classes = json.loads(decode(read(network))["about"])["classes"]
+            return tuple(name.replace("$", r"\$") for name in classes)  # which begins a formula in figures
+        except DAMAGE:  # older, or damaged: numbers will do
             pass
     highest = max(max(values) for part in ("labels", "predictions") for values in record[part].values())
     return tuple(map(str, range(highest + 1)))

@@ -53,6 +53,8 @@ class Config:
             raise ValueError(f"drop_at holds fractions of the epochs, 0 to 1; {self.drop_at} does not")
         if self.precision not in PRECISIONS:
             raise ValueError(f"precision is one of {', '.join(PRECISIONS)}, not {self.precision!r}")
+        if not 0 <= self.seed < 2**32:
+            raise ValueError(f"seed is a whole number from 0 to {2**32 - 1}; {self.seed} is not")
         if self.lr <= 0:
             raise ValueError(f"the learning rate is positive; {self.lr} is not")
 

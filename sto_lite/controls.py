@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from sto_lite import resnet, survival
-from sto_lite.losses import kd_loss
+from sto_lite.losses import check_temperature, kd_loss
 from sto_lite.methods import Baseline, Step, StochasticDepth, plain_copy, summed
 from sto_lite.peers import DML, ONE, GatedBranches, cross_entropies, ramp_up
 from sto_lite.resnet import ResNet
@@ -107,8 +107,7 @@ class MeanDML(DML):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.temperature <= 0:
-            raise ValueError(f"the temperature is positive; {self.temperature} is not")
+        check_temperature(self.temperature)
 
     def step(
         self, model: nn.ModuleList, images: Tensor, labels: Tensor, generator: torch.Generator, epoch: int = 0

@@ -96,7 +96,7 @@ def digest(splits: Mapping[str, Split]) -> str:
 def root(name: str = "") -> Path:
     """The folder of prepared sets: $STO_DATA; else data/ in the working folder or above it.
 
-    The search ends at the clone or the home folder, and never takes a machine's own /data.
+    The search ends at the clone or the home folder, and above the working folder never takes a machine's own /data.
 
     Args:
         name: of a set that is to be read; the nearest folder that holds it is taken, if one does.
@@ -169,10 +169,13 @@ def load(
         Colour sets have three channels; gray ones have one, and `Batches` repeats it to three, as the paper does.
 
     Raises:
-        DataError: no such set; it is not prepared, or without votes; its file is damaged; limit exceeds the training
-            images; difficulty or label noise is asked of photographs, votes of another set; a subset of all images.
+        DataError: no such set; it is not prepared, or without votes; its file is damaged; size is 0; limit exceeds
+            the training images; difficulty or label noise is asked of photographs, votes of another set; a subset of
+            all images.
     """
     classes: tuple[str, ...] = EXPRESSIONS
+    if size < 1:
+        raise DataError(f"size is at least 1 pixel; {size} is not")
     settings: dict[str, float] = (
         {"difficulty": difficulty, "label_noise": label_noise} if name == "faces" else {}
     )

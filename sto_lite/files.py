@@ -67,12 +67,13 @@ def write_together(files: Mapping[Path, bytes]) -> None:
     """Write whole files or nothing: the first takes its place when there is room for all. Raises OSError if one
     cannot be written; what stood there still does.
     """
-    parts = {path: path.with_name(f"{path.name}.{secrets.token_hex(4)}.partial") for path in files}
+    whole = {Path(os.path.realpath(path)): content for path, content in files.items()}  # a link stays one
+    parts = {path: path.with_name(f"{path.name}.{secrets.token_hex(4)}.partial") for path in whole}
     try:
         for path, part in parts.items():
             path.parent.mkdir(parents=True, exist_ok=True)
             with open(part, "xb") as file:
-                file.write(files[path])
+                file.write(whole[path])
                 file.flush()
                 os.fsync(file.fileno())
         for path, part in parts.items():
@@ -85,11 +86,16 @@ def write_together(files: Mapping[Path, bytes]) -> None:
 
 
 def save(path: Path, content: bytes) -> None:
-    """Write a whole file, or say in one message why not. Raises RunError if it cannot be written; what stood there
-    still does.
+    """Write a whole file, or say in one message why not; a device or a pipe is written to as it is. Raises RunError
+    if it cannot be written; what stood there still does.
     """
+    if path.is_dir():
+        raise RunError(f"{path} is a folder; name a file")
     try:
-        write_atomically(path, content)
+        if path.exists() and not path.is_file():
+            path.write_bytes(content)
+        else:
+            write_atomically(path, content)
     except OSError as error:
         raise RunError(
             f"{path} cannot be written: {error.strerror or error}. What stood there is kept; {remedy(error)}, and "
@@ -117,7 +123,8 @@ def locked(folder: Path) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         file = open(folder / ".lock", "w")  # noqa: SIM115
     except OSError as error:
-        raise RunError(f"cannot write into {folder}: {error.strerror or error}") from error
+        told = f"cannot write into {folder}: {error.strerror or error}; {remedy(error)}"
+        raise RunError(told) from error
     with file:
         if sys.platform != "win32":
             import fcntl
@@ -130,7 +137,7 @@ def locked(folder: Path) -> Iterator[None]:
             except OSError:  # this file system has no locks, as on some mounted drives
                 yield
                 return
-        for part in folder.glob("*.partial"):  # of a process that was killed while it wrote
+        for part in folder.glob("*.????????.partial"):  # of a process that was killed while it wrote
             with contextlib.suppress(OSError):
                 patiently(part.unlink, missing_ok=True)
         yield

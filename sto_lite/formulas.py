@@ -22,6 +22,7 @@ OPERATORS: dict[type, Callable[..., Any]] = {
 }
 FUNCTIONS = ("exp", "log", "sqrt")
 LONGEST, LARGEST = 500, 100  # characters of an answer; absolute value of an exponent that is a number
+EXACT = 10**12  # larger whole numbers become floating-point ones
 POINTS, CLOSE = 20, 1e-7
 NOWHERE = "it has no real value at some points: look at what stands under a fraction, a root or a logarithm"
 
@@ -46,7 +47,8 @@ def read_formula(answer: str, symbols: Ranges) -> Any:
             case ast.Constant(value=bool()):
                 pass
             case ast.Constant(value=int() | float() as value):
-                return sympy.Integer(value) if isinstance(value, int) else sympy.Float(value)
+                exact = isinstance(value, int) and value <= EXACT
+                return sympy.Integer(value) if exact else sympy.Float(value)
             case ast.Name(id=name):
                 if name in symbols:
                     return sympy.Symbol(name, real=True)
@@ -55,10 +57,11 @@ def read_formula(answer: str, symbols: Ranges) -> Any:
                 return OPERATORS[type(op)](convert(operand))
             case ast.BinOp(left=left, op=op, right=right) if type(op) in OPERATORS:
                 one, two = convert(left), convert(right)
-                if isinstance(op, ast.Pow) and two.is_number and not abs(two) <= LARGEST:
+                plain = two.is_Rational or two.is_Float
+                if isinstance(op, ast.Pow) and two.is_number and not (plain and abs(two) <= LARGEST):
                     raise ValueError(f"an exponent is between -{LARGEST} and {LARGEST}")
                 made = OPERATORS[type(op)](one, two)
-                return sympy.Float(made) if made.is_Integer and abs(made) > 10**12 else made
+                return sympy.Float(made) if made.is_Integer and abs(made) > EXACT else made
             case ast.Call(func=ast.Name(id=name), args=[argument], keywords=[]) if name in FUNCTIONS:
                 return getattr(sympy, name)(convert(argument))
         raise ValueError(

@@ -10,7 +10,6 @@ import json
 import math
 import os
 import re
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -31,7 +30,6 @@ Summary = dict[str, Any]
 
 SUMMARY = "summary.json"
 ROUNDING = 0.006  # points by which a number of the summary may be off: it may be rounded to two decimals
-submission = marking = sys.modules[__name__]  # as assignments that were handed out earlier import it
 
 
 class Runs(dict[str, list[Record]]):
@@ -190,7 +188,7 @@ def check(folder: Path, arms: Arms, reference: str, *arguments: Any, **settings:
     """
     if found := problems(folder, arms, reference, *arguments, **settings):
         raise RunError(f"{folder} cannot be handed in yet:\n" + "\n".join(f"- {line}" for line in found))
-    summary: Summary = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
+    summary: Summary = json.loads((Path(folder) / SUMMARY).read_text(encoding="utf-8"))
     return summary
 
 
@@ -253,6 +251,8 @@ def check_form(record: Record) -> list[str]:
     if not tests:
         return ["data.counts names the splits and their images"]
     lines = [line for split in tests if (line := check_split(record, split, counts[split]))]
+    if odd := sorted({*record["labels"], *record["predictions"], *record["result"]} - {*tests}):
+        lines.append(f"data.counts names no test split {', '.join(odd)}, of which there are results")
     losses = record["history"].get("train_loss")
     if not isinstance(losses, list) or len(losses) != config["epochs"]:
         lines.append(f"history.train_loss has one value for each of {config['epochs']} epochs")

@@ -12,7 +12,7 @@ from sto_lite import resnet
 from sto_lite.checkpoints import damage_told, decode
 from sto_lite.errors import RunError
 from sto_lite.files import expand, read
-from sto_lite.losses import kd_loss
+from sto_lite.losses import check_temperature, kd_loss
 from sto_lite.methods import Step, plain_copy, summed
 from sto_lite.own import is_own
 from sto_lite.resnet import ResNet
@@ -52,8 +52,7 @@ class KD:
     def __post_init__(self) -> None:
         if not self.teacher:
             raise ValueError("method kd needs a teacher: the folder of a finished run, or its network.pt")
-        if self.temperature <= 0:
-            raise ValueError(f"the temperature is positive; {self.temperature} is not")
+        check_temperature(self.temperature)
         content = self._file()
         digest = hashlib.sha256(content).hexdigest()[:16]
         if self.fingerprint not in ("", digest):

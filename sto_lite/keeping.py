@@ -4,6 +4,7 @@ A kept run is found again by all that makes it: a notebook whose cells are run a
 one that was changed, even in a function that a method calls, starts a run of its own.
 """
 
+import dis
 import hashlib
 import json
 import os
@@ -76,7 +77,8 @@ def _code(thing: object, seen: set[int]) -> Iterator[str]:
     if isinstance(thing, type):
         for base in thing.__mro__[1:]:
             yield from _code(base, seen)
-        for name, value in sorted(vars(thing).items()):
+        places = ("__firstlineno__", "__static_attributes__")  # Python 3.13 says where a class stands
+        for name, value in sorted((n, v) for n, v in vars(thing).items() if n not in places):
             value = getattr(value, "__func__", getattr(value, "fget", value))  # static methods, properties
             yield f"{name} {_value(value)}"
             yield from _code(value, seen)
@@ -87,7 +89,8 @@ def _code(thing: object, seen: set[int]) -> Iterator[str]:
             yield code.co_code.hex()
             yield from map(_value, code.co_consts)
             yield " ".join(code.co_names)
-            used += [around[name] for name in code.co_names if name in around]
+            loads = (i.argval for i in dis.get_instructions(code) if i.opname in ("LOAD_GLOBAL", "LOAD_NAME"))
+            used += [around[name] for name in dict.fromkeys(loads) if name in around]
         for value in [*used, *(thing.__defaults__ or ()), *(thing.__kwdefaults__ or {}).values()]:
             yield _value(value)
             yield from _code(value, seen)

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sto_lite import survival
-from sto_lite.losses import kd_loss
+from sto_lite.losses import check_temperature, kd_loss
 from sto_lite.methods import STO, Step, StochasticDepth, fixed_running_stats, plain_copy, summed
 from sto_lite.resnet import ResNet
 
@@ -149,6 +149,7 @@ class RDrop(Students):
         super().__post_init__()
         if self.directions not in (1, 2):
             raise ValueError(f"directions are 1 or 2, not {self.directions}")
+        check_temperature(self.temperature)
 
     def between(self, one: Tensor, two: Tensor) -> Tensor:
         """KL in one direction, or the mean of both."""

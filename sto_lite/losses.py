@@ -61,6 +61,12 @@ def sto_terms(
     )
 
 
+def check_temperature(temperature: float) -> None:
+    """Refuse a temperature that is not positive, with a ValueError."""
+    if temperature <= 0:
+        raise ValueError(f"the temperature is positive; {temperature} is not")
+
+
 def sto_loss(
     student_logits: Tensor,
     teacher_logits: Tensor,

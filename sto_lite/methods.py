@@ -13,6 +13,7 @@ from typing import Any, ClassVar, NamedTuple, Protocol
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from sto_lite import resnet, survival
 from sto_lite.losses import sto_terms
@@ -51,7 +52,7 @@ class Method(Protocol):
 @contextlib.contextmanager
 def fixed_running_stats(model: nn.Module, fixed: bool = True) -> Iterator[None]:
     """Batch norm normalises with the batch's own statistics and leaves its running statistics alone."""
-    norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)] if fixed else []
+    norms = [m for m in model.modules() if isinstance(m, _BatchNorm)] if fixed else []
     try:
         for norm in norms:
             norm.track_running_stats = False

@@ -268,7 +268,7 @@ def of_own(arguments: Sequence[str]) -> dict[str, dict[str, Setting]]:
         if written in KINDS or written == "bool":  # others keep their defaults
             found[name] = Setting(name, written, None if default is MISSING else default, text)
     taken = [settings("sto_lite.config", kind) for kind in ("Config", "Source")]
-    for name in {*found} & {*settings(__name__, "Train"), *taken[0], *taken[1]}:
+    for name in {*found} & {"verb", "help", "started", *settings(__name__, "Train"), *taken[0], *taken[1]}:
         raise ValueError(f"{chosen[-1]} has a setting {name}, as train itself has; call it otherwise")
     return {chosen[-1]: found}
 

@@ -42,7 +42,7 @@ def find(path: str, what: str) -> Any:
         ) from error
     if not hasattr(found, name):
         names = [key for key, value in vars(found).items() if callable(value) and not key.startswith("_")]
-        told = f"{found.__file__} has no {name}{suggest(name, names)}"
+        told = f"{getattr(found, '__file__', module)} has no {name}{suggest(name, names)}"
         raise RunError(f"{what} {path!r} cannot be used: {told}")
     return getattr(found, name)
 
@@ -75,13 +75,16 @@ def network(path: str, num_classes: int, generator: torch.Generator | None = Non
     """What a function of one's own makes of the number of classes: a network with gates (gated.py).
 
     Its initial weights come from torch's global generator, which is set by `generator` for the call. Raises RunError
-    if it cannot be imported, or gives no network with gates.
+    if it cannot be imported, fails, or gives no network with gates.
     """
     make: Callable[[int], Any] = find(path, "network")
     with torch.random.fork_rng(devices=[], enabled=generator is not None):
         if generator is not None:
             torch.manual_seed(int(torch.randint(2**62, (), generator=generator)))
-        net = make(num_classes)
+        try:
+            net = make(num_classes)
+        except Exception as error:
+            raise RunError(f"{path}({num_classes}) gives {type(error).__name__}: {error}") from error
     if not isinstance(net, nn.Module) or not hasattr(net, "num_blocks") or not hasattr(net, "blocks"):
         raise RunError(
             f"{path} gives {type(net).__name__}, which has no gates: return gated(net, branches), from "

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sto_lite import resnet
-from sto_lite.losses import kd_loss
+from sto_lite.losses import check_temperature, kd_loss
 from sto_lite.methods import Step, plain_copy, summed
 from sto_lite.resnet import ResNet
 
@@ -235,7 +235,6 @@ def check_branches(branches: int, temperature: float, ramp: int) -> None:
     """Refuse settings of ONE and OKDDip that mean nothing."""
     if branches < 2:
         raise ValueError(f"an ensemble takes at least two branches, not {branches}")
-    if temperature <= 0:
-        raise ValueError(f"the temperature is positive; {temperature} is not")
+    check_temperature(temperature)
     if ramp < 0:
         raise ValueError(f"ramp is a number of epochs, 0 or more; {ramp} is not")

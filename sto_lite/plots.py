@@ -134,13 +134,13 @@ def image_grid(
     if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[1] not in (1, 3) or not len(pixels):
         raise ValueError(f"images must be uint8 (N, 1 or 3, H, W), not {pixels.dtype} {pixels.shape}.")
     count, _, height, width = pixels.shape
-    marks = [] if labels is None else labels.cpu() if isinstance(labels, torch.Tensor) else labels
-    names = [str(titles[int(mark)] if titles else mark) for mark in np.asarray(marks)]
+    marks = [] if labels is None else labels.tolist() if isinstance(labels, torch.Tensor) else labels
+    names = [str(titles[int(mark)] if titles else mark) for mark in marks]
     if labels is not None and len(names) != count:
         raise ValueError(f"There are {count} images but {len(names)} labels.")
     gap = max(1, width // 24)
     points = 432 / columns / (width + gap)  # a pixel's size, for sheets of 6 inches
-    size = min(12.0, width * points / (0.62 * max(map(len, names), default=1)))
+    size = min(12.0, width * points / (0.62 * max((1, *map(len, names)))))
     head = round(1.4 * size / points) if names else 0
     across, down = min(columns, count), -(-count // columns)
     sheet = np.zeros((down * (head + height + gap), across * (width + gap), 4), np.uint8)

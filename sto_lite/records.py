@@ -56,10 +56,9 @@ def read_record(path: Path) -> Record:
         raise RunError(f"{path} is JSON, but no record of a run: it lacks {', '.join(missing)}")
     if "kind" not in record:
         record["config"] = {**YOUNGER, **record["config"]}
-    if (
-        record.get("format") == 1
-        and (older := record.get("data", {}).get("fingerprint")) in OLDER_FINGERPRINTS
-    ):
+    data = record.get("data")
+    older = data.get("fingerprint") if record.get("format") == 1 and isinstance(data, dict) else None
+    if older in OLDER_FINGERPRINTS:
         record["data"]["fingerprint"], record["format"] = OLDER_FINGERPRINTS[older], FORMAT
     return record
 

@@ -143,5 +143,5 @@ def _duration(minutes: float) -> str:
     if minutes < 1:
         return "under a minute"
     amount, unit = (minutes, "minute") if minutes < 90 else (minutes / 60, "hour")
-    text = f"{amount:.0f}" if unit == "minute" else f"{amount:.2g}"
+    text = f"{amount:.0f}" if unit == "minute" or amount >= 10 else f"{amount:.2g}"
     return f"about {text} {unit}{'' if text == '1' else 's'}"

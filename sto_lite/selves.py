@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 
 from sto_lite import resnet
-from sto_lite.losses import kd_loss
+from sto_lite.losses import check_temperature, kd_loss
 from sto_lite.methods import Baseline, Step, fixed_running_stats, plain_copy, summed
 from sto_lite.own import is_own
 from sto_lite.resnet import ResNet
@@ -46,6 +46,10 @@ class Sandwich(Baseline):
 
     name: ClassVar[str] = "sandwich"
     depths: int = 2
+
+    def __post_init__(self) -> None:
+        if self.depths < 0:
+            raise ValueError(f"depths is a number of sub-networks, 0 or more; {self.depths} is not")
 
     def step(
         self, model: ResNet, images: Tensor, labels: Tensor, generator: torch.Generator, epoch: int = 0
@@ -99,6 +103,9 @@ class OwnTeacher:
     name: ClassVar[str] = "own-teacher"
     lam: float = 0.25
     temperature: float = 3.0
+
+    def __post_init__(self) -> None:
+        check_temperature(self.temperature)
 
     def build(self, net: str, num_classes: int, generator: torch.Generator | None = None) -> Exits:
         """The baseline's network, and its exits; refuses a network of one's own, whose stages it does not know."""

@@ -79,11 +79,13 @@ def bootstrap(
         resamples: sets of N images drawn with replacement.
         seed: of the draws.
 
-    The p-value is twice the share of resamples whose difference has the other sign (or is zero), at most 1.
+    The p-value is twice the share of resamples whose difference has the other sign (or is zero), at least
+    2 / resamples and at most 1.
     """
     d = np.asarray(first_wrong, float) - np.asarray(second_wrong, float)
-    values, counts = np.unique(d, return_counts=True)
+    values, counts = np.unique(np.round(d, 9), return_counts=True)  # sums of thirds that ought to be 0 are
     draws = np.random.default_rng(seed).multinomial(len(d), counts / len(d), resamples) @ values
+    draws = np.round(draws, 6)
     tail = min((draws <= 0).mean(), (draws >= 0).mean())
     return Paired(100 * float(d.mean()), float(min(1.0, 2 * max(tail, 1 / resamples))))
 

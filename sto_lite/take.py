@@ -4,6 +4,7 @@ The preprocessing is the training's: gray if the training images were, resized b
 normalised by the training set's mean and deviation. All of it stands in network.pt.
 """
 
+import csv
 import io
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
@@ -18,7 +19,7 @@ from sto_lite import resnet
 from sto_lite.about import read_about
 from sto_lite.checkpoints import damage_told, decode
 from sto_lite.data import Batches, Split, resize
-from sto_lite.errors import DataError, RunError, shown
+from sto_lite.errors import DataError, RunError, first_line, shown
 from sto_lite.files import expand, read, visible
 from sto_lite.sets import TITLES
 
@@ -142,7 +143,8 @@ def load(run: str | Path, device: torch.device | str = "cpu") -> TakenNetwork:
         device: where it computes.
 
     Raises:
-        RunError: there is no finished run; the file is damaged, or too old to describe itself.
+        RunError: there is no finished run; the file is damaged, or too old to describe itself; there is no such
+            device here.
     """
     path = expand(run)
     path = path / "network.pt" if path.is_dir() else path
@@ -153,11 +155,16 @@ def load(run: str | Path, device: torch.device | str = "cpu") -> TakenNetwork:
         raise RunError(f"there is no {path}: {remedy}")
     content = read(path)
     with damage_told(f"{path} holds no network that a run has written", "give network.pt of a finished run"):
-        state = decode(content, device)
+        state = decode(content)
         about = read_about(state, path)
         network = resnet.build(state["net"], len(about["classes"]), generator=torch.Generator())
         network.load_state_dict(state["weights"])
-        return TakenNetwork(network.to(device).eval(), about, path)
+        taken = TakenNetwork(network.eval(), about, path)
+    try:
+        network.to(device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise RunError(f"device {str(device)!r} cannot be used here: {first_line(error)}") from error
+    return taken
 
 
 def check_shape(width: int, height: int, name: str, any_size: bool = False) -> None:
@@ -263,10 +270,9 @@ def _from_array(picture: Any, name: str) -> Tensor:
 
 def to_csv(answers: Sequence[Answer]) -> str:
     """Answers as a table: picture, label, probability, and a column for the probability of each class."""
-    import pandas
-
-    rows = [
-        {"picture": a.picture, "label": a.label, "probability": a.probability, **a.probabilities}
-        for a in answers
-    ]
-    return pandas.DataFrame(rows).to_csv(index=False, float_format="%.6f", lineterminator="\n")
+    file = io.StringIO()
+    rows = csv.writer(file, lineterminator="\n")
+    rows.writerow(["picture", "label", "probability", *(answers[0].probabilities if answers else ())])
+    for a in answers:
+        rows.writerow([a.picture, a.label, *(f"{p:.6f}" for p in (a.probability, *a.probabilities.values()))])
+    return file.getvalue()

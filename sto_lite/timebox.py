@@ -73,9 +73,10 @@ def read_duration(text: str) -> float:
     """Seconds from "90s", "9m", "1h30m" or a plain number of seconds. Raises ValueError if it is none of these, or
     nothing.
     """
-    parts = re.findall(r"(\d+(?:\.\d+)?)([smh]?)", text)
+    parts = re.findall(r"(\d+(?:\.\d+)?) ?([smh]?)", text)
     total = sum(float(amount) * UNITS[unit or "s"] for amount, unit in parts)
-    if "".join(a + u for a, u in parts) != text.replace(" ", "") or not total > 0:
+    whole = "".join(amount + unit for amount, unit in parts) == text.replace(" ", "")
+    if not whole or not total > 0 or (len(parts) > 1 and not all(unit for _, unit in parts)):
         raise ValueError(f"a time is written as 90s, 9m or 1h30m; {text!r} is not")
     return total
 

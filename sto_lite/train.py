@@ -87,7 +87,8 @@ def fit(
         device: default is a CUDA GPU if there is one, else the CPU.
         progress: show a bar; default is yes in a terminal or a notebook, no in CI.
         engine: makes what runs the steps, such as CUDA graphs (speed/graphs.py); default is one by one.
-        box: the time that training may take. No epoch is begun that would not be done in time, but for the first.
+        box: the time that training may take. No epoch is begun that would not be done in time; the first, whose time
+            is not known, while any is left.
 
     Raises:
         RunError: out holds a run of another configuration or data, or a damaged checkpoint; another process trains
@@ -176,10 +177,9 @@ class Training:
         if self.run:
             return self.run
         kept = f": the same command goes on from there, in {self.out}" if self.out else ""
-        raise TimeUp(
-            f"time is up after epoch {self.epoch} of {self.config.epochs}; the rest takes about "
-            f"{tell_duration(self.seconds_left)}{kept}"
-        )
+        left = self.seconds_left
+        rest = f"; the rest takes about {tell_duration(left)}" if left else "; no epoch was measured yet"
+        raise TimeUp(f"time is up after epoch {self.epoch} of {self.config.epochs}{rest}{kept}")
 
     @property
     def seconds_left(self) -> float:
@@ -189,12 +189,15 @@ class Training:
 
     def steps(self, box: TimeBox | None = None, progress: bool | None = None) -> Generator[None, None, None]:
         """Train to the end, or until the box is used up; yields after each step. Raises as `fit`, but for TimeUp."""
-        out = self.out
-        with contextlib.nullcontext() if out is None else locked(out), memory_told(out):
+        out, folder = self.out, self.folder
+        with contextlib.ExitStack() as stack:
+            if folder and not folder.has_record:  # a finished run is only read, also where nobody may write
+                stack.enter_context(locked(folder.path))
+            stack.enter_context(memory_told(out))
             self.build()
             if self.folder and self.folder.has_record:
                 network = self.method.deploy(self.model)
-                self.run = Run(network, self.folder.read(network, self.device))
+                self.run = Run(network, self.folder.read(network))
                 return
             if self.folder:
                 self.folder.resume(self.restore)

@@ -57,7 +57,7 @@ def predict(options: argparse.Namespace) -> None:
         print("it was trained on drawn faces; on photographs its error is not known", file=sys.stderr)
     if options.csv:
         answers = taken.predict(pictures, options.any_size)
-        save(options.csv, to_csv(answers).encode())
+        save(options.csv, to_csv(answers).encode(errors="backslashreplace"))
         print(f"{len(answers)} pictures: {options.csv}")
         return
     for answer in taken.answers(pictures, options.any_size):
@@ -80,7 +80,7 @@ def draw_faces(taken: "TakenNetwork", count: int) -> list[Path]:
     if data["name"] != "faces":
         raise DataError(f"--draw is for networks of synthetic faces; this one was trained on {data['name']}")
     # Seeds 1 and 2 are the set's.
-    images, labels = generate(count, taken.size, seed=3, difficulty=data["difficulty"])
+    images, labels = generate(count, taken.size, seed=3, difficulty=data.get("difficulty", 1.0))
     paths = []
     for number, (image, label) in enumerate(zip(images, labels.tolist(), strict=True)):
         path = taken.path.parent / "faces" / f"{number:03d}-{EXPRESSIONS[label]}.png"
@@ -146,7 +146,8 @@ def plot(options: argparse.Namespace) -> None:
     if not options.runs:
         raise ValueError("say which runs, such as runs/first")
     named = str(options.runs[0])
-    if len(options.runs) == 1 and (named in EXPERIMENTS or ":" in named or named.endswith(".toml")):
+    own = ":" in named and not options.runs[0].exists()  # a folder may have a colon too
+    if len(options.runs) == 1 and (named in EXPERIMENTS or own or named.endswith(".toml")):
         from sto_lite import records
         from sto_lite.experiments import tables
 
@@ -188,7 +189,7 @@ def export(options: argparse.Namespace) -> None:
         raise ValueError("say which file, such as --onnx network.onnx")
     taken = load(options.run)
     save(options.onnx, to_onnx(taken))
-    beside = options.onnx.with_suffix(".md")
+    beside = options.onnx.with_suffix(".card.md")
     save(beside, filled(taken.about, taken.preprocessing).encode())
     shape = f"(N, {taken.channels}, {taken.size}, {taken.size})"
     print(f"{options.onnx}: images uint8 {shape} -> logits, probabilities (N, {len(taken.classes)})")

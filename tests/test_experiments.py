@@ -300,6 +300,15 @@ def test_which_images_seeds_have():
     assert len(tables_of(EXPERIMENTS["table3"], [*pairs, other])) > 1
 
 
+def test_another_seed_on_a_seeds_images_takes_it_out_of_no_table():
+    pairs = [own_images(m, w, s) for s in (3, 4, 5) for m, w in (("baseline", 40), ("sto", 30))]
+    own, shared = tables_of(EXPERIMENTS["table3"], [*pairs, own_images("baseline", 39, 9, subset=3)])
+    assert own.own_images and [r["config"]["seed"] for r in own.row("STO").records] == [3, 4, 5]
+    assert not shared.own_images and len(shared.row("baseline").records) == 2
+    (everybodys,) = tables_of(EXPERIMENTS["table3"], [own_images("sto", 30, s, subset=5) for s in (1, 2)])
+    assert not everybodys.own_images and "own" not in everybodys.protocol
+
+
 def test_verdicts_are_the_blocks():
     """The row's own three values scatter by luck; the block's noise is what counts."""
     noise = {"baseline": (0, 2, 1), "stochastic-depth": (0, 2, 1), "sto": (1, 1, 1)}

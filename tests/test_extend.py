@@ -119,6 +119,9 @@ def test_a_file_becomes_jobs_with_its_protocol_and_the_command_line_wins(folder,
         ('against = "baseline"', 'against = "base"', "STO is compared with base; did you mean baseline"),
         ('method = "baseline"', "", "row 1 of mine.toml names no method"),
         ("[protocol]", "[protocol", "cannot be read as an experiment"),
+        ("epochs = 2", "epochs = '2'", "epochs is a number, not '2'"),
+        ("settings = {", "settings = { lamda = 1,", "has lamda, which is none of "),
+        ("settings = {", "settings = 3 # {", "settings is a table"),
     ],
 )
 def test_a_slip_in_the_file_is_told(folder, old, new, message):
@@ -134,6 +137,7 @@ def test_a_slip_in_the_file_is_told(folder, old, new, message):
     [
         (["train", "--method", "mine:Smooth"], "has no Smooth; did you mean Smoothed?"),
         (["train", "--method", "mein:Smoothed"], "there is no module mein in "),
+        (["train", "--method", "time:Smoothed"], "time has no Smoothed"),
         (["run", "your.toml"], "your.toml cannot be read as an experiment"),
         (["run", "mine:ROWS"], "mine.py has no ROWS"),
         (["run", "tabel2"], "did you mean table2?"),

@@ -69,6 +69,8 @@ def test_a_wrong_answer_is_refused_with_a_hint_that_does_not_give_it_away(wrong)
         ("x + p", "no symbol x; there are p, q"),
         ("2**1000000000", "an exponent is between"),
         ("2**2**2**2**2", "an exponent is between"),
+        ("p**(0/0)", "an exponent is between"),
+        ("2**exp(exp(exp(50)))", "an exponent is between"),
         ("T(q - p)", "no part of a formula"),
         ("T*(q-p", "is a bracket or a * missing"),
         ("", "an answer is text"),
@@ -78,3 +80,7 @@ def test_a_wrong_answer_is_refused_with_a_hint_that_does_not_give_it_away(wrong)
 def test_what_is_no_formula_is_told_and_never_run(odd, said):
     with pytest.raises(ValueError, match=said.replace("*", r"\*")):
         read_formula(odd, PROBABILITIES)
+
+
+def test_a_huge_number_costs_no_time():
+    assert read_formula("1" * 400 + "**99", PROBABILITIES).is_Float

@@ -407,9 +407,16 @@ def test_a_zip_that_is_none_too_large_or_the_second_is_told(tmp_path, monkeypatc
     unpacked(good, tmp_path / "b")
     with pytest.raises(HomeworkError, match="stays; take it away"):
         unpacked(good, tmp_path / "b")
-    monkeypatch.setattr(submissions, "LARGEST", 1)
-    with pytest.raises(HomeworkError, match="not unpacked"):
-        unpacked(good, tmp_path / "d")
+    for number, members in enumerate(({"records": "x", "records/a.json": "{}"}, {"n" * 300: "x"})):
+        odd = zipped(tmp_path / f"odd{number}.zip", {"temperature.ipynb": "{}", **members})
+        with pytest.raises(HomeworkError, match="cannot be unpacked"):
+            unpacked(odd, tmp_path / "odd")
+        assert not (tmp_path / "odd").exists(), "whole or not at all"
+    many = zipped(tmp_path / "many.zip", {"temperature.ipynb": "{}", **{f"{i}.json": "{}" for i in range(9)}})
+    for largest in (1, 4):  # a file of 2 bytes, and ten of them
+        monkeypatch.setattr(submissions, "LARGEST", largest)
+        with pytest.raises(HomeworkError, match="not unpacked"):
+            unpacked(many, tmp_path / "d")
 
 
 def test_folders_of_systems_are_no_students_and_every_stream_takes_every_name(tmp_path):

@@ -7,7 +7,7 @@ from torch import nn
 
 from sto_lite.fused import FusedSTO
 from sto_lite.losses import kd_loss
-from sto_lite.methods import STO, Baseline, StochasticDepth
+from sto_lite.methods import STO, Baseline, StochasticDepth, fixed_running_stats
 from sto_lite.registry import METHODS, make
 from sto_lite.resnet import build
 from sto_lite.survival import linear_decay, sample
@@ -122,6 +122,13 @@ def test_running_statistics_of_the_teacher_alone(batch):
         assert ours.num_batches_tracked == 1 and ours.track_running_stats
         assert torch.allclose(ours.running_mean, theirs.running_mean, atol=1e-14)
         assert torch.allclose(ours.running_var, theirs.running_var, atol=1e-14)
+
+
+def test_batch_norm_of_every_kind_is_held():
+    norm = nn.BatchNorm1d(3)
+    with fixed_running_stats(norm):
+        norm(torch.randn(4, 3))
+    assert norm.num_batches_tracked == 0
 
 
 def test_running_statistics_of_both(batch):

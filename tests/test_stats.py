@@ -59,6 +59,9 @@ def test_bootstrap_agrees_with_the_normal_approximation():
     assert stats.bootstrap(second, first).p == pytest.approx(found.p, rel=0.15, abs=0.002)
     assert stats.bootstrap(np.ones(50), np.zeros(50)).p <= 2 / 10_000
     assert stats.bootstrap(first, first).p == 1
+    # Five images +1/3 and one −2/3: a draw with the latter twice is a tie, also where thirds are no fractions of two.
+    few = stats.bootstrap([1 / 3, 2 / 3, 1, 1 / 3, 1, 0], [0, 1 / 3, 2 / 3, 0, 2 / 3, 2 / 3], 200_000)
+    assert few.p == pytest.approx(2 * (1 - (5 / 6) ** 6 - (5 / 6) ** 5), abs=0.01)
 
 
 def test_image_error_by_simulation():
@@ -171,6 +174,8 @@ def test_a_block_that_says_nothing():
     assert block.freedom == 3 and block.seeds(("m0", "alone")) == 1
     assert compare(block, []) == []
     (sure,) = compare(fit_block({"a": {0: 1.0, 1: 2.0}, "b": {0: 0.0, 1: 1.0}}), [("a", "b")])
+    level = {row: dict.fromkeys(range(3), 10.1) for row in "abc"}
+    assert [one.p for one in compare(fit_block(level), [("a", "b"), ("a", "c")])] == [1, 1]
     assert (
         sure.p < 1e-9 and sure.wide.mean == pytest.approx(1) and sure.wide.half == pytest.approx(0, abs=1e-9)
     )

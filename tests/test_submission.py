@@ -105,6 +105,7 @@ WRONG = {
     "a record is improved": (RECORD, forged, "the records say"),
     "a prediction is missing": (RECORD, popped("predictions", "test"), "49 predictions and 50 labels"),
     "a prediction is no class": (RECORD, put("predictions", "test", 0, 0.5), "numbers of classes"),
+    "a split is too many": (RECORD, put("predictions", "zzz", [1]), "no test split zzz"),
     "predictions are no list": (RECORD, put("predictions", "test", "all"), "are needed"),
     "labels are others": (RECORD, relabelled, "not those of"),
     "the history ends elsewhere": (RECORD, put("history", "test_error", [50.0, 1.0]), "history does not end"),

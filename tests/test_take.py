@@ -4,6 +4,7 @@ import io
 import json
 import re
 import shlex
+import shutil
 
 import numpy as np
 import pytest
@@ -334,6 +335,24 @@ def test_mistakes_of_plot(run, capsys, tmp_path):
     assert status == 2 and "are of other image sets" in err
 
 
+def test_a_device_that_is_not_here_is_no_damage(run, capsys):
+    status, _, err = says(capsys, "predict", run[0], "--draw", 1, "--device", "cuda:99")
+    assert status == 2 and "device 'cuda:99' cannot be used here" in err
+
+
+def test_a_folder_with_a_colon_is_a_run(run, capsys, tmp_path):
+    shutil.copytree(run[0], tmp_path / "a:b")
+    assert says(capsys, "plot", tmp_path / "a:b")[0] == 0
+
+
+def test_classes_called_like_columns_and_names_that_are_no_unicode(taken, capsys):
+    answer = taken.predict(torch.zeros(1, 16, 16, dtype=torch.uint8))[0]
+    odd = answer._replace(picture="caf\udce9", probabilities={"label": 0.25, "picture": 0.75})
+    header, row, end = take.to_csv([odd]).split("\n")
+    assert header == "picture,label,probability,label,picture" and end == ""
+    assert row == f"caf\udce9,{odd.label},{odd.probability:.6f},0.250000,0.750000"
+
+
 def test_export_without_its_packages_says_what_to_install(run, capsys, tmp_path, monkeypatch):
     monkeypatch.setattr(export, "NEEDED", ("onnx_that_nobody_has",))
     status, _, err = says(capsys, "export", run[0], "--onnx", tmp_path / "net.onnx")
@@ -351,7 +370,7 @@ def test_onnxruntime_sees_what_pytorch_sees(run, taken, capsys, tmp_path):
     path = tmp_path / "net.onnx"
     status, out, _ = says(capsys, "export", run[0], "--onnx", path)
     assert status == 0 and "images uint8 (N, 1, 16, 16) -> logits, probabilities (N, 7)" in out
-    assert (tmp_path / "net.md").read_text() == card.card(taken.about, taken.preprocessing)
+    assert (tmp_path / "net.card.md").read_text() == card.card(taken.about, taken.preprocessing)
     session = onnxruntime.InferenceSession(path)
     said = session.get_modelmeta().custom_metadata_map
     assert json.loads(said["sto_lite"]) == taken.about and json.loads(said["classes"]) == list(taken.classes)

@@ -190,9 +190,9 @@ def test_an_outlook_uses_what_is_known_of_runs_like_it(tmp_path):
 
 
 def test_durations():
-    texts = {"90s": 90, "9m": 540, "1h30m": 5400, "45": 45, "1.5h": 5400, "0.5m": 30}
+    texts = {"90s": 90, "9m": 540, "1h30m": 5400, "45": 45, "1.5h": 5400, "0.5m": 30, "9 m": 540}
     assert {text: read_duration(text) for text in texts} == texts
-    for text in ("", "0", "-9m", "9 minutes", "m", "nan", "9x", "1m-"):
+    for text in ("", "0", "-9m", "9 minutes", "m", "nan", "9x", "1m-", "1 30"):
         with pytest.raises(ValueError, match="a time is written as 90s, 9m or 1h30m"):
             read_duration(text)
     words = {0.2: "1 s", 40: "40 s", 89: "89 s", 720: "12 min", 7300: "2 h 2 min"}

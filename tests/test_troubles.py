@@ -156,6 +156,34 @@ def test_what_helps_against_a_write_that_fails(number, words, tmp_path, monkeypa
     )
 
 
+def test_links_stay_links_devices_devices_and_a_folder_is_no_file(tmp_path):
+    target, link, pipe = (tmp_path / name for name in ("target.csv", "link.csv", "pipe"))
+    target.write_text("old")
+    link.symlink_to(target)
+    files.save(link, b"new")
+    assert link.is_symlink() and target.read_text() == "new"
+    os.mkfifo(pipe)
+    with open(os.open(pipe, os.O_RDONLY | os.O_NONBLOCK), "rb") as end:
+        files.save(pipe, b"through")
+        assert end.read() == b"through" and pipe.is_fifo()
+    for folder in (tmp_path, Path(), Path("/")):
+        with pytest.raises(RunError, match="is a folder; name a file"):
+            files.save(folder, b"")
+
+
+def test_a_lock_removes_no_file_of_others(tmp_path):
+    ours, theirs = tmp_path / "record.json.0a1b2c3d.partial", tmp_path / "film.mp4.partial"
+    ours.touch(), theirs.touch()
+    with files.locked(tmp_path):
+        assert not ours.exists() and theirs.exists()
+
+
+def test_a_finished_run_is_read_where_nobody_may_write(tmp_path, monkeypatch):
+    whole = fit(STO(), tiny(), ONE, tmp_path)
+    monkeypatch.setattr("builtins.open", refuse(OSError(errno.EROFS, "Read-only file system")))
+    assert same_run(fit(STO(), tiny(), ONE, tmp_path), whole)
+
+
 def test_hidden_files_are_no_records(tmp_path, capsys):
     """macOS leaves ._x.json beside x.json on foreign disks, __MACOSX in archives, and Jupyter its checkpoints."""
     runs, handed_in = tmp_path / "runs", tmp_path / "data" / "runs" / "mine"

@@ -18,6 +18,7 @@ sys.path.insert(0, str(ROOT))  # so that this file also runs as a script
 from sto_lite import people, records  # noqa: E402
 from sto_lite.config import Config, plain  # noqa: E402
 from sto_lite.faces import EXPRESSIONS  # noqa: E402
+from sto_lite.files import save  # noqa: E402
 from sto_lite.methods import STO, Baseline, Method, StochasticDepth  # noqa: E402
 from sto_lite.train import fit  # noqa: E402
 
@@ -67,7 +68,7 @@ def main() -> None:
         for name, strength, reweighted in RUNS:
             path = FOLDER / f"{name}{'-reweighted' * reweighted}-{strength:.1f}-s{seed}.json"
             if not path.exists():
-                path.write_bytes(records.encode(one(METHODS[name], strength, reweighted, seed)))
+                save(path, records.encode(one(METHODS[name], strength, reweighted, seed)))
                 print(path.name, flush=True)
 
 

@@ -82,8 +82,10 @@ def fit(errors: Errors) -> Block | None:
 
 
 def pooled(block: Block | None, reference: str) -> dict[str, Interval]:
-    """The gain of every other method over the reference, with intervals that hold for all of them together."""
-    if block is None:
+    """The gain of every other method over the reference, with intervals that hold for all of them together; none
+    from fewer than three students.
+    """
+    if block is None or len(set().union(*block.keys)) < 3:
         return {}
     pairs = [(reference, row) for row in block.rows if row != reference]
     return {pair[1]: found.wide for pair, found in zip(pairs, compare(block, pairs), strict=True)}
@@ -227,7 +229,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         (path,) = homework.assignments([options.name])
         source = homework.read(path)
-        classes = {course.resolve().name: collect(source, course, path.stem) for course in options.courses}
+        names = [course.resolve() for course in options.courses]
+        same = len({course.name for course in names}) < len(names)
+        classes = {
+            f"{course.parent.name} {course.name}" if same else course.name: collect(source, course, path.stem)
+            for course in names
+        }
     except HomeworkError as error:
         print(error, file=sys.stderr)
         return 1

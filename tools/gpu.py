@@ -460,7 +460,8 @@ def rehearse() -> int:
     global at
     with tempfile.TemporaryDirectory() as folder:
         at = rehearsal(Path(folder))
-        return int("Error" in measure(1).read_text())
+        text = measure(1).read_text(encoding="utf-8")
+        return int(any(sign in text for sign in ("Error", '"error"', '"tiles": null')))
 
 
 if __name__ == "__main__":

@@ -102,8 +102,9 @@ def too_old(entry: Entry, records: Sequence[Record]) -> list[str]:
 
 
 def rewritten(entry: Entry, origin: Origin | None) -> list[str]:
-    """Fields that differ from the entry's first version, where no change says so."""
-    if origin is None or len(entry.changes) > len(origin.entry.changes):
+    """Fields that differ from the entry's first version; changes are only added."""
+    if origin is None:
         return []
     was, now = origin.entry.content, entry.content
-    return [name for name in now if now[name] != was[name]]
+    lost = entry.changes[: len(origin.entry.changes)] != origin.entry.changes
+    return [name for name in now if now[name] != was[name]] + ["changes"] * lost

@@ -9,13 +9,13 @@ from sphinx.application import Sphinx
 from sto_lite.blocks import Pair
 from sto_lite.experiments.formats import spread
 from sto_lite.experiments.paper import EXPERIMENTS
-from sto_lite.experiments.tables import Table, ask, tables, verdict
+from sto_lite.experiments.tables import Row, Table, ask, tables, verdict
 from sto_lite.stats import Interval
 from tools.address import Repository, repository
 from tools.claims_page import READS, results
 from tools.directives import add
 from tools.entries import ROOT
-from tools.findings import Results
+from tools.findings import Results, split_of
 from tools.register import Entry, origins, read_register
 
 RUNS = ROOT / "data" / "runs"
@@ -60,8 +60,17 @@ BESIDE = {
     "paper-4": {*PEERS, "STO"},
     "kin-gain": {cell.label for cell in EXPERIMENTS["kin"].cells},
 }  # rows whose own gain is told too
+LADDER = {"baseline", "stochastic depth", "without backward of the full network", "STO"}
+LONGER = {f"{row}, STO's compute" for row in ("baseline", "stochastic depth", "no backward")}
+# Rows without which an answer is not whole, where no pair names them.
+AWAITED = {
+    "fresh-subsets": {*LADDER, *TABLE3},
+    **dict.fromkeys(("ladder-4096", "ladder-4096-again", "ladder-256", "ladder-16384"), LADDER),
+    **dict.fromkeys(("equal-compute", "compute-4096"), LONGER),
+}
 POOLED = {"paper-6": frozenset(range(5))}  # registered as an answer over earlier seeds too
-PAIRED = {"dropped-blocks", "peers-otherwise"}  # registered as paired differences, each of its two rows alone
+# Registered as paired differences, each of two rows alone.
+PAIRED = {"dropped-blocks", "peers-otherwise", "paper-1", "paper-3", "paper-6"}
 # Questions whose records a chapter reads itself.
 CHAPTER = {
     "depth-dial": ("10-pocket.ipynb#a-dial-for-depth", "chapter 10"),
@@ -86,6 +95,11 @@ def answering(entry: Entry, found: Results) -> list[Table]:
     ]
 
 
+def headline(table: Table) -> str:
+    """The test split by which a table's questions are decided."""
+    return split_of(next(record for row in table.rows for record in row.records))
+
+
 def both_splits(table: Table) -> list[Table]:
     """The table, and the same on FER-2013's other test images, which nobody used for a choice."""
     if table.data != "fer2013":
@@ -94,28 +108,36 @@ def both_splits(table: Table) -> list[Table]:
     return [table, *tables(table.experiment, mine, "public")[:1]]
 
 
+def answers_for(entry: Entry, row: Row) -> bool:
+    """Whether a row has a record of the entry's collection."""
+    return any(record.get("collection") == entry.records for record in row.records)
+
+
 def missing(entry: Entry, table: Table) -> Iterator[str]:
-    """Rows of a table whose registered seeds are not all there; a row that nobody began is left out."""
+    """The entry's rows of a table whose registered seeds are not all there, also those that nobody began."""
+    awaited = AWAITED.get(entry.id, set()).union(*PAIRS.get(entry.id, []), BESIDE.get(entry.id, ()))
     for row in table.rows:
         left = set(entry.seeds) - {record["config"]["seed"] for record in row.records}
-        if row.records and left:
+        if left and (row.cell.label in awaited or answers_for(entry, row)):
             yield f"{row.cell.label} {', '.join(map(str, sorted(left)))}"
 
 
 def difference(of: str, alone: Interval | None, wide: Interval | None, told: str) -> str:
-    """One line of an answer."""
+    """One line of an answer; told: the verdict, if these test images decide."""
     found = wide or alone
     assert found is not None
     how = "block, all comparisons together" if wide else "this pair of rows alone"
     seeds = f"{found.seeds} seed{'s' if found.seeds > 1 else ''}"
-    return f"- {of}: **{spread(found)}** points ({how}; {seeds}): {told}."
+    return f"- {of}: **{spread(found)}** points ({how}; {seeds}){f': {told}' if told else ''}."
 
 
 def answer(entry: Entry, found: Results) -> Iterator[str]:
     """What the records that answer an entry say so far, Markdown; nothing where there are none."""
-    for table in (one for headline in answering(entry, found) for one in both_splits(headline)):
+    for table in (one for first in answering(entry, found) for one in both_splits(first)):
         count = sum(r.get("collection") == entry.records for row in table.rows for r in row.records)
-        yield f"**Answer**, {count} runs, test images *{table.split}*: {table.protocol}."
+        beside = table.split != headline(table)
+        what = "**Beside it**, which decides nothing" if beside else f"**Answer**, {count} runs"
+        yield f"{what}, test images *{table.split}*: {table.protocol}."
         if left := [*missing(entry, table)]:
             yield ""
             yield f"*An early look, which decides nothing.* Seeds that are still to come: {'; '.join(left)}."
@@ -123,17 +145,20 @@ def answer(entry: Entry, found: Results) -> Iterator[str]:
         if entry.id in PAIRS:
             for (one, two), said in zip(PAIRS[entry.id], ask(table, PAIRS[entry.id]), strict=True):
                 if said:
-                    told = verdict(said.wide, 0.0, faithful=False)
+                    told = "" if beside else verdict(said.wide, 0.0, faithful=False)
                     yield difference(f"{two} against {one}", said.alone, said.wide, told)
                 else:
                     yield f"- {two} against {one}: fewer than three pairs so far."
         for row in table.rows:
-            if row.gain and (entry.id not in PAIRS or row.cell.label in BESIDE.get(entry.id, ())):
+            asked = (
+                row.cell.label in BESIDE.get(entry.id, ()) if entry.id in PAIRS else answers_for(entry, row)
+            )
+            if row.gain and asked:
                 of = f"{row.cell.label} against {row.cell.against}"
                 told, wide = row.verdict or "no verdict", row.block.wide if row.block else None
                 if entry.id in PAIRED:
-                    told, wide = verdict(row.gain, 0.0, faithful=False), None
-                yield difference(of, row.gain, wide, told)
+                    told, wide = verdict(row.gain, row.claimed or 0.0, table.faithful), None
+                yield difference(of, row.gain, wide, "" if beside else told)
         yield ""
 
 

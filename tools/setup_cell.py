@@ -40,7 +40,7 @@ if missing():
     if clones:  # as on a JupyterHub
         sys.path.append(str(clones[0].resolve().parents[1]))
     elif not SOURCE.endswith("ADDRESS"):  # this notebook alone, as on Colab
-        %pip install -q {SOURCE}
+        %pip install -q "{SOURCE}"
 if missing():
     raise SystemExit(
         "sto_lite is not installed. In SOURCE above, write the address of the book's git repository in the place "

@@ -16,7 +16,9 @@ import argparse
 import contextlib
 import io
 import json
+import lzma
 import re
+import shutil
 import stat
 import sys
 import zipfile
@@ -147,24 +149,35 @@ def unpack(file: Path, folder: Path, notebook: str) -> None:
     if folder.exists() and any(folder.iterdir()):
         raise HomeworkError(f"{folder} holds something already and stays; take it away to unpack anew")
     contents: dict[PurePosixPath, bytes] = {}
+    whole = 0
     try:
         with zipfile.ZipFile(file) as archive:
             for member in archive.infolist():
                 place = PurePosixPath(member.filename.replace("\\", "/"))
                 hidden = any(re.match(r"\.(?!\.$)|__MACOSX$", part) for part in place.parts)
-                if member.is_dir() or member.filename.endswith("\\") or hidden:
+                if member.is_dir() or member.filename.endswith("\\") or hidden or not place.parts:
                     continue
                 if place.is_absolute() or ".." in place.parts or ":" in place.parts[0]:
                     raise HomeworkError(f"{member.filename} leads out of the zip: not unpacked")
-                if member.file_size > LARGEST or len(contents) == MEMBERS:
-                    raise HomeworkError(f"more than {LARGEST >> 20} MB or {MEMBERS} files: not unpacked")
+                whole += member.file_size
+                if max(member.file_size, whole / 4) > LARGEST or len(contents) == MEMBERS:
+                    raise HomeworkError(
+                        f"more than {LARGEST >> 20} MB in a file, four times that in all, or {MEMBERS} files: not "
+                        f"unpacked"
+                    )
                 contents[place] = archive.read(member)
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, NotImplementedError) as error:
+    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError, RuntimeError) as error:
         raise HomeworkError(f"cannot be unpacked ({error}): ask for it again") from None
     tops = {place.parent for place in contents if place.name == notebook}
     top = tops.pop() if len(tops) == 1 else PurePosixPath()
-    for place, content in contents.items():
-        write_atomically(folder / (place.relative_to(top) if place.is_relative_to(top) else place), content)
+    try:
+        for place, content in contents.items():
+            write_atomically(
+                folder / (place.relative_to(top) if place.is_relative_to(top) else place), content
+            )
+    except OSError as error:  # a name that is a file and a folder, or too long
+        shutil.rmtree(folder, ignore_errors=True)
+        raise HomeworkError(f"cannot be unpacked ({error}): ask for it again") from None
 
 
 def about_records(source: Notebook, folder: Path, namespace: dict[str, Any] | None = None) -> list[str]:

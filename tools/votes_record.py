@@ -20,6 +20,7 @@ sys.path.insert(0, str(ROOT))  # so that this file also runs as a script
 
 from sto_lite import data, records  # noqa: E402
 from sto_lite.data import Split  # noqa: E402
+from sto_lite.files import save  # noqa: E402
 from sto_lite.intake import votes  # noqa: E402
 from sto_lite.people import agreement, plurality  # noqa: E402
 from sto_lite.sets import FER2013  # noqa: E402
@@ -148,5 +149,5 @@ def make() -> dict[str, Any]:
 
 if __name__ == "__main__":
     PATH.parent.mkdir(exist_ok=True)
-    PATH.write_bytes(records.encode(make()))
+    save(PATH, records.encode(make()))
     print(f"wrote {PATH.relative_to(ROOT)}, {len(FER2013.splits)} splits")

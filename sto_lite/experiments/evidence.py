@@ -128,7 +128,16 @@ class Curves:
         return int(min(run["epochs"] for run in self.runs.values()))
 
     def gain(self, method: str, split: str, start: int, stop: int, of: Callable = np.mean) -> Interval:
-        """The baseline's error minus a method's, means (or another `of`) over a window of epochs, paired by seed."""
+        """The baseline's error minus a method's, means (or another `of`) over a window of epochs, paired by seed.
+
+        Raises ValueError if the two have other seeds.
+        """
+        seeds = [
+            sorted(run["seed"] for run in self.runs.values() if run["method"]["name"] == name)
+            for name in ("baseline", method)
+        ]
+        if seeds[0] != seeds[1]:
+            raise ValueError(f"the baseline has seeds {seeds[0]} and {method} {seeds[1]}: no pairs")
         base, own = (self.series(name, f"{split}_error", stop) for name in ("baseline", method))
         return stats.interval([of(a[start:]) - of(b[start:]) for a, b in zip(base, own, strict=True)])
 

@@ -137,7 +137,8 @@ def html_table(cells: "DataFrame", caption: str) -> str:
 
 def as_latex(table: Table) -> str:
     """For a paper: tabular with booktabs' rules; needs the package booktabs."""
-    body: str = frame(table, MEASURED).to_latex(index=False, escape=True, caption=heading(table))
+    caption = re.sub(r"[%_&#]", r"\\\g<0>", heading(table))
+    body: str = frame(table, MEASURED).to_latex(index=False, escape=True, caption=caption)
     for sign, name in {"−": "$-$", "±": r"$\pm$", "λ": r"$\lambda$", "–": "--", "< ": "$<$ "}.items():
         body = body.replace(sign, name)
     return body

@@ -129,12 +129,14 @@ def jobs(
             seeded = replace(seeded, epochs=cell_epochs(cell, seeded, source.size))
             settings = cell_settings(cell, seeded.epochs)
             job = Job(cell.label, source, cell.method, settings, seeded, teacher)
-            if found.setdefault(job.name, job).label not in (cell.label, f"teacher of {cell.label}"):
-                same = found[job.name].label
-                raise ValueError(
-                    f"{cell.label} and {same} would be the same run: {config.epochs} epochs are too few for "
-                    f"{experiment.name}"
+            same = found.get(job.name, job).label
+            if same.startswith("teacher of "):  # a row that is a teacher as well is one run
+                found[job.name] = job
+            elif found.setdefault(job.name, job).label != cell.label:
+                few = (
+                    f": {config.epochs} epochs are too few for {experiment.name}" if cell.epochs != 1 else ""
                 )
+                raise ValueError(f"{cell.label} and {same} would be the same run{few}")
     return sorted(found.values(), key=lambda job: job.teacher is not None)
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
+from sto_lite.config import Config, Source
 from sto_lite.errors import RunError, suggest
 from sto_lite.files import expand
 
@@ -243,14 +244,33 @@ def read_toml(path: Path) -> Experiment:
     except (OSError, ValueError) as error:
         raise RunError(f"{path} cannot be read as an experiment: {error}") from error
     check_keys(told, ("title", "data", "protocol", "rows"), str(path))
+    from sto_lite import registry  # which imports torch
+
+    shapes: dict[str, type | tuple] = {"title": str, "data": (str, list), "protocol": dict, "rows": list}
+    for key, kind in shapes.items():
+        if key in told and not isinstance(told[key], kind):
+            raise RunError(f"{path}: {key} is {told[key]!r}; book/extend.md shows one")
     known = tuple(f.name for f in fields(Cell))
     protocol = {key.replace("-", "_"): value for key, value in told.get("protocol", {}).items()}
+    usual = {f.name: f.default for f in (*fields(Config), *fields(Source))}
+    for key, value in protocol.items():
+        number = key == "limit" or type(usual.get(key)) in (int, float)
+        if number and not isinstance(value, int | float) and (key, value) != ("subset", "seed"):
+            raise RunError(f"{path}: {key} is a number, not {value!r}")
     net = {"net": protocol.pop("net")} if "net" in protocol else {}
     cells = []
     for number, row in enumerate(told.get("rows", []), 1):
-        check_keys(row, known, f"row {number} of {path}")
+        where = f"row {number} of {path}"
+        if not isinstance(row, dict):
+            raise RunError(f"{where} is no table; write [[rows]] before each")
+        check_keys(row, known, where)
         if "method" not in row:
-            raise RunError(f"row {number} of {path} names no method")
+            raise RunError(f"{where} names no method")
+        if not isinstance(row.get("settings", {}), dict):
+            raise RunError(f"{where}: settings is a table, such as {{ lam = 0.5 }}")
+        if not isinstance(row.get("epochs", 1), int | float) and row["epochs"] != "sto":
+            raise RunError(f'{where}: epochs is a factor, or "sto" for as much compute as STO')
+        check_keys(row.get("settings", {}), [f.name for f in fields(registry.find(row["method"]))], where)
         cells.append(Cell(**{"label": row["method"], **net, **row}))
     data = told.get("data", "faces")
     whole = make_own(path.name, str(path), cells, told.get("title", path.stem))

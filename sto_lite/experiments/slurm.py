@@ -39,6 +39,8 @@ POLL = 5.0  # seconds between two looks at the queue
 PATIENCE = 60  # looks in a row that may fail
 # Reasons for which a job stays in Slurm's queue until somebody acts.
 STUCK = {"JobHeldAdmin", "JobHeldUser", "DependencyNeverSatisfied", "launch failed requeued held"}
+STUCK |= {"PartitionTimeLimit", "PartitionNodeLimit", "BadConstraints", "AccountNotAllowed"}
+STUCK |= {"InvalidAccount", "InvalidQOS"}
 
 
 @dataclass(frozen=True)

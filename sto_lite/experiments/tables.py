@@ -166,7 +166,7 @@ def designs(records: Sequence[Record]) -> list[list[Record]]:
     """Split runs of one protocol by their training images: the two designs are never mixed in one table.
 
     Runs of several seeds on the same images are a table of their own. Runs in which each seed has a subset of its own
-    are one table together.
+    are one table together; a subset that has its seed's number stays there when other seeds are run on it too.
     """
     by_images: dict[tuple[int, str], list[Record]] = defaultdict(list)
     for record in records:
@@ -177,6 +177,8 @@ def designs(records: Sequence[Record]) -> list[list[Record]]:
         alone = len({pair_key(record)[0] for record in group}) == 1
         others = any(subset != images[0] for subset, _ in by_images)
         (own if alone and others else found).append(group)
+        if not alone and others and images[0] > 0:
+            own += [mine] if (mine := [r for r in group if pair_key(r)[0] == images[0]]) else []
     subsets = Counter(pair_key(group[0])[1] for group in own)
     joined = [record for group in own if subsets[pair_key(group[0])[1]] == 1 for record in group]
     found += [group for group in own if subsets[pair_key(group[0])[1]] > 1]  # the same subset of other pixels
@@ -233,8 +235,10 @@ def table(experiment: Experiment, rows: Sequence[Sequence[Record]], epochs: int,
     block = fit_block(errors_of(by_label, split))
     made = judge(made, block, experiment, data["name"], faithful)
     everyone = [record for row in rows for record in row]
-    # A first seed with a subset that is not everybody's is the beginning of such a table.
-    own = len({pair_key(r)[1:] for r in everyone}) > 1 or pair_key(example)[1] > 0
+    # One seed with a subset that is not everybody's is the beginning of such a table.
+    own = len({pair_key(r)[1:] for r in everyone}) > 1 or (
+        len({pair_key(r)[0] for r in everyone}) == 1 and pair_key(example)[1] > 0
+    )
     protocol = describe(example, epochs, experiment, own)
     return Table(experiment, data["name"], protocol, split, faithful, tuple(made), block, own)
 

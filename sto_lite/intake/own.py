@@ -31,7 +31,7 @@ Row = tuple[str, str, Member]  # split, or "" before it is drawn; class; picture
 class Own:
     """How a folder of pictures becomes an image set.
 
-    pixels: with --folder, their height and width; without it the most common shorter side, at most 224.
+    pixels: with --folder, their height and width; without it the shorter side of the most common size, at most 224.
     test: with --folder of CLASS/ alone, the share of each class, or with --person of the persons, to test on; without
     it 0.2.
     seed: with --folder of CLASS/ alone, the draw of it; without it 0.

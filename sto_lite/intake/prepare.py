@@ -215,6 +215,6 @@ def _npz(arrays: Arrays) -> bytes:
         for key, array in arrays.items():
             entry = zipfile.ZipInfo(f"{key}.npy", date_time=(1980, 1, 1, 0, 0, 0))
             entry.create_system, entry.external_attr = 3, 0o644 << 16
-            with archive.open(entry, "w") as file:
+            with archive.open(entry, "w", force_zip64=array.nbytes >= 1 << 31) as file:
                 np.lib.format.write_array(file, array, version=(1, 0), allow_pickle=False)
     return out.getvalue()
