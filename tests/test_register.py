@@ -183,7 +183,7 @@ def test_answers_come_from_the_records_and_an_early_look_is_called_one():
     assert "STO against baseline: **+3.00" in text and "3 seeds): better" in text
     text = answer(entry.seeds, more=RECORDS)
     assert "early look" not in text and "5 seeds): better" in text
-    assert "fewer than three pairs" in answer(entry.seeds[:3], of=pairs)
+    assert "fewer than three pairs" in answer(entry.seeds[:3], of=pairs, whole=False)
     # A registered row that nobody began is awaited too; the other test images decide nothing.
     assert "(λ = 0) 3, 4, 5, 6, 7; " in answer(entry.seeds, whole=False)
     headline, beside = answer(entry.seeds, more=RECORDS).split("**Beside it**")

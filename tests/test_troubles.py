@@ -115,7 +115,7 @@ def test_a_lost_network_costs_no_record_where_no_checkpoint_gives_it_back(tmp_pa
 @pytest.mark.parametrize("number", [errno.EACCES, errno.EBUSY])
 def test_a_rename_or_an_unlink_that_is_refused_for_a_moment(number, tmp_path, monkeypatch):
     calls = []
-    (tmp_path / "checkpoint.pt.1.partial").touch()
+    (tmp_path / "checkpoint.pt.0a1b2c3d.partial").touch()
 
     def held(real):
         def call(*names, **settings):
