@@ -11,7 +11,7 @@ from sto_lite.__main__ import given, parser, read_seeds
 from sto_lite.config import Config
 from sto_lite.errors import RunError
 from sto_lite.experiments import formats, tables
-from sto_lite.experiments.jobs import OVERRIDES, SCALES, Job, Source, cell_epochs, choose, jobs
+from sto_lite.experiments.jobs import OVERRIDES, SCALES, Job, Source, cell_epochs, jobs
 from sto_lite.experiments.paper import EXPERIMENTS
 from sto_lite.experiments.tables import tables as tables_of
 from sto_lite.methods import STO
@@ -307,14 +307,6 @@ def test_another_seed_on_a_seeds_images_takes_it_out_of_no_table():
     assert not shared.own_images and len(shared.row("baseline").records) == 2
     (everybodys,) = tables_of(EXPERIMENTS["table3"], [own_images("sto", 30, s, subset=5) for s in (1, 2)])
     assert not everybodys.own_images and "own" not in everybodys.protocol
-
-
-def test_rows_of_another_length_alone_are_a_table_too():
-    records = [r for r in read_records("fer2013-1024*") if "kind" not in r]
-    (whole, *_) = tables_of(EXPERIMENTS["compute"], records)
-    longer = choose(EXPERIMENTS["compute"], ["baseline, STO's compute"])
-    (alone, *_) = tables_of(longer, records)
-    assert alone.row("baseline, STO's compute").records == whole.row("baseline, STO's compute").records != ()
 
 
 def test_verdicts_are_the_blocks():

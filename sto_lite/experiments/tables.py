@@ -102,8 +102,7 @@ def tables(experiment: Experiment, records: Sequence[Record], split: str | None 
     found = []
     for group in (design for whole in groups.values() for design in designs(whole)):
         whole = [cell for cell in experiment.cells if cell.epochs == 1.0]
-        cells = whole or experiment.cells
-        lengths = {whole_epochs(c, r) for r in group for c in cells if method_matches(c, r)}
+        lengths = {r["config"]["epochs"] for r in group if any(method_matches(c, r) for c in whole)}
         for epochs in sorted(lengths):
             rows = [[r for r in group if matches(cell, r, epochs, experiment)] for cell in experiment.cells]
             if any(rows):
@@ -197,13 +196,6 @@ def method_matches(cell: Cell, record: Record) -> bool:
         return False
     asked = registry.make(cell.method, **cell_settings(cell, record["config"]["epochs"]))
     return plain(registry.make(cell.method)) | measured == named(asked)
-
-
-def whole_epochs(cell: Cell, record: Record) -> int:
-    """Epochs of a whole schedule, by a record of a cell that takes a share of them."""
-    config, size = read_config(record), record["data"]["size"]
-    share = cell_epochs(cell, replace(config, epochs=1000), size) / 1000
-    return max(1, round(config.epochs / share))
 
 
 def matches(cell: Cell, record: Record, epochs: int, experiment: Experiment) -> bool:
