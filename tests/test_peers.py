@@ -94,11 +94,12 @@ def one(z, gate, w=1.0, attached=False):
     return ce(teacher) + sum(ce(b) + w * kl(target, b) for b in z.unbind(1))
 
 
-def okddip(z, leader, mix, detach=False):
+def okddip(z, leader, mix, detach=False, w=1):
     targets, mean = torch.einsum("ij,njc->nic", q(mix), z), z.mean(1)
     if detach:
         targets, mean = targets.detach(), mean.detach()
-    return ce(leader) + kl(mean, leader) + sum(ce(z[:, i]) + kl(targets[:, i], z[:, i]) for i in range(3))
+    among = sum(ce(z[:, i]) + w * kl(targets[:, i], z[:, i]) for i in range(3))
+    return ce(leader) + w * kl(mean, leader) + among
 
 
 def smoothed(z, share=0.1):
@@ -155,6 +156,7 @@ LOSSES = {  # settings, the form, and what the model gives: tensors of these sha
     "one-attached": ({"ramp": 0}, partial(one, attached=True), GATED),
     "one-attached, ramp": ({"ramp": 80}, partial(one, w=LATER, attached=True), GATED),
     "okddip": ({"ramp": 0, "detach": False}, okddip, LED),
+    "okddip, ramp": ({"ramp": 80, "detach": False}, partial(okddip, w=LATER), LED),
     "okddip, detached": ({"ramp": 0, "detach": True}, partial(okddip, detach=True), LED),
     "label-smoothing": ({}, smoothed, 1),
     "label-smoothing, none": ({"smoothing": 0.0}, ce, 1),

@@ -35,6 +35,8 @@ def test_prediction_interval_holds_the_next_run():
         found = stats.prediction_interval(seen)
         inside += found.low <= new <= found.high
     assert inside / 2000 == pytest.approx(0.95, abs=0.015)
+    half = 12.7062 * math.sqrt(2) * math.sqrt(1 + 1 / 2)  # t of one degree of freedom, two runs
+    assert stats.prediction_interval([29.0, 31.0]).half == pytest.approx(half, abs=1e-3)
 
 
 def test_mcnemar_by_hand():
@@ -229,5 +231,6 @@ def test_images_needed_gives_the_power_it_promises():
     a, b = split[:, 0], split[:, 1]
     z = (a - b) / np.sqrt(a + b)
     assert np.mean(z > 1.96) == pytest.approx(0.8, abs=0.03)
+    assert stats.images_needed(10.0, 12.0) == 92  # (1.95996 √0.12 + 0.84162 √0.11)² / 0.1²
     with pytest.raises(ValueError, match="discordant"):
         stats.images_needed(5.0, 3.0)
