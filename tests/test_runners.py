@@ -66,7 +66,7 @@ def test_the_command_writes_what_it_checks(tmp_path, monkeypatch, capsys):
 
 def set_up(folder, source="git+ADDRESS"):
     """What the set-up cell says, and which sto_lite is found after it, in a folder of a Python that has none."""
-    pip = "%pip install -q {SOURCE}"
+    pip = '%pip install -q "{SOURCE}"'
     cell = setup_cell.CELL.replace("git+ADDRESS", source).replace(pip, "print('pip', SOURCE)")
     command = [sys.executable, "-S", "-c", f"{cell}\nprint(Path(find_spec('sto_lite').origin))"]
     bare = {k: v for k, v in os.environ.items() if not k.startswith("PYTHON")}
