@@ -10,6 +10,7 @@ import json
 import math
 import os
 import re
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -30,6 +31,7 @@ Summary = dict[str, Any]
 
 SUMMARY = "summary.json"
 ROUNDING = 0.006  # points by which a number of the summary may be off: it may be rounded to two decimals
+submission = marking = sys.modules[__name__]  # as assignments that were handed out earlier import it
 
 
 class Runs(dict[str, list[Record]]):

@@ -347,10 +347,10 @@ def test_a_folder_with_a_colon_is_a_run(run, capsys, tmp_path):
 
 def test_classes_called_like_columns_and_names_that_are_no_unicode(taken, capsys):
     answer = taken.predict(torch.zeros(1, 16, 16, dtype=torch.uint8))[0]
-    odd = answer._replace(picture="caf\udce9", probabilities={"label": 0.25, "picture": 0.75})
+    odd = answer._replace(picture="face\udce9", probabilities={"label": 0.25, "picture": 0.75})
     header, row, end = take.to_csv([odd]).split("\n")
     assert header == "picture,label,probability,label,picture" and end == ""
-    assert row == f"caf\udce9,{odd.label},{odd.probability:.6f},0.250000,0.750000"
+    assert row == f"face\udce9,{odd.label},{odd.probability:.6f},0.250000,0.750000"
 
 
 def test_export_without_its_packages_says_what_to_install(run, capsys, tmp_path, monkeypatch):
