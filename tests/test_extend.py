@@ -120,7 +120,7 @@ def test_a_file_becomes_jobs_with_its_protocol_and_the_command_line_wins(folder,
         ('method = "baseline"', "", "row 1 of mine.toml names no method"),
         ("[protocol]", "[protocol", "cannot be read as an experiment"),
         ("epochs = 2", "epochs = '2'", "epochs is a number, not '2'"),
-        ("settings = {", "settings = { lamda = 1,", "has lamda, which is none of "),
+        ("settings = {", "settings = { share = 1,", "has share, which is none of "),
         ("settings = {", "settings = 3 # {", "settings is a table"),
     ],
 )
