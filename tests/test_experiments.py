@@ -327,6 +327,8 @@ def test_questions_beside_a_table_are_adjusted_as_the_register_says():
     """Holm's procedure, although all three pairs share STO, which is where a table's own gains take Dunnett's."""
     multiple = pytest.importorskip("statsmodels.stats.multitest")
     _, table = rows("table3", read_records("fer2013-1024-subsets"))
+    sto = table.row("STO")
+    assert sto.block.wide.low < 0 < sto.block.alone.low and sto.verdict == "undecided", "by the wide interval"
     parts = [row.cell.label for row in table.rows if row.cell.label not in ("baseline", "STO")]
     alone = [tables.ask(table, [(part, "STO")])[0].p for part in parts]
     together = [found.p for found in tables.ask(table, [(part, "STO") for part in parts])]

@@ -192,6 +192,7 @@ def test_image_test_takes_mcnemar_for_one_seed_and_the_bootstrap_for_more():
     a, b = record([0, 1, 1, 1], [0, 0, 0, 0]), record([0, 0, 0, 1], [0, 0, 0, 0])
     assert stats.image_test([a], [b], "t") == stats.mcnemar([0, 1, 1, 1], [0, 0, 0, 1])
     assert stats.image_test([a, a], [b, b], "t").difference == pytest.approx(50.0)
+    assert stats.image_test([a, b], [b, b], "t").difference == pytest.approx(25.0), "of all seeds"
 
 
 def test_class_errors():

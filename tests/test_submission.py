@@ -118,6 +118,11 @@ WRONG = {
     "a part is missing": (RECORD, lambda r: r.pop("history"), "lacks history"),
     "a seed occurs twice": (RECORD, put("config", "seed", 2), "two records of seed 2"),
     "a mean is improved": (SUMMARY, put("mean", "sto", 1.0), "mean / sto is 1.0"),
+    "a mean is off by a little": (
+        SUMMARY,
+        lambda s: s["mean"].update(sto=s["mean"]["sto"] + 0.02),
+        "mean / sto is",
+    ),
     "a mean is NaN": (SUMMARY, put("mean", "sto", math.nan), "mean / sto is nan"),
     "a mean is text": (SUMMARY, put("mean", "sto", "50"), "mean / sto is '50'"),
     "a difference is missing": (SUMMARY, lambda s: s["difference"].pop("sto"), "lacks difference / sto"),

@@ -199,6 +199,8 @@ def test_predict_on_faces_that_it_draws(run, capsys, tmp_path):
     for line in out.splitlines():
         best, *others = re.findall(r"([a-z]+) [\d.]+ %", line)
         assert len(others) == 2 and best not in others
+        shares = [float(share) for share in re.findall(r"([\d.]+) %", line)]
+        assert shares == sorted(shares, reverse=True) and sum(shares) <= 100.2
     drawn = {path.stem.split("-")[1]: Image.open(path).tobytes() for path in (folder / "faces").iterdir()}
     assert drawn.keys() == set(sto_lite.load(folder).classes)
     tested = {image.numpy().tobytes() for image in run[1].splits["test"].images}

@@ -14,7 +14,8 @@ from sto_lite.errors import RunError
 from sto_lite.evaluation import evaluate
 from sto_lite.methods import STO, Baseline, StochasticDepth
 from sto_lite.registry import METHODS, make
-from sto_lite.train import fit
+from sto_lite.survival import linear_decay
+from sto_lite.train import Training, fit
 from tests.samples import CONFIG, rng, same_run, stopping, tiny
 
 
@@ -24,6 +25,21 @@ def test_every_method_learns(method):
     record = fit(method, images, replace(CONFIG, epochs=12, augment=False, lr=0.05)).record
     assert record["result"]["private"]["error"] < 50, "chance is 86 %"
     assert record["history"]["train_loss"][-1] < record["history"]["train_loss"][0]
+
+
+@pytest.mark.parametrize("method", [StochasticDepth(), STO()], ids=repr)
+def test_what_is_evaluated_and_kept_is_the_network_of_eq5(method):
+    training = Training(method, tiny(), CONFIG, device="cpu")
+    for _ in training.steps(progress=False):
+        pass
+    network, record = training.result()
+    images = torch.randn(64, 3, 8, 8)
+    p = linear_decay(training.model.num_blocks)
+    with torch.no_grad():
+        assert torch.allclose(network(images), training.model.eval()(images, p), atol=1e-5)
+        assert not torch.allclose(network(images), training.model(images), atol=1e-2)
+    found = evaluate(network, training.images.splits["public"], training.images.mean_std)
+    assert record["predictions"]["public"] == found.predictions.tolist()
 
 
 def test_the_record_is_complete_and_true(tmp_path):
