@@ -206,9 +206,8 @@ def write_entry(entry: Entry, found: Results) -> Iterator[str]:
     elif not said and not entry.afterwards:
         there = f"{held} runs are there" if held else "no run is there yet"
         if unread:
-            there = (
-                f"finished runs that wait unread for the last one, in `data/unread/{entry.records}`: {unread}"
-            )
+            place = f"`data/unread/{entry.records}`"
+            there = f"none yet; finished runs that wait unread for the last one, in {place}: {unread}"
         said = [f"**Answer:** {there}."]
     yield ""
     yield from (f"  {line}" if line else "" for line in said)
