@@ -211,7 +211,7 @@ def test_a_run_that_goes_on_elsewhere_names_both_machines(tmp_path, monkeypatch)
 
 
 def test_a_folder_without_locks_and_what_a_killed_process_left(tmp_path, monkeypatch):
-    left = tmp_path / "checkpoint.pt.1234.partial"
+    left = tmp_path / "checkpoint.pt.0a1b2c3d.partial"
     left.write_bytes(b"half")
     fit(Baseline(), tiny(), replace(CONFIG, epochs=1), tmp_path)
     assert not left.exists()
