@@ -20,7 +20,7 @@ from tools import claims_page, register_page
 from tools.address import Repository
 from tools.claims import DERIVED, MEASURED, read_claims
 from tools.entries import ROOT, EntryError
-from tools.findings import Results, find, printed
+from tools.findings import ASKED_ANEW, Results, find, printed
 
 CLAIMS = read_claims()
 BY_ID = {claim.id: claim for claim in CLAIMS}
@@ -268,6 +268,7 @@ def test_statuses_of_the_committed_records():
     faithful = [r for table in made if table.faithful for row in table.rows for r in row.records]
     if not faithful:
         assert {f.status for f in found if f.claim.kind == "comparison"} == {"not measured"}
+    assert {r["collection"] for r in results.records}.isdisjoint(ASKED_ANEW), "each question's seeds apart"
     without = [r for r in results.records if not any(r is one for one in faithful)]
     assert "reproduced" not in {f.status for f in (find(CLAIMS, without) if faithful else found)}
 

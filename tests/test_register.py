@@ -231,6 +231,8 @@ def test_later_seeds_move_no_answer_and_have_their_own():
     assert told(first, both) == alone and "3 seeds" in alone[0]
     private, public = (line for line in told(again, both) if "STO against baseline" in line)
     assert "5 seeds" in private and "5 seeds" in public and told(again, runs[first.id]) == []
+    shown = ["\n".join(register_page.write_entry(entry, register_page.results())) for entry in (first, again)]
+    assert all(f"**Answer**, {count} runs" in page for page, count in zip(shown, (12, 25), strict=True))
 
 
 def test_the_kin_are_asked_by_their_pairs():

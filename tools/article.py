@@ -18,7 +18,7 @@ from sto_lite.experiments.paper import EXPERIMENTS  # noqa: E402
 from sto_lite.experiments.tables import at_paper, tables  # noqa: E402
 from sto_lite.files import expand, save  # noqa: E402
 from tools.claims import read_claims  # noqa: E402
-from tools.findings import find, read_all  # noqa: E402
+from tools.findings import find, read_current  # noqa: E402
 
 SETS = {"table1": ("fer2013", "rafdb"), "table2": ("fer2013", "rafdb"), "table3": ("cifar100",)}
 
@@ -43,8 +43,8 @@ statement about itself: it neither reproduces nor refutes the paper's numbers.
 
 def article() -> str:
     """Return the report in Markdown."""
-    records = [record for record in read_all() if "kind" not in record]
-    statuses = Counter(finding.status for finding in find(read_claims(), read_all()))
+    records = read_current()
+    statuses = Counter(finding.status for finding in find(read_claims(), records))
     parts = [HEAD, METHODS, "## The paper's claims, one by one", ""]
     parts += [f"- {status}: {count}" for status, count in statuses.most_common()]
     parts += ["", "## Results at the paper's protocol", ""]

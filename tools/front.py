@@ -11,7 +11,7 @@ from sto_lite.experiments.evidence import find_design
 from sto_lite.records import Record, read_records
 from tools.directives import Writer, add
 
-COLLECTIONS = ("fer2013-256", "fer2013-1024-subsets", "fer2013-4096")
+COLLECTIONS = ("fer2013-256", "fer2013-1024-subsets", "fer2013-4096-again")
 
 
 def face_strip(_: str) -> Iterator[nodes.Node]:

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator, Sequence
+from functools import cache
 from pathlib import Path
 
 from sphinx.application import Sphinx
@@ -12,10 +13,10 @@ from sto_lite.experiments.paper import EXPERIMENTS
 from sto_lite.experiments.tables import Row, Table, ask, tables, verdict
 from sto_lite.stats import Interval
 from tools.address import Repository, repository
-from tools.claims_page import READS, results
+from tools.claims_page import PARTS, READS
 from tools.directives import add
 from tools.entries import ROOT
-from tools.findings import Results, split_of
+from tools.findings import Results, read_all, split_of
 from tools.register import Entry, origins, read_register
 
 RUNS = ROOT / "data" / "runs"
@@ -37,14 +38,13 @@ ANSWERS = {
 }
 EXPERIMENT = {question: name for name, questions in ANSWERS.items() for question in questions.split()}
 PEERS = ("DML", "ONE", "OKDDip", "KD, two stages")
-TABLE3 = ("stochastic depth", "without distillation (λ = 0)", "without backward of the full network")
 KIN_CHEAP = ("label smoothing", "EMA", "baseline, STO's compute", "stochastic depth")
 # What is asked of the whole table besides its own gains; one family each.
 PAIRS: dict[str, list[Pair]] = {
-    "sto-against-parts": [(row, "STO") for row in TABLE3],
+    "sto-against-parts": [(row, "STO") for row in PARTS],
     "peers": [(row, "STO") for row in PEERS],
-    "ladder-4096-again": [(row, "STO") for row in TABLE3],
-    "paper-2": [(row, "STO") for row in TABLE3],
+    "ladder-4096-again": [(row, "STO") for row in PARTS],
+    "paper-2": [(row, "STO") for row in PARTS],
     "paper-4": [(row, "STO") for row in PEERS],
     "label-smoothing": [("label smoothing", "STO")],
     "kin-gain": [(row, "STO") for row in KIN_CHEAP],
@@ -54,9 +54,9 @@ PAIRS: dict[str, list[Pair]] = {
 }
 BESIDE = {
     "label-smoothing": {"label smoothing"},
-    "ladder-4096-again": {*TABLE3, "STO"},
+    "ladder-4096-again": {*PARTS, "STO"},
     "peers": {*PEERS, "STO"},
-    "paper-2": {*TABLE3, "STO"},
+    "paper-2": {*PARTS, "STO"},
     "paper-4": {*PEERS, "STO"},
     "kin-gain": {cell.label for cell in EXPERIMENTS["kin"].cells},
 }  # rows whose own gain is told too
@@ -64,7 +64,7 @@ LADDER = {"baseline", "stochastic depth", "without backward of the full network"
 LONGER = {f"{row}, STO's compute" for row in ("baseline", "stochastic depth", "no backward")}
 # Rows without which an answer is not whole, where no pair names them.
 AWAITED = {
-    "fresh-subsets": {*LADDER, *TABLE3},
+    "fresh-subsets": {*LADDER, *PARTS},
     **dict.fromkeys(("ladder-4096", "ladder-4096-again", "ladder-256", "ladder-16384"), LADDER),
     **dict.fromkeys(("equal-compute", "compute-4096"), LONGER),
 }
@@ -79,6 +79,12 @@ CHAPTER = {
     "votes": ("11-people.ipynb#votes-in-place-of-labels", "chapter 11"),
 }
 FIELDS = ("runs", "subset", "analysis", "rule", "expectation")
+
+
+@cache
+def results() -> Results:
+    """All committed records, read once."""
+    return Results(read_all())
 
 
 def answering(entry: Entry, found: Results) -> list[Table]:
