@@ -14,14 +14,14 @@ from sphinx.application import Sphinx
 
 from sto_lite import stats
 from sto_lite.experiments.evidence import short
-from sto_lite.experiments.formats import signed
+from sto_lite.experiments.formats import signed, spread
 from sto_lite.experiments.tables import ask
 from sto_lite.records import Record
 from tools.address import Repository, repository
 from tools.claims import DERIVED, MEASURED, NAMES, Claim, read_claims
 from tools.directives import add
 from tools.entries import ROOT
-from tools.findings import Finding, Results, find, gain_of, read_current, split_of, spread
+from tools.findings import Finding, Results, find, gain_of, read_current, split_of
 
 BOOK = ROOT / "book"
 READS = ("book/claims.yml", "data/register.yml", "data/runs/*/*.json")
@@ -139,11 +139,7 @@ def found_so_far() -> Iterator[str]:
         if table.faithful or table.data != "fer2013" or not row.gain:
             continue
         leads = ask(table, [(part, "STO") for part in PARTS])
-        told = [
-            f"{short(part)} {spread(said.wide, signed)}"
-            for part, said in zip(PARTS, leads, strict=True)
-            if said
-        ]
+        told = [f"{short(part)} {spread(said.wide)}" for part, said in zip(PARTS, leads, strict=True) if said]
         beside = f"; its leads over its parts: {', '.join(told)}" if told else ""
         yield (
             f"- **What a reduced protocol shows** ({table.protocol}): STO's gain over the baseline is "
