@@ -30,7 +30,7 @@ THERE = {
 }
 
 
-# Collections whose question was asked anew, with fresh seeds: tables take these, the register keeps both answers.
+# Collections whose question was asked anew: tables take the fresh seeds alone, the register keeps both answers.
 ASKED_ANEW = {"fer2013-4096"}
 
 
