@@ -114,6 +114,11 @@ def test_the_multiverse_holds_every_choice_once():
     headline = ("1,024", "baseline", "PrivateTest", "last epoch")
     (found,) = (spec for spec in specs if tuple(spec.choices.values())[1:] == headline)
     assert found.gain.mean == pytest.approx(2.49, abs=0.005)
+    # a run of another network is not counted among those of the reduced protocol's
+    more = evidence.multiverse(REDUCED + read_records("kin"))
+    keys = [tuple(spec.choices.values()) for spec in more]
+    assert len(set(keys)) == len(keys) > len(specs) - 4 * 2
+    assert sum(spec.choices["images"] == "1,024 by seed, resnet8" for spec in more) == 3 * 2 * 4
 
 
 def test_five_questions_are_answered_on_the_first_screen_of_chapter_8():

@@ -182,8 +182,12 @@ def multiverse(records: Sequence[Record], curves: Curves | None = None) -> list[
         reduced = [table for table in made if not table.faithful]
         for table, (first, called), (name, measure) in product(reduced, rivals.items(), MEASURES.items()):
             if gain := gain_by(table, measure, first):
-                count = table.row("STO").records[0]["data"]["counts"]["train"]
-                images = f"{count:,}{' by seed' if table.own_images else ''}"
+                one = table.row("STO").records[0]
+                net = one["config"]["net"]
+                images = (
+                    f"{one['data']['counts']['train']:,}{' by seed' if table.own_images else ''}"
+                    f"{f', {net}' if net != 'resnet14' else ''}"  # another than the reduced protocol's
+                )
                 chosen = (PUBLISHED[data].title, images, called, names[split], name)
                 found.append(Specification(dict(zip(CHOICES, chosen, strict=True)), gain))
     for split in ("private", "public"):
