@@ -98,7 +98,9 @@ def price(arms: Arms, images: ImageSet, config: Config | Mapping[str, Config], s
         protocol = config if isinstance(config, Config) else config[label]
         record = fit(method, images, replace(protocol, epochs=1, evaluate_every=1), progress=False).record
         seconds += sum(record["history"]["seconds"]) * protocol.epochs * seeds
-    return f"{len(arms)} settings x {seeds} seeds: about {max(1, round(seconds / 60))} minutes here"
+    minutes = max(1, round(seconds / 60))
+    runs = f"{len(arms)} setting{'s' * (len(arms) != 1)} x {seeds} seeds"
+    return f"{runs}: about {minutes} minute{'s' * (minutes != 1)} here"
 
 
 def slug(label: str) -> str:

@@ -81,6 +81,15 @@ def test_a_class_is_pooled_and_ranked_only_where_it_can_be(course, tmp_path, cap
     assert (tmp_path / "forest.png").stat().st_size > 5_000
 
 
+def test_records_of_the_book_do_not_count(course, monkeypatch):
+    source = homework.read(homework.SOURCES / "gradients.md")
+    assert class_table.collect(source, course, "gradients").errors["paper"].keys() >= {"student1"}
+    monkeypatch.setattr(homework, "SOURCES", course / "submitted" / "student1" / "gradients")
+    found = class_table.collect(source, course, "gradients")
+    assert "student1: has records of the book" in found.said
+    assert "student1" not in found.errors["paper"] and "student2" in found.errors["paper"]
+
+
 def test_years_are_rows(course, record, tmp_path):
     other = tmp_path / "2032"
     for number in range(3):

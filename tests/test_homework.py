@@ -4,6 +4,7 @@ import ast
 import contextlib
 import html
 import io
+import json
 import math
 import os
 import re
@@ -347,6 +348,8 @@ def test_one_broken_submission_does_not_hide_the_others_and_shared_records_are_t
     eve.symlink_to("../ada/temperature")
     for path in kim.rglob("*-s*.json"):  # the same seeds, but trained anew
         edited(path, lambda record: record["history"].update(seconds=[record["history"]["seconds"][0] + 1]))
+    book = homework.SOURCES / "records" / "sto-s0.json"
+    shutil.copy(book, kim / "records" / "paper-s0.json")
     (tmp_path / "nbgrader_config.py").touch()
     assert submissions.main(["temperature", str(tmp_path), "--restore"]) == 1
     told = capsys.readouterr().out
@@ -354,7 +357,19 @@ def test_one_broken_submission_does_not_hide_the_others_and_shared_records_are_t
     assert "are those of ada" in told and "those of kim" not in told
     assert "\x1b" not in told and re.search(r"^bob  .*ada  all well", told, re.M)
     assert re.search(r"^eve  .* is a link", told, re.M)
-    assert "4 students, 3 to be looked at" in told
+    assert "1 records are those of the book (book/homework/records), to the seconds" in told
+    assert "4 students, 4 to be looked at" in told
+
+
+def test_a_control_with_images_of_its_own_does_not_set_the_protocol(course, tmp_path):
+    handed_in = shutil.copytree(course / "submitted" / "good" / "temperature", tmp_path / "temperature")
+    source = homework.read(homework.SOURCES / "temperature.md")
+    control = handed_in / "records" / "control" / "paper-s0.json"
+    control.parent.mkdir()
+    shutil.copy(handed_in / "records" / "paper-s0.json", control)
+    edited(control, put("data", "counts", "train", 16))
+    assert submissions.protocol(json.loads(control.read_bytes()))["faces"] == 16
+    assert submissions.look_over(source, handed_in, "temperature") == []
 
 
 def test_what_cannot_be_written_is_not_restored(course, tmp_path):
@@ -412,6 +427,15 @@ def test_a_zip_that_is_none_too_large_or_the_second_is_told(tmp_path, monkeypatc
         with pytest.raises(HomeworkError, match="cannot be unpacked"):
             unpacked(odd, tmp_path / "odd")
         assert not (tmp_path / "odd").exists(), "whole or not at all"
+    named = zipped(tmp_path / "named.zip", {"temperature.ipynb": "{}", "ä.json": "{}"})
+    named.write_bytes(named.read_bytes().replace("ä".encode(), b"\xe4\xff"))
+    with pytest.raises(HomeworkError, match="cannot be unpacked"):
+        unpacked(named, tmp_path / "named")
+    with monkeypatch.context() as cut_off, pytest.raises(KeyboardInterrupt):
+        cut_off.setattr(submissions.Path, "rename", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        unpacked(good, tmp_path / "e")
+    assert not [*tmp_path.glob("*e"), *tmp_path.glob(".e*")]
+    assert unpacked(good, tmp_path / "e") == {"temperature.ipynb"}
     many = zipped(tmp_path / "many.zip", {"temperature.ipynb": "{}", **{f"{i}.json": "{}" for i in range(9)}})
     for largest in (1, 4):  # a file of 2 bytes, and ten of them
         monkeypatch.setattr(submissions, "LARGEST", largest)

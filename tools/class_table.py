@@ -47,6 +47,7 @@ class Collected:
 def collect(source: Notebook, course: Path, name: str) -> Collected:
     """Read a class's records; a submission with any fault, or with another student's runs, does not count."""
     found, protocols, seen = Collected("", {}, []), set(), dict[str, str]()
+    of_book = set(submissions.each_record(homework.SOURCES, submissions.run_of))
     for student in visible(course / "submitted", "*"):
         folder, known = student / name, dict[str, Any]()
         if not folder.is_dir():
@@ -56,6 +57,9 @@ def collect(source: Notebook, course: Path, name: str) -> Collected:
             found.said.append(f"{student.name}: {faults[0] if faults else 'no records of one comparison'}")
             continue
         records = handed_in.read(folder / "records")
+        if any(submissions.run_of(record) in of_book for record in records):
+            found.said.append(f"{student.name}: has records of the book")
+            continue
         prints = {json.dumps(record["history"]["train_loss"]): student.name for record in records}
         if copied := {seen[key] for key in prints if key in seen}:
             found.said.append(f"{student.name}: has runs of {', '.join(sorted(copied))}; counted once")

@@ -23,6 +23,7 @@ import stat
 import sys
 import zipfile
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
@@ -166,18 +167,23 @@ def unpack(file: Path, folder: Path, notebook: str) -> None:
                         f"unpacked"
                     )
                 contents[place] = archive.read(member)
-    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError, RuntimeError) as error:
+    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError, RuntimeError, ValueError) as error:
         raise HomeworkError(f"cannot be unpacked ({error}): ask for it again") from None
     tops = {place.parent for place in contents if place.name == notebook}
     top = tops.pop() if len(tops) == 1 else PurePosixPath()
+    part = folder.with_name(f".{folder.name}.partial")  # of one that was cut off, too
+    shutil.rmtree(part, ignore_errors=True)
     try:
         for place, content in contents.items():
-            write_atomically(
-                folder / (place.relative_to(top) if place.is_relative_to(top) else place), content
-            )
+            write_atomically(part / (place.relative_to(top) if place.is_relative_to(top) else place), content)
+        if folder.exists():
+            folder.rmdir()
+        if contents:
+            part.rename(folder)
     except OSError as error:  # a name that is a file and a folder, or too long
-        shutil.rmtree(folder, ignore_errors=True)
         raise HomeworkError(f"cannot be unpacked ({error}): ask for it again") from None
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
 
 
 def about_records(source: Notebook, folder: Path, namespace: dict[str, Any] | None = None) -> list[str]:
@@ -194,7 +200,8 @@ def about_records(source: Notebook, folder: Path, namespace: dict[str, Any] | No
             ]
         flat = visible(folder, "*.json")
         return ["there is no folder records" + ("; put the .json files into one" if flat else "")]
-    given = next(filter(None, each_record(folder, protocol)), None)
+    found = Counter(json.dumps(each) for each in each_record(folder, protocol) if each)
+    given = json.loads(found.most_common(1)[0][0]) if found else None  # a control may have another
     namespace = {} if namespace is None else namespace
     namespace["__name__"] = "__main__"
     try:
@@ -220,8 +227,8 @@ def run_of(record: Any) -> str:
 
 
 def copied(students: Sequence[Path], name: str) -> dict[str, list[str]]:
-    """Say, by student, whose records are another's too: one seed gives the same losses, but not the same seconds."""
-    owners: dict[str, set[str]] = {}
+    """Say, by student, whose records are another's or the book's: a seed fixes the losses, but not the seconds."""
+    owners = {run: {"the book (book/homework/records)"} for run in each_record(homework.SOURCES, run_of)}
     for student in students:
         folder = student / name
         for run in each_record(folder, run_of) if folder.is_dir() and not strange(folder) else ():
@@ -280,7 +287,8 @@ def main(arguments: list[str] | None = None) -> int:
         (path,) = homework.assignments([options.name])
         source, file = homework.read(path), f"{path.stem}.ipynb"
         submitted, released = options.course / "submitted", options.course / "release" / path.stem / file
-        zips = visible(options.unpack, "*.zip") if options.unpack else []
+        uploads = visible(options.unpack, "*") if options.unpack else []
+        zips = [path for path in uploads if path.suffix.lower() == ".zip"]
         if options.unpack and not zips:
             raise HomeworkError(f"{options.unpack} holds no STUDENT.zip")
         for upload in zips:
