@@ -296,6 +296,10 @@ class Parser(argparse.ArgumentParser):
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Refuse unknown options here, where their neighbours are known."""
         found, unknown = super().parse_known_args(args, namespace)
+        many = next((a for a in self._get_positional_actions() if a.nargs in ("*", "+")), None)
+        if many and unknown and not any(word.startswith("-") for word in unknown):  # what stands behind an option
+            setattr(found, many.dest, [*getattr(found, many.dest), *(self._get_value(many, w) for w in unknown)])
+            unknown = []
         if unknown:
             self.error(f"there is no option {unknown[0]}{suggest(unknown[0], self._option_string_actions)}")
         return found, unknown

@@ -112,9 +112,8 @@ def share(hits: int, count: int, level: float = 0.95) -> Share:
 def errors_by_group(predictions: ArrayLike, labels: ArrayLike, groups: ArrayLike) -> dict[Any, Share]:
     """The error of each group with its interval; all three (N,), groups of any kind of value."""
     wrong, groups = np.asarray(predictions) != np.asarray(labels), np.asarray(groups)
-    return {
-        g.item(): share(int(wrong[groups == g].sum()), int((groups == g).sum())) for g in np.unique(groups)
-    }
+    each = np.unique(groups).tolist()
+    return {g: share(int(wrong[groups == g].sum()), int((groups == g).sum())) for g in each}
 
 
 def falsely(said: ArrayLike, label: int) -> float:

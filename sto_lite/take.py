@@ -4,8 +4,10 @@ The preprocessing is the training's: gray if the training images were, resized b
 normalised by the training set's mean and deviation. All of it stands in network.pt.
 """
 
+import contextlib
 import csv
 import io
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
@@ -26,7 +28,7 @@ from sto_lite.sets import TITLES
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".pgm", ".ppm")
+ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".avif", ".jfif", ".tif", ".tiff", ".pgm", ".ppm")
 LARGEST = 512  # pixels; crops of faces are smaller, photographs of people are larger
 OBLONG = 1.25  # longer side over shorter, up to which the middle square is taken
 TOGETHER = 256  # pictures in a batch
@@ -201,9 +203,16 @@ def _pictures(given: Any) -> Iterator[tuple[str, Any]]:
         if not path.is_dir():
             yield str(path), path
             continue
-        found = [p for p in visible(path, "*") if p.suffix.lower() in ENDINGS]
+        try:
+            next(path.iterdir(), None)
+        except OSError as error:
+            raise DataError(f"the folder {path} cannot be read: {error.strerror or error}") from error
+        files = [p for p in visible(path, "*") if not p.is_dir()]
+        found = [p for p in files if p.suffix.lower() in ENDINGS]
         if not found:
             raise DataError(f"the folder {path} holds no picture ({', '.join(ENDINGS)})")
+        if len(files) > len(found):
+            print(f"{path}: {len(files) - len(found)} files that are no pictures were not read", file=sys.stderr)
         yield from ((str(p), p) for p in found)
 
 
@@ -236,7 +245,9 @@ def from_pil(image: "Image", channels: int, name: str) -> Tensor:
     from PIL import Image, ImageOps
 
     try:
-        image = ImageOps.exif_transpose(image)
+        image.load()
+        with contextlib.suppress(Exception):  # whatever Pillow raises on a broken EXIF block; the pixels are sound
+            image = ImageOps.exif_transpose(image)
         if image.mode.startswith(("I;16", "I", "F")):
             raise DataError(f"{name} has more than 8 bits a channel; save it with 8")
         if "A" in image.getbands() or "transparency" in image.info:

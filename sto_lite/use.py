@@ -43,8 +43,10 @@ class Predict:
 
 def predict(options: argparse.Namespace) -> None:
     """Print what a network sees in pictures, or write it as CSV."""
-    from sto_lite.take import load, to_csv
+    from sto_lite.take import ENDINGS, load, to_csv
 
+    if options.csv and options.csv.suffix.lower() in ENDINGS:
+        raise ValueError(f"--csv names the table that is written, and {options.csv} is called like a picture")
     taken = load(options.run, options.device or "cpu")
     pictures = list(options.pictures)
     if options.draw is not None:

@@ -108,6 +108,8 @@ def test_planted_errors_by_group_are_recovered_with_the_stated_coverage():
         for name, one in found.items():
             inside[name] += one.low <= 100 * planted[name] <= one.high
     assert all(0.92 < hits / draws < 0.98 for hits in inside.values()), inside
+    column = np.array(["b", "a", "b"], dtype=object)  # as pandas holds it
+    assert people.errors_by_group([0, 1, 1], [0, 0, 0], column)["b"].share == 50
 
 
 def test_a_planted_gap_is_recovered_by_the_registered_analysis():

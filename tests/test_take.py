@@ -2,9 +2,12 @@
 
 import io
 import json
+import os
 import re
 import shlex
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -230,6 +233,34 @@ def test_mistakes_of_predict(run, capsys, tmp_path):
         words = [tmp_path / word if str(word)[0] in "bce" else word for word in words]
         status, _, err = says(capsys, "predict", run[0], *words)
         assert status == 2 and message in err
+    status, _, err = says(capsys, "predict", run[0], "--csv", tmp_path / "a.png", tmp_path / "b.png")
+    assert status == 2 and "called like a picture" in err and not (tmp_path / "a.png").exists()
+    assert "File name too long" in says(capsys, "predict", run[0], f"{'b' * 300}.png")[2]
+
+
+def test_pictures_may_stand_behind_options_and_what_is_passed_over_is_told(run, capsys, tmp_path):
+    odd, folder = tmp_path / "odd.png", tmp_path / "folder"
+    folder.mkdir()
+    Image.effect_noise((64, 64), 50).save(odd, exif=b"Exif\0\0no TIFF")  # the pixels are sound
+    shutil.copy(odd, folder / "b.png")
+    (folder / "phone.heic").write_bytes(b"none")
+    status, out, err = says(capsys, "predict", run[0], odd, "--any-size", folder, "--device", "cpu", odd)
+    assert status == 0 and [line.split(":")[0] for line in out.splitlines()] == [
+        str(odd), str(folder / "b.png"), str(odd)
+    ]  # fmt: skip
+    assert f"{folder}: 1 files that are no pictures were not read" in err
+    with pytest.raises(SystemExit):
+        main(["predict", str(run[0]), str(odd), "--any-sise", str(odd)])
+    assert "there is no option --any-sise" in capsys.readouterr().err
+
+
+def test_output_that_nobody_reads_or_that_has_no_room_ends_in_one_line(run):
+    command = f"{shlex.quote(sys.executable)} -m sto_lite card {shlex.quote(str(run[0]))}"
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    for target, status, told in (("| true; exit ${PIPESTATUS[0]}", 141, ""), ("> /dev/full", 2, "No space left")):
+        done = subprocess.run(["bash", "-c", f"{command} {target}"], env=environment, capture_output=True, text=True)
+        assert done.returncode == status and told in done.stderr and "Exception" not in done.stderr
+        assert done.stderr.count("\n") == bool(told)
 
 
 def test_train_says_what_to_do_next_and_it_works(capsys, tmp_path):
