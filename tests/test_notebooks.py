@@ -258,8 +258,13 @@ def test_a_reader_s_copy_follows_the_book_until_the_reader_changes_it(tmp_path):
     edit(lab / first.name, "# Old", "# Mine")
     output = '[{"name": "stdout", "output_type": "stream", "text": "1"}]'
     edit(lab / second.name, '"outputs": []', f'"outputs": {output}')
+    (book / "glossary.md").write_text("# Glossary, new\n")
     (said,) = notebooks.lend(lab, book)
     assert first.name in said and "rename it" in said
+    assert (lab / "glossary.md").read_text() == "# Glossary, new\n"
+    edit(lab / "glossary.md", "new", "with notes")
+    said, _ = notebooks.lend(lab, book)
+    assert "glossary.md stays" in said and "with notes" in (lab / "glossary.md").read_text()
     assert "# Mine" in (lab / first.name).read_text() and "# New" in (lab / second.name).read_text()
 
 

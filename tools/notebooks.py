@@ -357,13 +357,24 @@ def run(path: Path, scale: str | None) -> None:
 def lend(folder: Path = LAB, book: Path = BOOK) -> Iterator[str]:
     """Put a reader's copies of all chapters and pages into ``folder``; say what stays as it was, and why.
 
-    A copy that was run, and whose text nobody changed, gives way to a new edition of the chapter.
+    A copy that was run, and whose text nobody changed, gives way to a new edition of the chapter or page.
     """
+    stays = "stays, since you changed it; rename it to get the book's newer text beside it"
+    ledger = folder / ".jupyter" / "lent.json"
+    lent = json.loads(ledger.read_text(encoding="utf-8")) if ledger.exists() else {}
     for name, settings in LAB_SETTINGS.items():
         write_atomically(folder / ".jupyter" / "labconfig" / name, json.dumps(settings).encode())
     for page in visible(book, "*.md"):
-        if not is_text(page):
-            write_atomically(folder / page.name, page.read_bytes())
+        if is_text(page):
+            continue
+        own, new = folder / page.name, page.read_text(encoding="utf-8")
+        had = digest(own.read_text(encoding="utf-8", errors="replace")) if own.exists() else None
+        if had not in (None, digest(new), lent.get(page.name, had)):
+            yield f"{own} {stays}"
+            continue
+        lent[page.name] = digest(new)
+        write_atomically(own, new.encode())
+    write_atomically(ledger, json.dumps(lent).encode())
     for path in chapters(book=book):
         new, own = newest(path), folder / path.name
         new.metadata.pop("jupytext", None)  # a copy has no pair
@@ -379,7 +390,7 @@ def lend(folder: Path = LAB, book: Path = BOOK) -> Iterator[str]:
             if given == new.metadata["sto"]["text"]:
                 continue
             if edited:
-                yield f"{own} stays, since you changed it; rename it to get the book's newer text beside it"
+                yield f"{own} {stays}"
                 continue
         write_atomically(own, nbformat.writes(new).encode())
 
