@@ -1,6 +1,7 @@
 """The command line, `sto` or `python -m sto_lite`: what each command does (chapters 1 and 6 to 8)."""
 
 import argparse
+import contextlib
 import os
 import shlex
 import signal
@@ -35,16 +36,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if getattr(options, "compile", False) and not options.graphs:
             raise ValueError("--compile goes with --graphs")
         with memory_told():
-            return int(COMMANDS[options.verb](options) or 0)
+            status = int(COMMANDS[options.verb](options) or 0)
+        sys.stdout.flush()  # what cannot be written is told below, not when Python ends
+        return status
     except (StoError, ValueError) as error:
         print(f"sto_lite {options.verb}: {error}", file=sys.stderr)
         return TIME_UP if isinstance(error, TimeUp) else 2
     except BrokenPipeError:  # what is printed is no longer read, as by "| head"
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        discard_output()
         return 141
+    except OSError as error:  # a folder that one may not enter, a name that is too long, a full disk
+        print(f"sto_lite {options.verb}: {error.filename or 'output'}: {error.strerror or error}", file=sys.stderr)
+        if error.filename is None:
+            discard_output()
+        return 2
     except KeyboardInterrupt:
         print(f"sto_lite {options.verb}: stopped; {what_is_left(options)}", file=sys.stderr)
         return 130
+
+
+def discard_output() -> None:
+    """Send what is still to be printed nowhere, so that Python does not try again when it ends."""
+    with contextlib.suppress(OSError):  # of a standard output that is no file
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def what_is_left(options: argparse.Namespace) -> str:
@@ -211,6 +225,7 @@ def run(options: argparse.Namespace) -> int:
         told += 1
         print(f"[{told}/{len(jobs)}] {outcome.status:6} {outcome.job.name}: {outcome.message}", flush=True)
 
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as train
     device, threads, left = options.device, options.threads, jobs
     outcomes: list[runner.Outcome] = []
     if options.engine == "slurm":

@@ -1,6 +1,7 @@
 """Distillation in two stages, from a teacher that is trained beforehand (chapter 5)."""
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -9,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sto_lite import resnet
+from sto_lite.about import read_about
 from sto_lite.checkpoints import damage_told, decode
 from sto_lite.errors import RunError
 from sto_lite.files import expand, read
@@ -77,6 +79,16 @@ class KD:
             if not known or not isinstance(state["weights"], dict):
                 raise ValueError("no such network")
             return state
+
+    def check_classes(self, classes: Sequence[str]) -> None:
+        """Raise RunError if the teacher's file says that it was trained for other classes, or in another order."""
+        state = self._state(self._file())
+        had = read_about(state, expand(self.teacher))["classes"] if "about" in state else [*classes]
+        if had != [*classes]:
+            raise RunError(
+                f"the teacher {self.teacher} was trained for the classes {', '.join(had)}, in this order, and this data "
+                f"has {', '.join(classes)}: give one that was trained on the same data"
+            )
 
     def build(self, net: str, num_classes: int, generator: torch.Generator | None = None) -> Taught:
         """The student, which starts from the baseline's weights, and the teacher from its file. Raises RunError if

@@ -24,6 +24,7 @@ from sto_lite.evaluation import evaluate as evaluate
 from sto_lite.files import expand, locked
 from sto_lite.gated import suited
 from sto_lite.methods import Method, Step, check_single
+from sto_lite.own import is_own
 from sto_lite.records import Record
 from sto_lite.resnet import count_parameters
 from sto_lite.speed.precision import Arithmetic
@@ -144,6 +145,8 @@ class Training:
         self.environments = [records.environment(self.device)]
         weights = torch.Generator().manual_seed(config.seed)
         self.method = suited(self.method, config.net)
+        if check := getattr(self.method, "check_classes", None):  # of a teacher trained beforehand
+            check(self.images.classes)
         model = self.method.build(config.net, len(self.images.classes), weights)
         self.model = model.to(self.device).to(memory_format=torch.channels_last)
         self.optimizer = torch.optim.SGD(
@@ -280,6 +283,8 @@ class Training:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.model.train()
+        if is_own(self.config.net):  # whose dropout draws from PyTorch's own generator
+            torch.manual_seed((self.config.seed << 20) + self.epoch)
         if self.engine:
             self.engine.begin(len(batches), self.generators["gates"], rate)
         rows: list[Tensor] = []
@@ -344,9 +349,9 @@ class Training:
     def save(self) -> None:
         """Write the checkpoint of the last epoch, if that has not been done."""
         if self.folder and self.unsaved:
-            state, self.unsaved = self.unsaved, None
             started = time.perf_counter()
-            self.folder.save(state)
+            self.folder.save(self.unsaved)
+            self.unsaved = None
             self.costs.save = time.perf_counter() - started
 
     def summary(self) -> str:

@@ -2,6 +2,7 @@
 
 import csv
 import io
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -11,8 +12,8 @@ from sto_lite.__main__ import given, parser, read_seeds
 from sto_lite.config import Config
 from sto_lite.errors import RunError
 from sto_lite.experiments import formats, tables
-from sto_lite.experiments.jobs import OVERRIDES, SCALES, Job, Source, cell_epochs, jobs
-from sto_lite.experiments.paper import EXPERIMENTS
+from sto_lite.experiments.jobs import OVERRIDES, SCALES, Job, Source, cell_epochs, cell_settings, jobs
+from sto_lite.experiments.paper import EXPERIMENTS, Cell
 from sto_lite.experiments.tables import tables as tables_of
 from sto_lite.methods import STO
 from sto_lite.records import read_records
@@ -291,6 +292,13 @@ def test_which_images_seeds_have():
     ladder = [own_images("baseline", 40, s) for s in (1, 2)] + [made_up("baseline", 41, 0)]
     (table,) = tables_of(EXPERIMENTS["table3"], ladder)
     assert table.row("baseline").error.seeds == 3 and "each seed its own" in table.protocol
+    everybodys = [made_up("baseline", 41, seed) for seed in range(3)]
+    of_seeds = [own_images("baseline", 40, seed) for seed in (1, 2, 3)]
+    shared, fresh = sorted(
+        tables_of(EXPERIMENTS["table3"], everybodys + of_seeds), key=lambda table: table.own_images
+    )
+    assert [r["config"]["seed"] for r in fresh.row("baseline").records] == [0, 1, 2, 3]
+    assert [r["config"]["seed"] for r in shared.row("baseline").records] == [0, 1, 2]
     pairs = [own_images("baseline", 40, 3), own_images("sto", 30, 3, subset=4)]
     pairs += [own_images("sto", 35, 5), own_images("baseline", 42, 5)]
     (table,) = tables_of(EXPERIMENTS["table3"], pairs)
@@ -298,6 +306,45 @@ def test_which_images_seeds_have():
     other = own_images("baseline", 40, 5, subset=3)
     other["data"]["fingerprint"] = "another copy"
     assert len(tables_of(EXPERIMENTS["table3"], [*pairs, other])) > 1
+
+
+def test_a_table_without_a_row_of_the_whole_schedule_is_found():
+    cells = [cell for cell in EXPERIMENTS["compute"].cells if cell.epochs == "sto"]
+    longer = replace(EXPERIMENTS["compute"], cells=tuple(replace(cell, against=None) for cell in cells))
+    epochs = [cell_epochs(cell, Config(), 32) for cell in cells]
+    records = [
+        samples.made_up(cell.method, 40, epochs=count, **cell.settings)
+        for cell, count in zip(cells, epochs, strict=True)
+    ]
+    (table,) = tables_of(longer, records)
+    assert [len(row.records) for row in table.rows] == [1] * len(cells) and "300 epochs" in table.protocol
+
+
+def test_a_table_names_what_differs_from_the_usual_data_and_leaves_out_sets_without_the_split():
+    easy, noisy, usual = (made_up("baseline", 40) for _ in range(3))
+    easy["data"] |= {"difficulty": 0.0, "label_noise": 0.0}
+    noisy["data"] |= {"difficulty": 1.0, "label_noise": 1.0}
+    usual["data"] |= {"difficulty": 1.0, "label_noise": 0.0}
+    told = [tables_of(EXPERIMENTS["table3"], [record])[0].protocol for record in (easy, noisy, usual)]
+    assert "difficulty 0.0" in told[0] and "label noise" not in told[0]
+    assert "label noise 1.0" in told[1] and "difficulty" not in told[1]
+    assert "difficulty" not in told[2] and "noise" not in told[2]
+    both = [made_up("baseline", 40), made_up("baseline", 40, data="cifar100")]
+    (table,) = tables_of(EXPERIMENTS["table3"], both, "private")
+    assert table.data == "fer2013"
+    with pytest.raises(RunError, match="no test split 'public'"):
+        tables_of(EXPERIMENTS["table3"], both, "public")
+
+
+def test_a_ramp_of_a_method_of_ones_own_is_left_alone(tmp_path, monkeypatch):
+    (tmp_path / "ramped.py").write_text(
+        "from dataclasses import dataclass\nfrom sto_lite.methods import Baseline\n"
+        "@dataclass(frozen=True)\nclass Mine(Baseline):\n    ramp: int = 5\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    cell = Cell("mine", "ramped:Mine")
+    assert cell_settings(cell, 30) == {}
+    assert cell_settings(Cell("ONE", "one"), 30) == {"ramp": 8}
 
 
 def test_another_seed_on_a_seeds_images_takes_it_out_of_no_table():

@@ -134,6 +134,68 @@ def test_an_interrupted_run_ends_like_one_that_was_not(tmp_path, method, epoch):
     assert same_run(fit(method, images, config, tmp_path), fit(method, images, config))
 
 
+DROPPING = """
+from torch import nn
+
+from sto_lite.gated import gated
+
+
+class Net(nn.Module):
+    def __init__(self, classes):
+        super().__init__()
+        self.stem = nn.Sequential(nn.Flatten(), nn.Linear(192, 16), nn.Dropout(0.5))
+        self.branch, self.head = nn.Linear(16, 16), nn.Linear(16, classes)
+
+    def forward(self, x):
+        x = self.stem(x)
+        return self.head(x + self.branch(x))
+
+
+def net(classes):
+    made = Net(classes)
+    return gated(made, [made.branch])
+"""
+
+
+def test_dropout_of_ones_own_network_follows_from_the_seed_also_after_an_interruption(tmp_path, monkeypatch):
+    (tmp_path / "dropping.py").write_text(DROPPING)
+    monkeypatch.syspath_prepend(tmp_path)
+    images, config = tiny(count=48), replace(CONFIG, batch_size=16, net="dropping:net")
+    first = fit(Baseline(), images, config)
+    with pytest.raises(KeyboardInterrupt):
+        fit(stopping(Baseline(), 2), images, config, tmp_path / "run")
+    torch.rand(3)  # whatever has been drawn meanwhile
+    assert same_run(first, fit(Baseline(), images, config, tmp_path / "run"))
+    other = fit(Baseline(), images, replace(config, seed=1)).record["history"]["train_loss"]
+    assert other != first.record["history"]["train_loss"]
+
+
+def test_an_epoch_is_kept_although_the_run_was_stopped_while_it_was_written(tmp_path, monkeypatch):
+    training = Training(Baseline(), tiny(), replace(CONFIG, batch_size=96), tmp_path)
+    save, calls = training.folder.save, []
+
+    def stopped_once(state):
+        calls.append(state["epoch"])
+        if len(calls) == 1:
+            raise KeyboardInterrupt
+        save(state)
+
+    monkeypatch.setattr(training.folder, "save", stopped_once)
+    with pytest.raises(KeyboardInterrupt):
+        list(training.steps(progress=False))
+    assert calls == [1, 1]
+    assert torch.load(tmp_path / "checkpoint.pt", weights_only=True)["epoch"] == 1
+
+
+def test_a_teacher_for_other_classes_is_refused_before_training(tmp_path):
+    images = tiny()
+    fit(Baseline(), images, CONFIG, tmp_path)
+    kd = make("kd", teacher=str(tmp_path))
+    assert fit(kd, images, CONFIG).record["history"]["train_loss"]
+    with pytest.raises(RunError, match="was trained for the classes angry, .*in this order"):
+        fit(kd, replace(images, classes=images.classes[::-1]), CONFIG)
+
+
 def test_a_finished_run_is_not_run_again(tmp_path):
     first = fit(STO(), tiny(), CONFIG, tmp_path)
     stamp = (tmp_path / "record.json").stat().st_mtime_ns
@@ -163,7 +225,7 @@ def test_disk_full(tmp_path, monkeypatch, call, name, epoch):
 
     def full(file):
         calls.append(file)
-        if len(calls) == call:
+        if len(calls) >= call:
             raise OSError(28, "No space left on device")
         sync(file)
 
@@ -173,6 +235,7 @@ def test_disk_full(tmp_path, monkeypatch, call, name, epoch):
         fit(STO(), tiny(), CONFIG, tmp_path)
     assert torch.load(tmp_path / "checkpoint.pt", weights_only=True)["epoch"] == epoch
     assert not list(tmp_path.glob("*.partial"))
+    monkeypatch.undo()
     assert same_run(fit(STO(), tiny(), CONFIG, tmp_path), fit(STO(), tiny(), CONFIG))
 
 

@@ -181,8 +181,8 @@ def choose(
 def cell_settings(cell: Cell, epochs: int) -> Settings:
     """The cell's settings; a schedule shorter than the paper's 300 epochs shortens the 80 epochs of a ramp too."""
     ramp = round(80 / 300 * epochs)
-    known = {field.name for field in fields(registry.find(cell.method))}
-    if "ramp" not in known or "ramp" in cell.settings or ramp >= 80:
+    defaults = {field.name: field.default for field in fields(registry.find(cell.method))}
+    if defaults.get("ramp") != 80 or "ramp" in cell.settings or ramp >= 80:
         return cell.settings
     return {**cell.settings, "ramp": max(1, ramp)}
 

@@ -164,7 +164,7 @@ def side_by_side(
                 while left and len(running) < count and not time_is_up(box, outcomes):
                     job = left.pop(0)
                     try:
-                        boxed = [f"--for={box.left:.1f}s"] if box else []
+                        boxed = [f"--for={max(box.left, 0.1):.1f}s"] if box else []
                         process, begun = start(job, out, [*more, *boxed])
                         running[process] = (job, begun)
                     except OSError as error:

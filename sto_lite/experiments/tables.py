@@ -5,6 +5,7 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 
 from sto_lite import costs, registry, stats
 from sto_lite.blocks import Block, Comparison, Pair, compare, fit_block
@@ -96,14 +97,14 @@ def tables(experiment: Experiment, records: Sequence[Record], split: str | None 
 
     records: from anywhere; what belongs to no cell is left out. split: the headline's if none is given, the last one.
     """
+    if split and (with_it := [record for record in records if split in record["labels"]]):
+        records = with_it  # another data set has other splits
     groups: dict[str, list[Record]] = defaultdict(list)
     for record in records:
         groups[protocol_key(record, experiment)].append(record)
     found = []
     for group in (design for whole in groups.values() for design in designs(whole)):
-        whole = [cell for cell in experiment.cells if cell.epochs == 1.0]
-        lengths = {r["config"]["epochs"] for r in group if any(method_matches(c, r) for c in whole)}
-        for epochs in sorted(lengths):
+        for epochs in sorted(schedules(experiment, group)):
             rows = [[r for r in group if matches(cell, r, epochs, experiment)] for cell in experiment.cells]
             if any(rows):
                 found.append(table(experiment, rows, epochs, split))
@@ -122,6 +123,21 @@ def tables(experiment: Experiment, records: Sequence[Record], split: str | None 
             seen = next(row.records[0]["data"]["fingerprint"] for row in one.rows if row.records)
             kept[number] = replace(one, protocol=f"{one.protocol}, data {seen}")
     return kept
+
+
+def schedules(experiment: Experiment, group: Sequence[Record]) -> set[int]:
+    """How many epochs a whole schedule may have to which these records belong."""
+    whole = [cell for cell in experiment.cells if cell.epochs == 1.0]
+    if whole:
+        return {r["config"]["epochs"] for r in group if any(method_matches(c, r) for c in whole)}
+    found = set()
+    for cell, record in product(experiment.cells, group):
+        if method_matches(cell, record):
+            long = replace(read_config(record), epochs=10**6)
+            share = cell_epochs(cell, long, record["data"]["size"]) / long.epochs
+            epochs = max(1, round(record["config"]["epochs"] / share))
+            found |= {epochs} if matches(cell, record, epochs, experiment) else set()
+    return found
 
 
 def blank(experiment: Experiment, data: str) -> Table:
@@ -166,7 +182,8 @@ def designs(records: Sequence[Record]) -> list[list[Record]]:
     """Split runs of one protocol by their training images: the two designs are never mixed in one table.
 
     Runs of several seeds on the same images are a table of their own. Runs in which each seed has a subset of its own
-    are one table together; a subset that has its seed's number stays there when other seeds are run on it too.
+    are one table together; a subset that has its seed's number stays there when other seeds are run on it too
+    (that of seed 0, which is everybody's by default, where seed 1 has one of its own).
     """
     by_images: dict[tuple[int, str], list[Record]] = defaultdict(list)
     for record in records:
@@ -177,7 +194,7 @@ def designs(records: Sequence[Record]) -> list[list[Record]]:
         alone = len({pair_key(record)[0] for record in group}) == 1
         others = any(subset != images[0] for subset, _ in by_images)
         (own if alone and others else found).append(group)
-        if not alone and others and images[0] > 0:
+        if not alone and others and (images[0] > 0 or any(subset == 1 for subset, _ in by_images)):
             own += [mine] if (mine := [r for r in group if pair_key(r)[0] == images[0]]) else []
     subsets = Counter(pair_key(group[0])[1] for group in own)
     joined = [record for group in own if subsets[pair_key(group[0])[1]] == 1 for record in group]
@@ -347,7 +364,7 @@ def describe(record: Record, epochs: int, experiment: Experiment, own_images: bo
     config, data = record["config"], record["data"]
     net = "" if experiment.compares_networks else f"{config['net']}, "
     steps = epochs * -(-data["counts"]["train"] // config["batch_size"])
-    odd = {k: v for k, v in data.items() if k in ("difficulty", "label_noise") and v not in (1.0, 0.0)}
+    odd = {k: data[k] for k, v in (("difficulty", 1.0), ("label_noise", 0.0)) if data.get(k, v) != v}
     odd |= {"trained on": "FER+'s votes"} if data.get("votes") else {}
     usual = plain(Config())
     free = ("net", "epochs", "seed", "evaluate_every")

@@ -38,7 +38,8 @@ class Lane:
         progress: bool | None,
     ):
         self.job, self.out = job, out
-        self.stream = torch.cuda.Stream(device) if torch.cuda.is_available() else None
+        where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.stream = torch.cuda.Stream(where) if where.type == "cuda" else None
         method, images = runner.method_of(job, out), load(job.source)
         self.training = Training(method, images, job.config, out / job.name, device, engine)
         self.training.costs = copy.copy(costs)
@@ -102,13 +103,16 @@ def take_turns(
                         outcomes.append(runner.failure(job, error))
                         report(outcomes[-1])
                 whole = None
-                if box and all(lane.training.costs.train for lane in lanes):
+                if box and lanes and all(lane.training.costs.train for lane in lanes):
                     # Each has its share of the machine.
                     rest = [lane.training.seconds_left / lane.sharing for lane in lanes]
                     whole = whole_runs(rest, box.left)
                 if box and whole is not None and not told:
                     told = True
-                    print(foretell(whole, len(lanes) + len(left), box.left), flush=True)
+                    known, every = lanes[0].training.costs, [job.config for job in left]
+                    later = [known.of(c.epochs, -(-c.epochs // c.evaluate_every)) for c in every]
+                    finished = whole_runs([*rest, *later], box.left)
+                    print(foretell(finished, len(lanes) + len(left), box.left), flush=True)
                 active = lanes if whole is None else lanes[: max(whole, 2)]
                 for lane in active:
                     lane.sharing = len(active)
