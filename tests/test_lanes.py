@@ -216,6 +216,28 @@ def test_other_tiles_give_the_same_run():
     assert_same_run(*states)
 
 
+def test_steps_are_launched_on_the_device_of_the_runs(monkeypatch):
+    """Triton launches on the current one, which is another where a run is told cuda:1."""
+    current, seen = [], []
+
+    class Place:
+        def __init__(self, tensor):
+            self.tensor = tensor
+
+        def __enter__(self):
+            current.append(self.tensor)
+
+        def __exit__(self, *_):
+            current.pop()
+
+    monkeypatch.setattr(torch.cuda, "device_of", Place)
+    lanes = Lanes([training(Baseline(), images(5))], images(5), DEVICE)
+    monkeypatch.setattr(lanes.plan, "step", lambda count: seen.append((count, list(current))))
+    lanes.epoch()
+    assert [count for count, _ in seen] == [4, 1] and not current
+    assert all(len(places) == 1 and places[0] is lanes.plan.clock for _, places in seen)
+
+
 def test_nothing_needs_triton_at_import():
     """The command line, and the choice of lanes, on a machine without Triton."""
     code = (

@@ -113,11 +113,12 @@ class Lanes:
         """
         started = time.perf_counter()
         active = active or [True] * len(self.members)
-        self.begin(active)
         count, size = len(self.batches.split), self.plan.batch
-        self.run(size, count // size)
-        if count % size:
-            self.run(count % size, 1)
+        with torch.cuda.device_of(self.plan.clock):  # Triton launches on the current device
+            self.begin(active)
+            self.run(size, count // size)
+            if count % size:
+                self.run(count % size, 1)
         self.sums = self.plan.losses.double().sum(dim=2).cpu()  # waits for the epoch
         rows = []
         for run, (member, is_active) in enumerate(zip(self.members, active, strict=True)):
