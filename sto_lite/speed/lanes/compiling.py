@@ -72,13 +72,14 @@ def launches(net: str, method: Method, dtype: torch.dtype = torch.bfloat16, size
 def launch(kernel: Any, args: tuple[Any, ...], options: dict[str, Any]) -> Launch:
     """A launch as the just-in-time compiler would see it."""
     names = kernel.arg_names
+    anywhere = {p.name for p in kernel.params if p.do_not_specialize_on_alignment}
     given = dict(zip(names, args, strict=False)) | {k: v for k, v in options.items() if k in names}
     types, aligned, constants = [], [], []
     for name in names:
         value = given[name]
         if isinstance(value, Tensor):
             types.append((name, TYPES[value.dtype]))
-            if value.storage_offset() * value.element_size() % 16 == 0:
+            if name not in anywhere and value.storage_offset() * value.element_size() % 16 == 0:
                 aligned.append(name)
         elif name in options or (value == 1 and isinstance(value, int)):
             constants.append((name, value))

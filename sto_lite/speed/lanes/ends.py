@@ -9,6 +9,8 @@ first image), the gates of every step, the draws of an epoch, and the rates.
 import triton
 import triton.language as tl
 
+from sto_lite.speed.lanes.kernels import kernel
+
 
 @triton.jit
 def begin(clock, table, now, BATCH, SIZE, B: tl.constexpr):
@@ -22,7 +24,7 @@ def begin(clock, table, now, BATCH, SIZE, B: tl.constexpr):
     tl.store(clock + 2, step * BATCH)
 
 
-@triton.jit
+@kernel
 def pool(h, gates, features, N, S, Q: tl.constexpr, QP: tl.constexpr, C: tl.constexpr):
     """Features (R, N, C): each image's mean over its Q pixels of h."""
     lane = tl.program_id(1)
@@ -68,7 +70,7 @@ def leave(d, x, w, lane, n, okn, cl, okc, dx, dw, db, N, C: tl.constexpr, CLASSE
     tl.store(db + o * DB + cl, tl.sum(d, 0), mask=okc)
 
 
-@triton.jit
+@kernel
 def head(features, w, bias, labels, draws, clock, first, rules, gates, dx, dw, db, losses, N, WS, COUNT, NMAX,
          C: tl.constexpr, CLASSES: tl.constexpr, CB: tl.constexpr, DB: tl.constexpr, CL: tl.constexpr,
          BM: tl.constexpr, STUDENTS: tl.constexpr):  # fmt: skip
@@ -126,7 +128,7 @@ def head(features, w, bias, labels, draws, clock, first, rules, gates, dx, dw, d
         tl.store(o + 3, wrong)
 
 
-@triton.jit
+@kernel
 def sums(dx, h, dm, z, stat, gates, part, P, N, S, Q: tl.constexpr, C: tl.constexpr, BM: tl.constexpr,
          ITERS: tl.constexpr, SPREAD: tl.constexpr):  # fmt: skip
     """Sums for a batch norm: part = Σdm, Σdm·x̂ of z.
@@ -159,7 +161,7 @@ def sums(dx, h, dm, z, stat, gates, part, P, N, S, Q: tl.constexpr, C: tl.conste
         tl.store(o + C, second)
 
 
-@triton.jit
+@kernel
 def update(table, grads, master, momentum, low, first, gates, hyper, LANES, WS, B: tl.constexpr,
            SMAX: tl.constexpr):  # fmt: skip
     """Nesterov SGD with weight decay: partial gradients are summed over a run's lanes and their parts.
@@ -199,7 +201,7 @@ def update(table, grads, master, momentum, low, first, gates, hyper, LANES, WS, 
         tl.store(low + o, p.to(low.dtype.element_ty), mask=ok)
 
 
-@triton.jit
+@kernel
 def settle(table, stats, running, passed, first, counted, gates, LANES, LAYERS, RS, share, C: tl.constexpr,
            SMAX: tl.constexpr):  # fmt: skip
     """Move running statistics by each counted lane that passed the layer, in order; `passed` (K, LAYERS) counts.

@@ -13,6 +13,10 @@ Programs are (part of the pixels, lane, block of channels). A part is every G-th
 import triton
 import triton.language as tl
 
+# For kernels that read gates. These are rows of one buffer, some at a multiple of 16 bytes and some not; a kernel
+# would be compiled for each case, and reads one number.
+kernel = triton.jit(do_not_specialize_on_alignment=["gates", "before", "on"])
+
 
 @triton.jit
 def pixel(p, H: tl.constexpr, W: tl.constexpr):
@@ -58,7 +62,7 @@ def patch(images, draws, scale, shift, start, p, P, COUNT, H: tl.constexpr, W: t
     return tl.where(ok, v * tl.load(scale + ch)[None, :] + tl.load(shift + ch)[None, :], 0.0)
 
 
-@triton.jit
+@kernel
 def stem_forward(images, draws, scale, shift, clock, w, y, part, gates, runs, P, YS, WS, COUNT, H: tl.constexpr,
                  W: tl.constexpr, CH: tl.constexpr, PAD: tl.constexpr, CO: tl.constexpr, BM: tl.constexpr,
                  ITERS: tl.constexpr, PREC: tl.constexpr):  # fmt: skip
@@ -81,7 +85,7 @@ def stem_forward(images, draws, scale, shift, clock, w, y, part, gates, runs, P,
         keep(part, first, second, lane, co, CO)
 
 
-@triton.jit
+@kernel
 def forward(x, w, y, part, gates, runs, P, XS, YS, WS, HI: tl.constexpr, WI: tl.constexpr, HO: tl.constexpr,
             WO: tl.constexpr, ST: tl.constexpr, CI: tl.constexpr, CO: tl.constexpr, T: tl.constexpr,
             BM: tl.constexpr, BK: tl.constexpr, BN: tl.constexpr, ITERS: tl.constexpr,
@@ -136,7 +140,7 @@ def norm(part, gamma, beta, stat, gate, lane, run, WS, count, eps, C: tl.constex
     return scale, shift
 
 
-@triton.jit
+@kernel
 def activate(z, part, gamma, beta, stat, h, part2, gamma2, beta2, stat2, gates, on, runs, out, P, S, WS, count, eps,
              C: tl.constexpr, G: tl.constexpr, GP: tl.constexpr, G2: tl.constexpr, GP2: tl.constexpr,
              BM: tl.constexpr, ITERS: tl.constexpr, RES: tl.constexpr):  # fmt: skip
@@ -183,7 +187,7 @@ def norm_backward(dm, z, at, in_, mean, rstd, scale, first, second):
     return tl.where(in_, scale[None, :] * (d - first[None, :] - x * second[None, :]), 0.0)
 
 
-@triton.jit
+@kernel
 def stem_weights(images, draws, scale, shift, clock, dm, z, stat, back, gates, runs, dw, P, S, COUNT, count,
                  H: tl.constexpr, W: tl.constexpr, CH: tl.constexpr, PAD: tl.constexpr, CO: tl.constexpr,
                  G: tl.constexpr, GP: tl.constexpr, BM: tl.constexpr, ITERS: tl.constexpr,
@@ -209,7 +213,7 @@ def stem_weights(images, draws, scale, shift, clock, dm, z, stat, back, gates, r
         tl.store(o + j[:, None] * CO + co[None, :], acc, mask=(j < 27)[:, None])
 
 
-@triton.jit
+@kernel
 def weights(dm, z, a, stat, back, gates, dz, dw, P, XS, YS, count, HI: tl.constexpr, WI: tl.constexpr,
             HO: tl.constexpr, WO: tl.constexpr, ST: tl.constexpr, CI: tl.constexpr, CO: tl.constexpr,
             T: tl.constexpr, G: tl.constexpr, GP: tl.constexpr, BM: tl.constexpr, BI: tl.constexpr,
@@ -262,7 +266,7 @@ def weights(dm, z, a, stat, back, gates, dz, dw, P, XS, YS, count, HI: tl.conste
             tl.store(o + 2 * CI * CO, acc2)
 
 
-@triton.jit
+@kernel
 def inputs(dz, w, skip, z, stat, h, gates, before, on, runs, out, part, P, XS, YS, WS, HI: tl.constexpr,
            WI: tl.constexpr, HO: tl.constexpr, WO: tl.constexpr, ST: tl.constexpr, CI: tl.constexpr,
            CO: tl.constexpr, T: tl.constexpr, BM: tl.constexpr, BK: tl.constexpr, BN: tl.constexpr,
