@@ -7,8 +7,11 @@ import pytest
 from lanes_device import DEVICE
 
 pytest.importorskip("triton")
+from triton.errors import TritonError
+
 from sto_lite import records
 from sto_lite.__main__ import main
+from sto_lite.config import Config
 from sto_lite.data import ImageSet, Split
 from sto_lite.errors import RunError
 from sto_lite.experiments import jobs, paper, runner, turns
@@ -141,14 +144,15 @@ def test_an_interrupt_and_a_damaged_checkpoint(whole, tmp_path, monkeypatch, cap
     assert made(tmp_path / "a")[other]["predictions"] == made(whole)[other]["predictions"]
 
 
-def test_a_launch_that_fails_is_tried_in_smaller_ones(tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("kind", [RunError, TritonError])
+def test_a_launch_that_fails_is_tried_in_smaller_ones(kind, tmp_path, monkeypatch, capsys):
     """As when memory is used up; a run that fails alone gives its error, and one without lanes is left."""
     queue = jobs.jobs(paper.find("table1"), "faces", [0], "smoke", settings())
     sizes = []
 
     def full(runs, box):
         sizes.append(len(runs))
-        raise RunError("there is not enough memory")
+        raise kind("there is not enough memory")
         yield
 
     monkeypatch.setattr(together, "train", full)
@@ -174,9 +178,47 @@ def test_a_wrong_kernel_fails_the_self_test(tmp_path, monkeypatch, capsys):
     queue = jobs.jobs(paper.find("table1"), "faces", [0], "smoke", settings())
     assert turns.take_lanes(queue, tmp_path, lambda _: None, device=DEVICE.type) == ([], queue)
     told = capsys.readouterr().err
-    assert "lanes with default tiles failed their self-test in float32" in told
+    assert "lanes with default tiles failed their self-test in float32: " in told
     assert "no lanes, the runs are trained one by one: " in told
     selftest.proved.cache_clear()
+
+
+def test_an_error_of_the_compiler_fails_the_self_test(monkeypatch, capsys):
+    """The verdict keeps all of its text, standard error the first line; it is given once."""
+
+    def fail(*_):
+        raise TritonError("at 3:5:\nno such thing")
+
+    selftest.proved.cache_clear()
+    monkeypatch.setattr(selftest, "fault", fail)
+    for _ in range(2):
+        verdict = selftest.proved("resnet8", "float32", 8, 2, DEVICE)
+        assert verdict == (None, {"default": "TritonError: at 3:5:\nno such thing"})
+    assert capsys.readouterr().err == (
+        "lanes with default tiles failed their self-test in float32: TritonError: at 3:5:\n"
+    )
+    selftest.proved.cache_clear()
+
+
+def test_a_replay_that_leaves_something_else_is_told(monkeypatch):
+    """Here nothing is replayed: stand-ins make steps that cost nothing, and lose one of the smaller last batch."""
+    config, steps, real = Config(net="resnet8", batch_size=3), [], Lanes.run
+
+    def step(self, images):
+        steps.append(images)
+        self.rows.master.mul_(0.5).add_(images)
+
+    def run(self, images, times):
+        lost = images == 1 and type(self) is Lanes and self.members[0].epoch == 1
+        real(self, images, 0 if lost else times)
+
+    monkeypatch.setattr(Plan, "step", step)
+    assert selftest.stale("resnet8", config, 8, DEVICE, {}) is None
+    assert steps == 2 * 2 * [*(selftest.CHUNK + 2) * [3], 1]
+    monkeypatch.setattr(Lanes, "run", run)
+    assert selftest.stale("resnet8", config, 8, DEVICE, {}) == (
+        "replayed steps leave other weights than launched ones"
+    )
 
 
 def settings():

@@ -118,7 +118,7 @@ def spread(values: Sequence[float]) -> dict[str, Any]:
 
 
 def self_tests() -> Iterator[dict[str, Any]]:
-    """Whether lanes pass beside float64: the tiles that did ("tuned", "default") or none."""
+    """Whether lanes pass: the tiles that did ("tuned", "default") or none, and what was wrong."""
     from sto_lite.speed.lanes.selftest import proved
 
     found: dict[str, Any] = {}
@@ -128,9 +128,10 @@ def self_tests() -> Iterator[dict[str, Any]]:
             pool.submit(compile_step, net, precision, part, 4)
     for net, precision in cases:
         began = time.perf_counter()
-        tiles = proved(net, precision, at.size, at.batch, at.device)
+        tiles, faults = proved(net, precision, at.size, at.batch, at.device)
         passed = None if tiles is None else "tuned" if tiles else "default"
-        found[f"{net} {precision}"] = {"tiles": passed, "seconds": time.perf_counter() - began}
+        seconds = time.perf_counter() - began
+        found[f"{net} {precision}"] = {"tiles": passed, "faults": faults, "seconds": seconds}
         yield found
 
 
@@ -268,6 +269,8 @@ def compile_step(net: str, precision: str, part: int, parts: int) -> None:
 
 def tile_search(seconds: float) -> Iterator[dict[str, Any]]:
     """Microseconds of every shape by tile; the best is kept. Programs for each lane stay as they are by default."""
+    from sto_lite.speed.lanes.selftest import proved
+
     started = time.perf_counter()
     found: dict[str, dict[str, float | str]] = {}
     best: dict[str, Tile] = {}
@@ -305,6 +308,7 @@ def tile_search(seconds: float) -> Iterator[dict[str, Any]]:
     tables[card()] = {key: list(astuple(tile)) for key, tile in sorted(best.items())}
     write_atomically(at.table, (json.dumps(tables, indent=1) + "\n").encode())
     tuned.cache_clear()
+    proved.cache_clear()
     yield found
 
 

@@ -175,7 +175,7 @@ def take_lanes(
                 end(group[number], how)
         except together.Untested as error:
             print(f"no lanes, the runs are trained one by one: {error}", file=sys.stderr)
-        except ERRORS as error:
+        except Exception as error:  # the compiler's errors are of many kinds
             if len(going) > 1:  # as when memory is used up
                 print(f"fewer lanes in a launch: {first_line(error)}", file=sys.stderr)
                 half = len(going) // 2

@@ -73,7 +73,7 @@ def train(runs: Sequence[Training], box: TimeBox | None = None) -> Iterator[tupl
         size, batch = split.images.shape[-1], min(c.batch_size, len(split))
         if split.labels.is_floating_point():
             raise Untested("lanes take a class for each image, and no shares")
-        if (tiles := proved(c.net, c.precision, size, batch, device)) is None:
+        if (tiles := proved(c.net, c.precision, size, batch, device).tiles) is None:
             raise Untested("lanes did not pass their self-test on this device")
         trained: list[Any] = list(going.values())  # each a running.Member
         lanes, tests = Lanes(trained, first.images, device, tiles), first.tests()
