@@ -1,30 +1,36 @@
-"""Measure and tune the lanes of chapter 7 on the GPU at hand: python tools/gpu.py, about ten minutes.
+"""Measure and tune the lanes of chapter 7 on the GPU at hand: python tools/gpu.py, in less than ten minutes.
 
-Sections come in the order of their worth: self-test, steps, tiles, steps with the tiles found, whole runs, cuDNN's
-convolutions. Results are written after each one, to data/gpu/CARD.json, and the tiles to
-sto_lite/speed/lanes/tuned.json, so a call that is cut off loses one section. Two ways need no GPU: --compile writes
-data/gpu/compiled.json, what the compiler makes of every kernel, and --rehearse runs every section once as a tiny
-toy in Triton's interpreter, and keeps nothing.
+Sections come in the order of their worth: self-test, the registered marks (a whole run, steps, a row), steps, tiles,
+steps with the tiles found, the other networks, float32, cuDNN's convolutions. Each has a process of its own and a
+limit. Results are written as they come, to data/gpu/CARD.json, and the tiles to sto_lite/speed/lanes/tuned.json, or
+both to a folder (--out). What the --minutes do not hold is told, and the same call again does what is left or failed.
+Two ways need no GPU: --compile writes data/gpu/compiled.json, what the compiler makes of every kernel, and --rehearse
+runs every section once as a tiny toy in Triton's interpreter, and keeps nothing.
 """
 
 import argparse
 import itertools
 import json
+import math
 import os
 import random
+import signal
 import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
+from contextlib import closing, suppress
 from dataclasses import astuple, dataclass, field, replace
 from functools import partial
 from multiprocessing import get_context
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+BEGUN = time.monotonic()
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # so that this file also runs as a script
 if "--rehearse" in sys.argv:  # before anything imports Triton
@@ -46,14 +52,18 @@ from sto_lite.timebox import progress_bar  # noqa: E402
 from sto_lite.train import MakeEngine, Training  # noqa: E402
 
 NETS = ("resnet32", "wrn20-2", "resnet110")  # together they hold every shape of Table 1
+MINUTES = 9.5  # by default
+LEAST = 15  # seconds for which no section is begun
+UNENDED = "not ended"
 
 
 @dataclass
 class Setting:
     """What is measured and where.
 
-    steps: of an epoch that is timed. rounds: at least. runs: lanes of a launch. most: tiles of a shape. count,
-    epochs: images and length of a whole run, as FER-2013's. table: for the tuned tiles.
+    steps: of an epoch that is timed. rounds: at least, and for so many seconds. runs: lanes of a launch. most: tiles
+    of a shape. count, epochs: images and length of a whole run, as FER-2013's. rows: networks whose rows are timed
+    last. marked: runs of a launch for the registered marks. table: for the tuned tiles. limit: seconds of a section.
     """
 
     device: torch.device = field(default_factory=lambda: torch.device("cuda"))
@@ -69,6 +79,20 @@ class Setting:
     epochs: int = 300
     folder: Path = ROOT / "data" / "gpu"
     table: Path = TUNED
+    seconds: float = 15
+    rows: tuple[str, ...] = ("wrn20-2", "resnet50")
+    marked: tuple[int, ...] = (3,)
+    limit: float = 600
+
+
+@dataclass
+class Section:
+    """A part of the report. measure: gives what it has found so far, called with `words`. limit: seconds at most."""
+
+    name: str
+    measure: Callable[..., Iterator[dict[str, Any]]]
+    words: tuple[Any, ...]
+    limit: float
 
 
 at = Setting()
@@ -77,7 +101,8 @@ at = Setting()
 def rehearsal(folder: Path) -> Setting:
     """A toy for the interpreter, whose bf16 is wrong."""
     cpu = torch.device("cpu")
-    return Setting(cpu, ("resnet8",), 8, 2, 1, 2, (2,), ("float32",), 2, 2, 1, folder, folder / "tuned.json")
+    table = folder / "tuned.json"
+    return Setting(cpu, ("resnet8",), 8, 2, 1, 2, (2,), ("float32",), 2, 2, 1, folder, table, 0, (), (1,))
 
 
 def card() -> str:
@@ -117,18 +142,18 @@ def spread(values: Sequence[float]) -> dict[str, Any]:
     return {"median": middle, "quartiles": [low, high], "rounds": len(values)}
 
 
-def self_tests() -> Iterator[dict[str, Any]]:
-    """Whether lanes pass: the tiles that did ("tuned", "default") or none, and what was wrong."""
+def self_tests(cases: Sequence[tuple[str, str]]) -> Iterator[dict[str, Any]]:
+    """Whether lanes pass, by network and precision: the tiles that did ("tuned", "default") or none, and faults."""
     from sto_lite.speed.lanes.selftest import proved
 
     found: dict[str, Any] = {}
-    cases = list(itertools.product(at.nets, at.precisions))
+    parts = max(1, (os.cpu_count() or 1) // len(cases))
     with compilers() as pool:
-        for (net, precision), part in itertools.product(cases, range(4)):
-            pool.submit(compile_step, net, precision, part, 4)
+        for (net, precision), part in itertools.product(cases, range(parts)):
+            pool.submit(compile_step, at, net, precision, part, parts)
     for net, precision in cases:
         began = time.perf_counter()
-        tiles, faults = proved(net, precision, at.size, at.batch, at.device)
+        tiles, faults = proved(net, precision, at.size, at.batch, at.device, at.table)
         passed = None if tiles is None else "tuned" if tiles else "default"
         seconds = time.perf_counter() - began
         found[f"{net} {precision}"] = {"tiles": passed, "faults": faults, "seconds": seconds}
@@ -151,16 +176,18 @@ def compilers() -> Executor:
     return ProcessPoolExecutor(os.cpu_count(), get_context("spawn")) if on_gpu else Idle()
 
 
-def steps(seconds: float, tiles: dict[str, Tile]) -> Iterator[dict[str, Any]]:
-    """Milliseconds of a step and run, whole epochs with all that the host does: today, and R runs as lanes."""
+def steps(with_table: bool, sizes: Sequence[int], beside: bool) -> Iterator[dict[str, Any]]:
+    """Milliseconds of a step and run, whole epochs with all that the host does: R runs as lanes, beside today's."""
     from sto_lite.speed.lanes.running import Lanes
 
     net, precision = at.nets[0], at.precisions[0]
+    tiles = tuned(card(), at.table) if with_table else {}
     contenders: dict[str, tuple[Callable[[], object], int]] = {}
     for name, method in (("baseline", Baseline()), ("sto", FusedSTO())):
-        (run,) = trainings(method, net, 1, precision, graphs.engine(compiled=True))
-        contenders[f"{name} today"] = (partial(today, run, batches_of(run.images)), 1)
-        for count in at.runs:
+        if beside:
+            (run,) = trainings(method, net, 1, precision, graphs.engine(compiled=True))
+            contenders[f"{name} today"] = (partial(today, run, batches_of(run.images)), 1)
+        for count in sizes:
             members = trainings(method, net, count, precision)
             lanes = Lanes(members, members[0].images, at.device, tiles)
             contenders[f"{name} lanes {count}"] = (lanes.epoch, count)
@@ -169,7 +196,7 @@ def steps(seconds: float, tiles: dict[str, Tile]) -> Iterator[dict[str, Any]]:
     for name in order:  # compiles, records
         contenders[name][0]()
         contenders[name][0]()
-    while len(times[order[0]]) < at.rounds or time.perf_counter() - started < seconds:
+    while len(times[order[0]]) < at.rounds or time.perf_counter() - started < at.seconds:
         dice.shuffle(order)
         for name in order:
             epoch, count = contenders[name]
@@ -249,42 +276,48 @@ def compile_only(part: int = 0, parts: int = 1) -> Any:
     return patch.object(triton.runtime.JITFunction, "run", ahead)
 
 
-def compile_tiles(net: str, tiles: dict[str, Tile]) -> None:
+def compile_tiles(setting: Setting, net: str, tiles: dict[str, Tile]) -> None:
     """In a process of its own: compile every operation with these tiles."""
+    global at
+    at = setting
     with compile_only():
         for call in operations(small_plan(net, tiles)).values():
             call()
 
 
-def compile_step(net: str, precision: str, part: int, parts: int) -> None:
+def compile_step(setting: Setting, net: str, precision: str, part: int, parts: int) -> None:
     """In a process of its own: compile a share of what the self-test launches."""
+    global at
+    at = setting
     from sto_lite.speed.lanes.running import Lanes
     from sto_lite.speed.lanes.selftest import trial
 
     run: Any = trial(net, Config(net=net, precision=precision, batch_size=at.batch), at.device)
-    lanes = Lanes([run], images(at.batch), at.device, tuned(card()))
+    lanes = Lanes([run], images(at.batch), at.device, tuned(card(), at.table))
     with compile_only(part, parts):
         lanes.plan.step(at.batch)
 
 
-def tile_search(seconds: float) -> Iterator[dict[str, Any]]:
-    """Microseconds of every shape by tile; the best is kept. Programs for each lane stay as they are by default."""
-    from sto_lite.speed.lanes.selftest import proved
+def tile_search(start: int, stop: int) -> Iterator[dict[str, Any]]:
+    """Microseconds by tile of every shape that networks start to stop add to those before; the best are kept.
 
+    Programs for each lane stay as they are by default. It ends before its limit, when another round may not fit.
+    """
     started = time.perf_counter()
     found: dict[str, dict[str, float | str]] = {}
-    best: dict[str, Tile] = {}
     rounds: list[tuple[str, dict[str, Tile]]] = []
-    for net in at.nets:
-        shapes = list(operations(small_plan(net, {})))
-        longest = max(len(shortlist(s)) for s in shapes)
+    known: set[Shape] = set()
+    for number, net in enumerate(at.nets[:stop]):
+        shapes = [s for s in operations(small_plan(net, {})) if s not in known]
+        known |= {*shapes}
+        longest = max((len(shortlist(s)) for s in shapes), default=0) if number >= start else 0
         # Round i gives every shape its i-th tile, so that one plan compiles and times them all.
         for i in range(longest):
             rounds.append((net, {s.key: shortlist(s)[i] for s in shapes if i < len(shortlist(s))}))
     with compilers() as pool:
-        ahead = [pool.submit(compile_tiles, *chosen) for chosen in rounds]
+        ahead = [pool.submit(compile_tiles, at, *chosen) for chosen in rounds]
         for future, (net, tiles) in zip(ahead, rounds, strict=True):
-            if time.perf_counter() - started > seconds:
+            if time.perf_counter() - started > 0.7 * at.limit:
                 for rest in ahead:
                     rest.cancel()
                 break
@@ -299,17 +332,26 @@ def tile_search(seconds: float) -> Iterator[dict[str, Any]]:
                     times[key] = microseconds(call)
                 except Exception as trouble:  # the compiler's errors are of many kinds
                     times[key] = f"{type(trouble).__name__}: {str(trouble).splitlines()[:1]}"
+                    finish(at.device)  # raises where nothing can be launched any more
+            note(found)
             yield found
+
+
+def note(found: dict[str, dict[str, float | str]]) -> None:
+    """Write the best tiles into the table."""
+    from sto_lite.speed.lanes.selftest import proved
+
+    best: dict[str, Tile] = {}
     for key, times in found.items():
         measured = {tile: t for tile, t in times.items() if isinstance(t, float)}
         if measured:
             best[key] = Tile(*json.loads(min(measured, key=measured.__getitem__)))
     tables = json.loads(at.table.read_text()) if at.table.exists() else {}
-    tables[card()] = {key: list(astuple(tile)) for key, tile in sorted(best.items())}
+    tiles = tables.get(card(), {}) | {key: list(astuple(tile)) for key, tile in best.items()}
+    tables[card()] = dict(sorted(tiles.items()))
     write_atomically(at.table, (json.dumps(tables, indent=1) + "\n").encode())
     tuned.cache_clear()
     proved.cache_clear()
-    yield found
 
 
 def microseconds(call: Callable[[], object], repeats: int = 20) -> float:
@@ -335,24 +377,26 @@ def microseconds(call: Callable[[], object], repeats: int = 20) -> float:
     return statistics.median(times)
 
 
-def whole_runs() -> Iterator[dict[str, Any]]:
-    """Seconds of whole runs with an evaluation each tenth epoch: STO alone, and a tenth of a row of Table 1."""
-    from sto_lite.speed.lanes import together
+def whole_runs(net: str, methods: Sequence[Method], seeds: int, part: int) -> Iterator[dict[str, Any]]:
+    """Seconds of runs in one launch with an evaluation each tenth epoch, of so many seeds, for a part of the epochs.
 
-    found: dict[str, Any] = {}
-    data, tenth = images(at.count), max(1, at.epochs // 10)
-    row: list[Method] = [Baseline(), FusedSTO()]
-    for name, methods, seeds, epochs in (("STO", row[1:], 1, at.epochs), ("baseline and STO", row, 3, tenth)):
-        config = Config(net=at.nets[0], epochs=epochs, evaluate_every=10, batch_size=at.batch)
-        config = replace(config, precision=at.precisions[0])
-        chosen = [(method, replace(config, seed=seed)) for method in methods for seed in range(seeds)]
-        runs = [Training(method, data, c, None, at.device) for method, c in chosen]
-        began = time.perf_counter()
-        for _, end in together.train(runs):
-            if isinstance(end, Exception):
-                raise end
-        found[f"{name}, seeds {seeds}, epochs {epochs}"] = time.perf_counter() - began
-        yield found
+    The self-test is made before; what else compiles and records counts.
+    """
+    from sto_lite.speed.lanes import together
+    from sto_lite.speed.lanes.selftest import proved
+
+    data, epochs = images(at.count), max(1, at.epochs // part)
+    config = Config(net=net, epochs=epochs, evaluate_every=10, batch_size=at.batch)
+    config = replace(config, precision=at.precisions[0])
+    chosen = [(method, replace(config, seed=seed)) for method in methods for seed in range(seeds)]
+    runs = [Training(method, data, c, None, at.device) for method, c in chosen]
+    proved(net, config.precision, at.size, min(at.batch, at.count), at.device)
+    began = time.perf_counter()
+    for _, end in together.train(runs):
+        if isinstance(end, Exception):
+            raise end
+    name = " and ".join(method.name for method in methods)
+    yield {f"{name}, seeds {seeds}, epochs {epochs}": time.perf_counter() - began}
 
 
 def convolutions() -> Iterator[dict[str, Any]]:
@@ -379,31 +423,112 @@ def convolutions() -> Iterator[dict[str, Any]]:
             yield found
 
 
-def measure(seconds: float) -> Path:
-    """All sections, each written when it grows; gives the report's path."""
-    path = at.folder / f"{card().replace(' ', '-')}.json"
-    report: dict[str, Any] = {"environment": records.environment(at.device)}
-    share = seconds / 10
-    sections: list[tuple[str, Callable[[], Iterator[dict[str, Any]]]]] = [
-        ("self-test", self_tests),
-        ("steps, ms, default tiles", lambda: steps(share, {})),
-        ("tiles, µs", lambda: tile_search(3 * share)),
-        ("steps, ms, tuned tiles", lambda: steps(share, tuned(card(), at.table))),
-        ("whole runs, s", whole_runs),
-        ("convolutions of cuDNN, µs", convolutions),
+def sections() -> list[Section]:
+    """In the order of their worth: the registered marks (gpu-marks) first."""
+    first, rest, best, row = at.nets[0], at.nets[1:], at.precisions[0], (Baseline(), FusedSTO())
+    marks = (row[1:], 1, 1), (row, 3, 10)
+    found = [
+        Section(f"self-test {best}", self_tests, ([(first, best)],), 180),
+        Section("whole run of STO, s", whole_runs, (first, *marks[0]), 200),
+        Section("marks, ms", steps, (False, at.marked, False), 90),
+        Section("row, s", whole_runs, (first, *marks[1]), 150),
+        Section("steps, ms, default tiles", steps, (False, at.runs, True), 200),
+        Section("tiles, µs", tile_search, (0, 1), 200),
+        Section("self-test, tuned tiles", self_tests, ([(first, best)],), 120),
+        Section("steps, ms, tuned tiles", steps, (True, at.runs, True), 200),
     ]
-    for name, section in sections:
-        began = time.perf_counter()
-        found = section()
-        try:
-            for report[name] in found:
+    if rest:
+        found += [
+            Section(f"self-test {best}, other nets", self_tests, ([(net, best) for net in rest],), 240),
+            Section("tiles, µs, other nets", tile_search, (1, len(at.nets)), 240),
+        ]
+    found += [Section(f"row of {net}, s", whole_runs, (net, row, 3, 30), 200) for net in at.rows]
+    for precision in at.precisions[1:]:
+        cases = [(net, precision) for net in at.nets]
+        found.append(Section(f"self-test {precision}", self_tests, (cases,), 300))
+    return [*found, Section("convolutions of cuDNN, µs", convolutions, (), 120)]
+
+
+def measure(plan: Sequence[Section], end: float) -> Path:
+    """Every section that an old report lacks or that failed there, until time.monotonic() is `end`; gives the report.
+
+    A section's error stands in the report, and the next one has a process of its own.
+    """
+    from sto_lite.speed.lanes.compiling import fingerprint
+
+    path = at.folder / f"{card().replace(' ', '-')}.json"
+    head = {"environment": records.environment(at.device), "kernels": fingerprint()}
+    old: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    report = head | (
+        {name: found for name, found in old.items() if name not in head} if same(old, head) else {}
+    )
+    left = [section for section in plan if "error" in report.get(section.name, {"error": ""})]
+    while left and (rest := end - time.monotonic()) > LEAST:
+        section, began = left.pop(0), time.monotonic()
+        report["not begun"] = [other.name for other in left]
+        with closing(apart(section, min(section.limit, rest))) as progress:
+            for found in progress:
+                report[section.name] = found
                 keep(path, report)
-        except Exception as trouble:  # the next section may still tell something
-            report[name] = {**report.get(name, {}), "error": f"{type(trouble).__name__}: {trouble}"[:500]}
-            keep(path, report)
-        told = report.get(name, {}).get("error", path)
-        print(f"{name}: {time.perf_counter() - began:.0f} s, {told}", flush=True)
+        told = report[section.name].get("error", path)
+        print(f"{section.name}: {time.monotonic() - began:.0f} s, {told}", flush=True)
+    report["not begun"] = [section.name for section in left]
+    keep(path, report)
+    for section in left:
+        print(f"{section.name}: not begun, there is no time left", flush=True)
     return path
+
+
+def same(old: dict[str, Any], new: dict[str, Any]) -> bool:
+    """Whether a report is of this card, software and kernels; a table of tiles alone makes another revision."""
+    ours, theirs = ({**r.get("environment", {}), "revision": r.get("kernels")} for r in (new, old))
+    return ours == theirs
+
+
+def apart(section: Section, seconds: float) -> Generator[dict[str, Any], None, None]:
+    """What a section finds in a process of its own, which ends after so long; "error" until it has ended well."""
+    context = get_context("spawn")
+    ours, theirs = context.Pipe(duplex=False)
+    process = context.Process(target=work, args=(section, replace(at, limit=seconds), theirs))
+    end, told, found = time.monotonic() + seconds, UNENDED, {}
+    process.start()
+    theirs.close()
+    try:
+        yield {"error": UNENDED}
+        while True:
+            if not ours.poll(max(0.0, end - time.monotonic())):
+                told = f"cut off after {seconds:.0f} s"
+                break
+            told = ours.recv()
+            if isinstance(told, str):
+                break
+            found = told
+            yield {**found, "error": UNENDED}
+    except EOFError:
+        told = "its process died"
+    finally:
+        if told == "":
+            process.join(10)
+        process.kill()
+        if process.pid:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)  # its compilers
+        process.join()
+    yield {**found, "error": told} if told else found
+
+
+def work(section: Section, setting: Setting, told: Connection) -> None:
+    """In a process of its own: send all that a section finds, and at its end its error, or an empty text."""
+    global at
+    at = setting
+    os.setpgrp()
+    try:
+        for found in section.measure(*section.words):
+            told.send(found)
+    except Exception as trouble:
+        told.send(f"{type(trouble).__name__}: {trouble}"[:2000])
+    else:
+        told.send("")
 
 
 def keep(path: Path, report: dict[str, Any]) -> None:
@@ -437,8 +562,17 @@ def compile_all(capabilities: Sequence[int]) -> None:
 
 def main(words: Sequence[str] | None = None) -> int:
     """The command."""
+    global at
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--seconds", type=float, default=600, help="to take, about (default: 600)")
+    parser.add_argument(
+        "--minutes", type=float, default=MINUTES, help=f"to take at most (default: {MINUTES})"
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="DIR",
+        help="for the report and the tiles (default: where the book reads them)",
+    )
     parser.add_argument(
         "--compile", action="store_true", help="only compile, for sm_80 and sm_90; needs no GPU"
     )
@@ -455,7 +589,11 @@ def main(words: Sequence[str] | None = None) -> int:
             file=sys.stderr,
         )
         return 1
-    measure(options.seconds)
+    if options.out:
+        at = replace(at, folder=options.out, table=options.out / "tuned.json")
+    at.folder.mkdir(parents=True, exist_ok=True)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that a section's process ends too
+    measure(sections(), BEGUN + 60 * options.minutes)
     return 0
 
 
@@ -464,7 +602,8 @@ def rehearse() -> int:
     global at
     with tempfile.TemporaryDirectory() as folder:
         at = rehearsal(Path(folder))
-        text = measure(1).read_text(encoding="utf-8")
+        plan = [replace(section, limit=3600) for section in sections()]  # the interpreter takes its time
+        text = measure(plan, math.inf).read_text(encoding="utf-8")
         return int(any(sign in text for sign in ("Error", '"error"', '"tiles": null')))
 
 
