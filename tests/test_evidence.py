@@ -109,8 +109,8 @@ def test_the_multiverse_holds_every_choice_once():
     specs = evidence.multiverse(REDUCED, CURVES)
     keys = [tuple(spec.choices.values()) for spec in specs]
     assert len(set(keys)) == len(keys) and [s.gain.mean for s in specs] == sorted(s.gain.mean for s in specs)
-    # 3 rivals, 2 test sets, 4 ways to read a run; and 4 windows of the curves on 2 test sets
-    assert len(specs) == 3 * 2 * 4 + 4 * 2
+    # 5 rivals, 2 test sets, 4 ways to read a run; and 4 windows of the curves on 2 test sets
+    assert len(specs) == 5 * 2 * 4 + 4 * 2
     headline = ("1,024", "baseline", "PrivateTest", "last epoch")
     (found,) = (spec for spec in specs if tuple(spec.choices.values())[1:] == headline)
     assert found.gain.mean == pytest.approx(2.49, abs=0.005)

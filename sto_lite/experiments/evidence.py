@@ -166,8 +166,17 @@ class Specification:
 CHOICES = ("data", "images", "against", "test images", "error of")
 # Whom STO is held against: labels of rows, and what figures call them.
 RIVALS = {
-    "table3": {"baseline": "baseline", "stochastic depth": "stochastic depth"},
-    "compute": {"baseline, STO's compute": "baseline, equal compute"},
+    "table3": {
+        "baseline": "baseline",
+        "stochastic depth": "stochastic depth",
+        "without distillation (λ = 0)": "λ = 0",
+        "without backward of the full network": "no backward",
+    },
+    "compute": {
+        "baseline, STO's compute": "baseline, equal compute",
+        "stochastic depth, STO's compute": "stochastic depth, equal compute",
+        "no backward, STO's compute": "no backward, equal compute",
+    },
 }
 
 
