@@ -46,7 +46,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         discard_output()
         return 141
     except OSError as error:  # a folder that one may not enter, a name that is too long, a full disk
-        print(f"sto_lite {options.verb}: {error.filename or 'output'}: {error.strerror or error}", file=sys.stderr)
+        told = f"{error.filename or 'output'}: {error.strerror or error}"
+        print(f"sto_lite {options.verb}: {told}", file=sys.stderr)
         if error.filename is None:
             discard_output()
         return 2

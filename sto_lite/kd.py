@@ -86,8 +86,8 @@ class KD:
         had = read_about(state, expand(self.teacher))["classes"] if "about" in state else [*classes]
         if had != [*classes]:
             raise RunError(
-                f"the teacher {self.teacher} was trained for the classes {', '.join(had)}, in this order, and this data "
-                f"has {', '.join(classes)}: give one that was trained on the same data"
+                f"the teacher {self.teacher} was trained for the classes {', '.join(had)}, in this order, and this "
+                f"data has {', '.join(classes)}: give one that was trained on the same data"
             )
 
     def build(self, net: str, num_classes: int, generator: torch.Generator | None = None) -> Taught:

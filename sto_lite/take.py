@@ -28,7 +28,8 @@ from sto_lite.sets import TITLES
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".avif", ".jfif", ".tif", ".tiff", ".pgm", ".ppm")
+KINDS = ("png", "jpg", "jpeg", "bmp", "gif", "webp", "avif", "jfif", "tif", "tiff", "pgm", "ppm")
+ENDINGS = tuple(f".{kind}" for kind in KINDS)
 LARGEST = 512  # pixels; crops of faces are smaller, photographs of people are larger
 OBLONG = 1.25  # longer side over shorter, up to which the middle square is taken
 TOGETHER = 256  # pictures in a batch
@@ -212,7 +213,8 @@ def _pictures(given: Any) -> Iterator[tuple[str, Any]]:
         if not found:
             raise DataError(f"the folder {path} holds no picture ({', '.join(ENDINGS)})")
         if len(files) > len(found):
-            print(f"{path}: {len(files) - len(found)} files that are no pictures were not read", file=sys.stderr)
+            told = f"{len(files) - len(found)} files that are no pictures were not read"
+            print(f"{path}: {told}", file=sys.stderr)
         yield from ((str(p), p) for p in found)
 
 
@@ -246,7 +248,7 @@ def from_pil(image: "Image", channels: int, name: str) -> Tensor:
 
     try:
         image.load()
-        with contextlib.suppress(Exception):  # whatever Pillow raises on a broken EXIF block; the pixels are sound
+        with contextlib.suppress(Exception):  # of many kinds, of a broken EXIF block: the pixels are sound
             image = ImageOps.exif_transpose(image)
         if image.mode.startswith(("I;16", "I", "F")):
             raise DataError(f"{name} has more than 8 bits a channel; save it with 8")

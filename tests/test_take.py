@@ -257,8 +257,13 @@ def test_pictures_may_stand_behind_options_and_what_is_passed_over_is_told(run, 
 def test_output_that_nobody_reads_or_that_has_no_room_ends_in_one_line(run):
     command = f"{shlex.quote(sys.executable)} -m sto_lite card {shlex.quote(str(run[0]))}"
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
-    for target, status, told in (("| true; exit ${PIPESTATUS[0]}", 141, ""), ("> /dev/full", 2, "No space left")):
-        done = subprocess.run(["bash", "-c", f"{command} {target}"], env=environment, capture_output=True, text=True)
+    for target, status, told in (
+        ("| true; exit ${PIPESTATUS[0]}", 141, ""),
+        ("> /dev/full", 2, "No space left"),
+    ):
+        done = subprocess.run(
+            ["bash", "-c", f"{command} {target}"], env=environment, capture_output=True, text=True
+        )
         assert done.returncode == status and told in done.stderr and "Exception" not in done.stderr
         assert done.stderr.count("\n") == bool(told)
 

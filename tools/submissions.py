@@ -167,7 +167,15 @@ def unpack(file: Path, folder: Path, notebook: str) -> None:
                         f"unpacked"
                     )
                 contents[place] = archive.read(member)
-    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError, RuntimeError, ValueError) as error:
+    except (
+        zipfile.BadZipFile,
+        zlib.error,
+        lzma.LZMAError,
+        EOFError,
+        OSError,
+        RuntimeError,
+        ValueError,
+    ) as error:
         raise HomeworkError(f"cannot be unpacked ({error}): ask for it again") from None
     tops = {place.parent for place in contents if place.name == notebook}
     top = tops.pop() if len(tops) == 1 else PurePosixPath()
