@@ -329,10 +329,10 @@ def main(arguments: list[str] | None = None) -> int:
             lines = look_over(source, handed_in, path.stem, marked) if there else ["nothing was handed in"]
         except Exception as error:  # a student's files end no look at the others'
             lines = [f"cannot be looked over ({type(error).__name__}: {error})"]
-        lines = [*lines, *copies.get(student.name, [])]
-        odd += bool(lines)
         if len(lines) > LINES:
             lines = [*lines[:LINES], f"and {len(lines) - LINES} more"]
+        lines = [*lines, *copies.get(student.name, [])]
+        odd += bool(lines)
         for number, line in enumerate(lines or ["all well"]):
             print(f"{'' if number else shown(student.name):{width}}  {shown(line)}")
     print(f"{path.stem}: {len(students)} students, {odd} to be looked at.")
