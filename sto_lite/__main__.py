@@ -226,7 +226,7 @@ def run(options: argparse.Namespace) -> int:
         told += 1
         print(f"[{told}/{len(jobs)}] {outcome.status:6} {outcome.job.name}: {outcome.message}", flush=True)
 
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as train
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ended from outside, it keeps the last epochs
     device, threads, left = options.device, options.threads, jobs
     outcomes: list[runner.Outcome] = []
     if options.engine == "slurm":
