@@ -309,7 +309,7 @@ def table(options: argparse.Namespace) -> None:
         found = [record for record in found if record["data"]["name"] == options.data]
     made = tables.tables(experiment, found, options.split)
     if not made:
-        where = ", ".join(map(str, options.records or ("runs",)))
+        where = ", ".join(map(str, options.records or ("runs" if Path("runs").exists() else "data/runs",)))
         where += f" on {options.data}" if options.data else ""
         raise RunError(
             f"none of the {len(found)} records in {where} belongs to {options.experiment}; make some with "

@@ -8,7 +8,7 @@ import contextlib
 import csv
 import io
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -89,12 +89,26 @@ class TakenNetwork:
         """
         return list(self.answers(pictures, any_size))
 
-    def answers(self, pictures: Any, any_size: bool = False) -> Iterator[Answer]:
-        """`predict`, one by one: of a large folder only a batch is in memory."""
+    def answers(
+        self, pictures: Any, any_size: bool = False, refuse: Callable[[DataError], None] | None = None
+    ) -> Iterator[Answer]:
+        """`predict`, one by one: of a large folder only a batch is in memory.
+
+        refuse: is given the error of a picture that cannot be taken, and the others go on; without it it is raised.
+        """
         rows = _pictures(pictures)
         while part := list(islice(rows, TOGETHER)):
-            pixels = torch.cat([self.pixels(picture, name, any_size) for name, picture in part])
-            for (name, _), row in zip(part, self.probabilities(pixels).tolist(), strict=True):
+            names, pixels = [], []
+            for name, picture in part:
+                try:
+                    pixels.append(self.pixels(picture, name, any_size))
+                    names.append(name)
+                except DataError as error:
+                    if refuse is None:
+                        raise
+                    refuse(error)
+            found = self.probabilities(torch.cat(pixels)).tolist() if pixels else []
+            for name, row in zip(names, found, strict=True):
                 best = max(range(len(row)), key=row.__getitem__)
                 yield Answer(name, self.classes[best], row[best], dict(zip(self.classes, row, strict=True)))
 
@@ -230,6 +244,8 @@ def _opened(path: Path) -> "Image":
         raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
     try:
         return Image.open(io.BytesIO(content))
+    except Image.DecompressionBombError as error:
+        raise DataError(f"{path} is far larger than a crop of a face; {CROP}") from error
     except Exception as error:  # on foreign bytes Pillow raises errors of many kinds
         raise DataError(f"{path} is no picture that Pillow can read ({type(error).__name__})") from error
 

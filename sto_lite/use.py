@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from sto_lite.errors import DataError, RunError
+from sto_lite.errors import DataError, RunError, shown
 from sto_lite.experiments.paper import EXPERIMENTS, find
 from sto_lite.files import save
 
@@ -23,7 +23,8 @@ class Predict:
     """Say what a trained network sees in pictures.
 
     Takes crops of faces, one face a picture and about square, since no face detector is shipped. They are prepared as
-    the training images were, and a line says how; then come the class and its probability for each picture.
+    the training images were, and a line says how; then come the class and its probability for each picture. One that
+    cannot be taken is told, and the others go on.
 
     run: folder of a finished run, or its network.pt.
     pictures: picture files, or folders of them.
@@ -41,8 +42,8 @@ class Predict:
     device: str | None = None
 
 
-def predict(options: argparse.Namespace) -> None:
-    """Print what a network sees in pictures, or write it as CSV."""
+def predict(options: argparse.Namespace) -> int:
+    """Print what a network sees in pictures, or write it as CSV; 2 if it could not take one of them."""
     from sto_lite.take import ENDINGS, load, to_csv
 
     if options.csv and options.csv.suffix.lower() in ENDINGS:
@@ -57,15 +58,22 @@ def predict(options: argparse.Namespace) -> None:
     print(f"preprocessing, as in training: {taken.preprocessing}", file=sys.stderr)
     if taken.about["data"]["name"] == "faces":
         print("it was trained on drawn faces; on photographs its error is not known", file=sys.stderr)
-    if options.csv:
-        answers = taken.predict(pictures, options.any_size)
-        save(options.csv, to_csv(answers).encode(errors="backslashreplace"))
-        print(f"{len(answers)} pictures: {options.csv}")
-        return
-    for answer in taken.answers(pictures, options.any_size):
+    refused: list[DataError] = []
+
+    def refuse(error: DataError) -> None:
+        refused.append(error)
+        print(f"sto_lite predict: {error}", file=sys.stderr)
+
+    answers = taken.answers(pictures, options.any_size, refuse)
+    if options.csv and (table := list(answers)):
+        save(options.csv, to_csv(table).encode(errors="backslashreplace"))
+        print(f"{len(table)} pictures: {options.csv}")
+    for answer in answers:
         ranked = sorted(answer.probabilities.items(), key=lambda item: -item[1])[1:3]
         others = ", ".join(f"{label} {100 * probability:.1f} %" for label, probability in ranked)
-        print(f"{answer.picture}: {answer.label} {100 * answer.probability:.1f} % ({others})")
+        name = shown(answer.picture, 4096)
+        print(f"{name}: {answer.label} {100 * answer.probability:.1f} % ({others})")
+    return 2 if refused else 0
 
 
 def draw_faces(taken: "TakenNetwork", count: int) -> list[Path]:

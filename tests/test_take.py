@@ -1,5 +1,6 @@
 """A trained network in use: what its file says, what it takes, and what it answers."""
 
+import csv
 import io
 import json
 import os
@@ -236,6 +237,30 @@ def test_mistakes_of_predict(run, capsys, tmp_path):
     status, _, err = says(capsys, "predict", run[0], "--csv", tmp_path / "a.png", tmp_path / "b.png")
     assert status == 2 and "called like a picture" in err and not (tmp_path / "a.png").exists()
     assert "File name too long" in says(capsys, "predict", run[0], f"{'b' * 300}.png")[2]
+
+
+def test_a_picture_that_cannot_be_taken_does_not_stop_the_others(run, capsys, tmp_path, monkeypatch):
+    folder, table = tmp_path / "folder", tmp_path / "out.csv"
+    folder.mkdir()
+    for name, side in (("a.png", 64), ("big.png", 80), ("two\nlines.png", 64)):
+        Image.effect_noise((side, side), 50).save(folder / name)
+    (folder / "cut.png").write_bytes((folder / "a.png").read_bytes()[:900])
+    (folder / "link.png").symlink_to(tmp_path / "nowhere.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 3000)  # Pillow refuses twice as many, and warns before
+    with pytest.warns(Image.DecompressionBombWarning):
+        status, out, err = says(capsys, "predict", run[0], folder)
+        tabled = says(capsys, "predict", run[0], folder, "--csv", table)
+        alone = says(capsys, "predict", run[0], folder / "cut.png", "--csv", table)
+    assert status == 2 and [line.split(":")[0] for line in out.splitlines()] == [
+        str(folder / "a.png"), str(folder / "two?lines.png")
+    ]  # fmt: skip
+    told = [
+        f"{folder / name}{words}"
+        for name, words in (("big.png", " is far larger"), ("cut.png", " is damaged"))
+    ]
+    assert all(words in err for words in (*told, f"there is no picture {folder / 'link.png'}"))
+    assert tabled[:2] == (2, f"2 pictures: {table}\n") and alone[:2] == (2, "")
+    assert len(list(csv.reader(table.open(newline="")))) == 3, "what stood there is kept"
 
 
 def test_pictures_may_stand_behind_options_and_what_is_passed_over_is_told(run, capsys, tmp_path):
