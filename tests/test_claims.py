@@ -11,6 +11,7 @@ import torch
 
 from sto_lite import costs, registry, sets
 from sto_lite.experiments import tables
+from sto_lite.experiments.formats import signed
 from sto_lite.experiments.paper import EXPERIMENTS
 from sto_lite.methods import STO, Baseline, StochasticDepth
 from sto_lite.options import parser
@@ -20,7 +21,7 @@ from tools import claims_page, register_page
 from tools.address import Repository
 from tools.claims import DERIVED, MEASURED, read_claims
 from tools.entries import ROOT, EntryError
-from tools.findings import ASKED_ANEW, Results, find, printed
+from tools.findings import ASKED_ANEW, Results, find, printed, spread
 
 CLAIMS = read_claims()
 BY_ID = {claim.id: claim for claim in CLAIMS}
@@ -255,6 +256,25 @@ def test_of_several_reduced_protocols_the_claims_own_data_and_most_seeds_are_tol
     (found,) = find([BY_ID["t2-sto-fer"]], records)
     assert "30 epochs" in found.reduced and "+1.00" in found.reduced and "5 seeds" in found.reduced
     assert found.reduced.startswith("STO against baseline")
+
+
+def test_a_gain_is_told_as_the_whole_block_tells_it():
+    """The same pair of rows stands in two tables of the paper; one verdict for one set of runs."""
+    errors = {"baseline": [40, 41, 39.5], "stochastic-depth": [39, 41, 40], "sto": [38.5, 40, 39]}
+    records = [r for method, values in errors.items() for r in several(method, values, epochs=30)]
+    (table,) = tables.tables(EXPERIMENTS["table3"], records)
+    wide = spread(table.row("STO").block.wide, signed)
+    for name in ("t2-sto-fer", "t3-sto"):
+        assert f"STO against baseline: {wide}, undecided" in find([BY_ID[name]], records)[0].reduced
+
+
+def test_what_was_found_says_leads_at_equal_compute():
+    told = "\n".join(claims_page.found_so_far())
+    gains = [row for table in claims_page.results().tables("compute") for row in table.rows if row.gain]
+    assert gains
+    for row in gains:
+        name, wide = row.cell.label.partition(",")[0], row.block.wide
+        assert f"{name} {signed(-wide.mean)} ({signed(-wide.high)} to {signed(-wide.low)})" in told
 
 
 def test_statuses_of_the_committed_records():

@@ -140,9 +140,14 @@ def found_so_far() -> Iterator[str]:
             continue
         leads = ask(table, [(part, "STO") for part in PARTS])
         told = [f"{short(part)} {spread(said.wide)}" for part, said in zip(PARTS, leads, strict=True) if said]
-        beside = f"; its leads over its parts: {', '.join(told)}" if told else ""
+        beside = f"; its leads over its parts, for as many epochs: {', '.join(told)}" if told else ""
+        if dear := [*at_equal_compute(table.protocol)]:
+            beside += f"; over rivals that train for as much compute: {', '.join(dear)}"
+        drawn = (
+            "" if table.own_images else ", one draw of images, and seed 0 is of the search that picked them"
+        )
         yield (
-            f"- **What a reduced protocol shows** ({table.protocol}): STO's gain over the baseline is "
+            f"- **What a reduced protocol shows** ({table.protocol}{drawn}): STO's gain over the baseline is "
             f"{gain_of(row)}, verdict: {row.verdict}{beside}."
         )
     counts = ", ".join(f"{len(by_status[status])} {PLURAL[status]}" for status in DERIVED)
@@ -164,6 +169,16 @@ def found_so_far() -> Iterator[str]:
         "sure these findings are and where they do not hold, [the register](register.md) when each was asked, and",
         "[the summary](summary.md) how far the whole went.",
     ]
+
+
+def at_equal_compute(protocol: str) -> Iterator[str]:
+    """STO's leads over the rivals of a protocol that train for as much compute as STO does there."""
+    for table in results().tables("compute"):
+        for row in table.rows if table.protocol == protocol else ():
+            if row.block and row.cell.against == "STO":
+                gain = row.block.wide
+                lead = gain._replace(mean=-gain.mean, low=-gain.high, high=-gain.low)
+                yield f"{short(row.cell.label).partition(',')[0]} {spread(lead)}"
 
 
 def title(claim: Claim) -> str:
