@@ -27,6 +27,7 @@ ifndef OMP_WAIT_POLICY
 export GOMP_SPINCOUNT ?= 1000
 endif
 
+.DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: again help book check test test-notebooks test-others pdf homework links proofs lint notebooks lab edit requirements clean
 

@@ -1,4 +1,4 @@
-"""The directive ``handouts``: for each chapter a sheet to print, with objectives, quick checks and what was learnt.
+"""The directive ``handouts``: a sheet to print for each chapter: objectives, one-minute checks, what was learnt.
 
 All of it is the chapters' own text; nothing is written twice.
 """
@@ -29,7 +29,7 @@ def handout(path: Path) -> str:
     learnt = re.search(r"^## What was learnt\n\n(.*?)(?=\n\*\*An open question|\n## )", text, re.M | re.S)
     assert title and objectives and learnt, f"{path.name} lacks a title, objectives, or what was learnt"
     checks = "\n".join(f"- {line.removeprefix('> ')}" for line in CHECK.findall(text))
-    parts = ("**After this chapter you can**", objectives[1], "**Quick checks**", checks)
+    parts = ("**After this chapter you can**", objectives[1], "**One-minute checks**", checks)
     sheet = "\n\n".join([f"## {title[1]}", *parts, "**What was learnt**", learnt[1]])
     return re.sub(r"\]\(#", f"]({path.stem}.ipynb#", sheet)
 

@@ -113,9 +113,9 @@ class Curves:
 
     @property
     def drops(self) -> list[int]:
-        """How many epochs are trained before each drop of the learning rate."""
+        """How many epochs are trained before each drop of the learning rate, as Config counts them."""
         config = self.record["config"]
-        return [round(fraction * config["epochs"]) for fraction in config["drop_at"]]
+        return [math.ceil(round(fraction * config["epochs"], 6)) for fraction in config["drop_at"]]
 
     def series(self, method: str, key: str, stop: int | None = None) -> list[np.ndarray]:
         """A quantity over epochs, one array a seed, as far as each run came; or the first `stop` epochs of each."""
