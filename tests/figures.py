@@ -2,11 +2,10 @@
 
 from html.parser import HTMLParser
 
-import pytest
+import matplotlib
+import matplotlib.pyplot as plt
 
-matplotlib = pytest.importorskip("matplotlib")
 matplotlib.use("Agg")
-import matplotlib.pyplot as plt  # noqa: E402
 
 
 def draw(height=1, kind="line"):

@@ -12,23 +12,13 @@ from pathlib import Path
 from tests.packing import written
 
 Files = dict[str, bytes]
+Edit = Callable[[bytes, random.Random], bytes]
 WILD = ["-1", "7", "8", "256", "1e9", "1.0", "NaN", "inf", "+5", "0x10", "1_0", "007", "9" * 400, "\u0663"]
 WILD += ["\u00b2", "", " ", "\0", "\x1b[2J", "True", "'; DROP"]
 CLIMBING = ["../out", "/tmp/out", "a/../../out", "..\\out", "C:\\out", "//host/out", "./../out", "a/.."]
 CLIMBING += ["..", "/"]
-ODD = [
-    "x" * 300,
-    "\u202etxt",
-    "sp ace",
-    "line\nend",
-    "\u00e9",
-    "con",
-    "~",
-    "$(touch out)",
-    "%2e%2e",
-    "a\0b",
-    "",
-]
+ODD = ["x" * 300, "\u202etxt", "sp ace", "line\nend", "\u00e9", "con", "~"]
+ODD += ["$(touch out)", "%2e%2e", "a\0b", ""]
 BITS = [b"\n", b"\r", b",", b'"', b"\0", b" ", b"-", b"256", b"\xff\xfe", b"PK\x03\x04", b"../"]
 
 
@@ -78,9 +68,7 @@ def lines(content: bytes, rng: random.Random) -> bytes:
     return rng.choice([b"\n"] * 8 + [b"\r\n", b"\r"]).join(rows)
 
 
-def tree(
-    files: Files, place: Path, rng: random.Random, edit: Callable[[bytes, random.Random], bytes]
-) -> Path:
+def tree(files: Files, place: Path, rng: random.Random, edit: Edit) -> Path:
     """The files in a folder, some of them changed, renamed, missing, links, pipes or folders."""
     files, later = dict(files), []
     for _ in range(rng.randint(1, 3)):
@@ -138,7 +126,7 @@ def archive(files: Files, path: Path, rng: random.Random) -> bool:
         elif kind == 4 and len(entries) > 1:
             entries.remove(entry)
         elif kind == 5:
-            entry[1] = packed({entry[0]: entry[1]}, rng.choice([".zip", ".tar", ".tar.gz"]))
+            entry[1] = packed_entries([[*entry[:2], ""]], rng.choice([".zip", ".tar", ".tar.gz"]))
             entry[0] += rng.choice(["", ".zip", ".tar.gz"])
         elif kind == 6:
             entry[1] = bytes(rng.choice([11, 33]) << 20)  # a bomb of some megabytes
@@ -149,10 +137,6 @@ def archive(files: Files, path: Path, rng: random.Random) -> bool:
     content = packed_entries(entries, path.suffixes[-1] if path.suffix != ".gz" else ".tar.gz")
     path.write_bytes(content if forged else mutate(content, rng))
     return not forged and path.suffix == ".tar"
-
-
-def packed(files: Files, suffix: str) -> bytes:
-    return packed_entries([[name, data, ""] for name, data in files.items()], suffix)
 
 
 def packed_entries(entries: list[list], suffix: str) -> bytes:

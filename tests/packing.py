@@ -80,10 +80,10 @@ def zip_bytes(files, compression=zipfile.ZIP_STORED):
     return out.getvalue()
 
 
-def tarred(path, files, mode=None):
+def tarred(path, files):
     """A tar of the kind that the path's suffix says."""
     kind = {".tar": "w", ".bz2": "w:bz2", ".xz": "w:xz"}.get(path.suffix, "w:gz")
-    with tarfile.open(path, mode or kind) as archive:
+    with tarfile.open(path, kind) as archive:
         for name, data in files.items():
             info = tarfile.TarInfo(name)
             info.size = len(data)
@@ -209,9 +209,8 @@ def official(entries=ENTRIES):
 def with_zip(files, folder="aligned/"):
     """The same with the aligned images in Image/aligned.zip."""
     images = {name.replace(ALIGNED, folder): data for name, data in files.items() if ALIGNED in name}
-    return without(files, ALIGNED) | {
-        "Image/aligned.zip": zip_bytes(images | {"__MACOSX/aligned/._x.jpg": b"\0"})
-    }
+    images["__MACOSX/aligned/._x.jpg"] = b"\0"
+    return without(files, ALIGNED) | {"Image/aligned.zip": zip_bytes(images)}
 
 
 def kaggle(tables=False, test="test", line="{name},{label}", header="image,label", entries=ENTRIES):
@@ -219,9 +218,8 @@ def kaggle(tables=False, test="test", line="{name},{label}", header="image,label
     names = {"train": "train", "test": test}
     files = {f"{names[s]}/{label}/{s}_{n:05d}_aligned.jpg": data for s, n, label, data in entries}
     for split in NUMBERS if tables else ():
-        rows = [
-            line.format(name=f"{s}_{n:05d}_aligned.jpg", label=y, i=n) for s, n, y, _ in entries if s == split
-        ]
+        mine = [(f"{split}_{n:05d}_aligned.jpg", n, label) for s, n, label, _ in entries if s == split]
+        rows = [line.format(name=name, label=label, i=n) for name, n, label in mine]
         files[f"{names[split]}_labels.csv"] = "\n".join([*([header] if header else []), *rows, ""]).encode()
     return shuffled(files)
 

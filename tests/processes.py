@@ -6,7 +6,7 @@ import os
 import resource
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -27,20 +27,12 @@ tqdm.get_lock()  # made once here, or every process that is killed leaks one
 class Command:
     """`python -m sto_lite ARGUMENTS` in a process group of its own; what it says goes to a file."""
 
-    def __init__(
-        self,
-        arguments: Sequence[object],
-        said: Path,
-        environment: Mapping[str, str],
-        limits: Mapping[int, int] | None = None,
-    ):
+    def __init__(self, arguments: list, said: Path, environment: dict, limits: dict | None = None):
         self.said = said
         said.write_text("")
         self.begun, ready = FORKS.Pipe(duplex=False)
-        words = [str(word) for word in arguments]
-        self.process = FORKS.Process(
-            target=_command, args=(words, str(said), dict(environment), dict(limits or {}), ready)
-        )
+        given = ([str(word) for word in arguments], str(said), environment, limits or {}, ready)
+        self.process = FORKS.Process(target=_command, args=given)
         self.process.start()
         ready.close()
         self.begun.recv()

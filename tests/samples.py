@@ -68,15 +68,13 @@ def stopping(method, epoch):
     return Stopping(**vars(method))
 
 
-def made_up(
-    method, error, seed=0, net="resnet32", data="fer2013", train=None, epochs=300, gap=5.0, **settings
-):
+def made_up(method, error, seed=0, net="resnet32", data="fer2013", train=None, epochs=300, gap=5.0, **more):
     """A record at the paper's protocol, unless something else is said; of 100 images the first `error` are wrong."""
     wrong, split = round(error), "private" if data == "fer2013" else "test"
     counts = {"train": train or PUBLISHED[data].official["train"]}
     return {
         "config": plain(Config(net=net, epochs=epochs, seed=seed)),
-        "method": {"name": method, **plain(registry.make(method, **settings))},
+        "method": {"name": method, **plain(registry.make(method, **more))},
         "data": {"name": data, "size": 32, "counts": counts, "fingerprint": "f"},
         "result": {split: {"error": float(error), "best_error": error - 0.5, "best_epoch": 3}},
         "labels": {split: [0] * 100},

@@ -137,13 +137,11 @@ def test_fits_a_phone_and_pleases_axe(tab):
     assert tab.evaluate("document.documentElement.scrollWidth") <= 360
     axe = Path(importlib.import_module("axe_playwright_python").__file__).parent / "axe.min.js"
     tab.evaluate(axe.read_text())
+    look = "async () => (await axe.run({preload: false})).violations.map(v => [v.id, v.nodes[0].html])"
     for scheme, colours in (("light", "#fff; color: #222"), ("dark", "#14181e; color: #ced6dd")):
         tab.emulate_media(color_scheme=scheme)
         tab.evaluate("style => { document.body.style = style; }", f"background: {colours}")
-        found = tab.evaluate(
-            "async () => (await axe.run({preload: false})).violations.map(v => [v.id, v.nodes[0].html])"
-        )
-        assert found == []
+        assert tab.evaluate(look) == []
 
 
 def test_asks_for_its_own_files_only_and_has_no_trouble(tab, folder):
@@ -155,10 +153,8 @@ def test_asks_for_its_own_files_only_and_has_no_trouble(tab, folder):
 def test_the_page_stays_small(folder):
     assert len(RECORD["weights"]) < 500_000  # as the page has them
     text = (alive.ROOT / "book" / "alive.md").read_text(encoding="utf-8")
-    assert (
-        f"{RECORD['parameters']:,} weights" in text
-        and f"{RECORD['data']['counts']['train']} synthetic" in text
-    )
+    assert f"{RECORD['parameters']:,} weights" in text
+    assert f"{RECORD['data']['counts']['train']} synthetic" in text
     code = [(alive.ROOT / "book" / "_static" / name).read_text(encoding="utf-8") for name in alive.SCRIPTS]
     assert sum(text.count("\n") for text in code) < 400
     assert not any(word in text for text in code for word in ("fetch(", "XMLHttpRequest", "import(", "http"))

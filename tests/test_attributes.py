@@ -23,18 +23,15 @@ def files(change=lambda name, text: text):
 def test_attributes_stand_beside_the_images_and_change_no_pixel(tmp_path):
     below = {f"Annotation/manual/{name}": data for name, data in files().items()}
     said = []
-    found = packing.prepared(
-        "rafdb", packing.written(tmp_path / "set", packing.WHOLE_RAF | below), tmp_path, report=said.append
-    )
+    where = packing.written(tmp_path / "set", packing.WHOLE_RAF | below)
+    found = packing.prepared("rafdb", where, tmp_path, report=said.append)
     packing.same({key: value for key, value in found.items() if "attributes" not in key}, packing.RAF)
     assert "of 16 of 16 images" in "".join(said)
     ages = attributes.read("test", "age", tmp_path)
     assert ages.tolist() == [attributes.ATTRIBUTES["age"][n % 5] for n in packing.NUMBERS["test"]]
     labels = packing.RAF["test_labels"]
-    errors = people.errors_by_group(
-        np.zeros_like(labels), labels, attributes.read("test", "gender", tmp_path)
-    )
-    assert sum(group.images for group in errors.values()) == len(labels)
+    found = people.errors_by_group(np.zeros_like(labels), labels, attributes.read("test", "gender", tmp_path))
+    assert sum(group.images for group in found.values()) == len(labels)
 
 
 def test_a_zip_of_them_is_read_and_a_missing_one_is_not_known(tmp_path):
@@ -56,9 +53,7 @@ def test_a_zip_of_them_is_read_and_a_missing_one_is_not_known(tmp_path):
 )
 def test_a_file_of_another_form_is_told_with_its_name(text, said, tmp_path):
     name = "train_00002_manu_attri.txt"
-    below = {f"Annotation/manual/{n}": d for n, d in files().items()} | {
-        f"Annotation/manual/{name}": text.encode()
-    }
+    below = {f"Annotation/manual/{n}": d for n, d in (files() | {name: text.encode()}).items()}
     where = packing.written(tmp_path / "set", packing.WHOLE_RAF | below)
     packing.refused("rafdb", where, tmp_path, name, said)
 

@@ -16,6 +16,7 @@ from sto_lite.speed import counters
 from sto_lite.speed.bench import rounds, summary, table
 from sto_lite.speed.contenders import BenchConfig, Contender, PilFaces, contenders, fair_seeds, feeds
 from sto_lite.survival import linear_decay, sample
+from tests.samples import rng
 
 CPU = torch.device("cpu")
 SMALL = BenchConfig(net="resnet8", size=8, batch_size=4, seconds=0.1, scaling=False)
@@ -45,17 +46,13 @@ def test_a_quick_bench_from_the_command_line(tmp_path, capsys, monkeypatch):
 def test_the_committed_records():
     """What chapter 7 reads: every mark with its verdict, ratios beside multiply-adds, and what a GPU makes of it."""
     found = {record["config"]["device"]: record for record in records.read_records("bench")}
-    assert (
-        found["cpu"]["config"] | {"net": "resnet32", "size": 32, "batch_size": 128} == found["cpu"]["config"]
-    )
+    assert found["cpu"]["config"].items() >= {"net": "resnet32", "size": 32, "batch_size": 128}.items()
     assert [mark["limit"] for mark in found["cpu"]["marks"]] == [1.72, 1.4, 0.03]
     assert len(found["cpu"]["scaling"]) == 6
     assert found["cpu"]["results"]["STO"]["multiply_add_ratio"] < 1.72
     results = found["cuda"]["results"]
     for name in ("baseline", "STO"):  # recording and compiling each made the step shorter
-        eager, recorded, compiled = (
-            results[f"{name}{how}"]["ms"] for how in ("", ", recorded", ", compiled")
-        )
+        eager, recorded, compiled = (results[name + how]["ms"] for how in ("", ", recorded", ", compiled"))
         assert eager > recorded > compiled > results[f"{name}, compiled"]["kernels_ms"]
     assert "first look" in found["cuda"]["note"]
 
@@ -80,15 +77,15 @@ def test_multiply_adds_are_the_papers():
 
 def test_multiply_adds_of_gates():
     """A student without block 3 saves that block's; the fused step saves f_1 and the stem besides."""
-    seed = next(s for s in range(99) if gates(s) == [1, 1, 0])
-    full, student, two, fused = (
-        Contender(m, SMALL, CPU).costs([seed])["multiply_adds"]
-        for m in (Baseline(), StochasticDepth(), STO(), FusedSTO())
-    )
-    macs = [build_macs(part) for part in ("stem", "first", "last")]
-    assert full - student == 3 * macs[2]
+    net = build("resnet8", 7)
+    seed = next(s for s in range(99) if FusedSTO().draw(net, rng(s))[0].tolist() == [1, 1, 0])
+    methods = (Baseline(), StochasticDepth(), STO(), FusedSTO())
+    full, student, two, fused = (Contender(m, SMALL, CPU).costs([seed])["multiply_adds"] for m in methods)
+    # Forward, for an image of 8 pixels: the stem, both convolutions of block 1, those of block 3.
+    stem, first, last = 64 * 16 * 27, 2 * 64 * 16 * 144, 4 * (64 * 288 + 64 * 576)
+    assert full - student == 3 * last
     assert two == full + student
-    assert fused == two - 2 * macs[0] - 3 * macs[1]
+    assert fused == two - 2 * stem - 3 * first
 
 
 def test_fair_seeds_keep_blocks_as_often_as_they_survive():
@@ -96,16 +93,6 @@ def test_fair_seeds_keep_blocks_as_often_as_they_survive():
         p, seeds = linear_decay(num_blocks), fair_seeds(num_blocks)
         kept = torch.stack([sample(p, torch.Generator().manual_seed(seed)) for seed in seeds]).mean(dim=0)
         assert len(seeds) == 10 and (kept - p).abs().mean() < 0.1 and abs(kept.sum() - p.sum()) < 0.4
-
-
-def gates(seed):
-    net = build("resnet8", 7)
-    return FusedSTO().draw(net, torch.Generator().manual_seed(seed))[0].tolist()
-
-
-def build_macs(part):
-    """Forward multiply-adds an image of 8 pixels: stem, both convolutions of block 1, those of block 3."""
-    return {"stem": 64 * 16 * 27, "first": 2 * 64 * 16 * 144, "last": 4 * (64 * 288 + 64 * 576)}[part]
 
 
 def test_traffic_and_kept_bytes():

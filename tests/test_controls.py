@@ -29,11 +29,7 @@ def test_cost_and_parameters_are_those_of_the_method_it_is_made_from(name):
 
 
 def test_the_loss_of_stepped_depth_is_that_of_stochastic_depth():
-    net, x, y = (
-        build("resnet8", 7, generator=rng()).double(),
-        torch.randn(8, 3, 8, 8).double(),
-        torch.arange(8) % 7,
-    )
+    net, x, y = build("resnet8", 7, generator=rng()).double(), images(), torch.arange(8) % 7
     step = SteppedDepth().step(net, x, y, rng(3))
     expected = F.cross_entropy(net(x, sample(linear_decay(3), rng(3))), y)
     assert step.loss.item() == step.parts["student"].item() == expected.item()

@@ -19,14 +19,6 @@ def split(count=10, channels=1, size=6, seed=0):
     return Split(images, torch.arange(count) % 7)
 
 
-ONES = torch.ones(1), torch.ones(1)
-
-
-def raw(images, mean=1.0, std=1.0):
-    """Undo the normalisation."""
-    return ((images * std + mean) * 255).round().to(torch.uint8)
-
-
 def test_normalisation_by_hand():
     s = Split(torch.tensor([0, 51, 255], dtype=torch.uint8).reshape(3, 1, 1, 1), torch.tensor([0, 1, 2]))
     batches = Batches(s, torch.tensor([0.5]), torch.tensor([0.25]), augment=False)
@@ -48,9 +40,7 @@ def test_mean_and_deviation_are_those_of_every_pixel(channels):
 
 def test_names_of_the_sets_and_of_their_classes():
     assert data.DATA_SETS == ("faces", "fer2013", "rafdb", "cifar100")
-    assert sets.FER2013.classes == EXPRESSIONS, (
-        "label for label, so that a network can go from one to the other"
-    )
+    assert sets.FER2013.classes == EXPRESSIONS, "label for label: a network can go from one to the other"
     assert len(sets.RAFDB.classes) == len(set(sets.RAFDB.classes)) == 7
 
 
@@ -66,7 +56,8 @@ def test_every_augmented_image_is_a_crop_of_the_padded_one_or_its_mirror(channel
     assert flip.any() and not flip.all()
     seen = 0
     for images, labels in batches.epoch(rng(3)):
-        for image, label in zip(raw(images), labels, strict=True):
+        raw = ((images + 1) * 255).round().to(torch.uint8)
+        for image, label in zip(raw, labels, strict=True):
             i, (y, x) = order[seen], corner[seen]
             crop = padded[i, :, y : y + 6, x : x + 6]
             crop = crop[..., ::-1] if flip[seen] else crop
@@ -78,7 +69,7 @@ def test_every_augmented_image_is_a_crop_of_the_padded_one_or_its_mirror(channel
 
 def test_an_epoch_shows_every_image_once_and_keeps_the_last_batch():
     s = Split(torch.arange(10, dtype=torch.uint8).reshape(10, 1, 1, 1), torch.arange(10))
-    batches = Batches(s, *ONES, batch_size=4, augment=False)
+    batches = Batches(s, torch.ones(1), torch.ones(1), batch_size=4, augment=False)
     epochs = [[labels for _, labels in batches.epoch(g)] for g in [rng(0)] for _ in range(2)]
     assert [len(b) for b in epochs[0]] == [4, 4, 2] and len(batches) == 3
     assert sorted(torch.cat(epochs[0]).tolist()) == list(range(10))
@@ -120,9 +111,7 @@ def test_photographs_are_known_by_their_own_pixels_whatever_resizing_does(tmp_pa
     monkeypatch.setattr(data, "resize", lambda images, size: exact(images, size) ^ 1)  # another last bit
     there = data.load("fer2013", size=24, limit=12)
     assert here.fingerprint == there.fingerprint and here.resized_fingerprint != there.resized_fingerprint
-    assert (
-        here.fingerprint == data.load("fer2013", size=20, limit=12).fingerprint
-    )  # the size has its own place
+    assert here.fingerprint == data.load("fer2013", size=20, limit=12).fingerprint  # size has its own place
     touched = replace(here, splits={**here.splits, "train": there.splits["train"]})
     assert touched.fingerprint not in (here.fingerprint, here.resized_fingerprint)
 

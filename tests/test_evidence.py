@@ -23,20 +23,15 @@ def shared():
     return find_design(REDUCED, own_images=False)
 
 
-def fresh(shift=0.0):
+def fresh():
     """The committed runs as if each seed had had its own images, and scattered the more for it."""
     rng = np.random.default_rng(0)
     for record in REDUCED:
         seed = record["config"]["seed"] + 3
-        result = {
-            split: {**found, "error": found["error"] + shift + 3 * rng.normal()}
-            for split, found in record["result"].items()
-        }
-        yield record | {
-            "config": {**record["config"], "seed": seed},
-            "data": {**record["data"], "subset": seed, "fingerprint": f"f{seed}"},
-            "result": result,
-        }
+        config = record["config"] | {"seed": seed}
+        data = record["data"] | {"subset": seed, "fingerprint": f"f{seed}"}
+        result = {s: {**of, "error": of["error"] + 3 * rng.normal()} for s, of in record["result"].items()}
+        yield record | {"config": config, "data": data, "result": result}
 
 
 def test_the_two_designs_are_found_apart(shared):
@@ -53,15 +48,12 @@ def test_a_gain_is_that_of_the_table_whatever_is_measured(shared):
     assert evidence.gain_by(shared, evidence.last) == pytest.approx(block.alone)
     assert evidence.gain_by(shared, evidence.last, "baseline", "DML") is None
     best = evidence.gain_by(shared, evidence.best)
-    by_hand = [
-        a["result"]["private"]["best_error"] - b["result"]["private"]["best_error"]
-        for a, b in zip(shared.row("baseline").records, shared.row("STO").records, strict=True)
-    ]
+    pairs = zip(shared.row("baseline").records, shared.row("STO").records, strict=True)
+    by_hand = [a["result"]["private"]["best_error"] - b["result"]["private"]["best_error"] for a, b in pairs]
     assert best.mean == pytest.approx(np.mean(by_hand))
     record = shared.row("STO").records[0]
-    assert evidence.balanced(record, "private") == pytest.approx(
-        np.mean(stats.class_errors(record, "private", 7))
-    )
+    by_class = stats.class_errors(record, "private", 7)
+    assert evidence.balanced(record, "private") == pytest.approx(np.mean(by_class))
     assert evidence.late(record, "private") == pytest.approx(np.mean(record["history"]["private_error"][-6:]))
 
 
@@ -73,10 +65,8 @@ def test_the_budget_of_the_committed_runs(shared):
     assert math.isnan(budget["training images"].deviation), "no seed with images of its own here"
     own = find_design([*REDUCED, *fresh()], own_images=True)
     known = {source.name: source for source in evidence.variance_budget(shared, own)}
-    both = math.sqrt(2) * own.block.deviation
-    assert known["training images"].deviation == pytest.approx(
-        math.sqrt(both**2 - known["seed"].deviation ** 2)
-    )
+    both, seed = math.sqrt(2) * own.block.deviation, known["seed"].deviation
+    assert known["training images"].deviation == pytest.approx(math.sqrt(both**2 - seed**2))
 
 
 def test_two_baselines_disagree_as_much_as_baseline_and_sto(shared):
@@ -84,11 +74,9 @@ def test_two_baselines_disagree_as_much_as_baseline_and_sto(shared):
     pairs = np.mean([evidence.disagreement(a[i], b[i]) for i in range(3)])
     within = np.mean([evidence.disagreement(a[i], a[j]) for i in range(3) for j in range(i)])
     assert (pairs, within) == pytest.approx((25.4, 25.5), abs=0.05)
-    needed = [
-        stats.seeds_needed(1.0, evidence.deviation_of_gain(find_design(REDUCED, False, split=split)))
-        for split in ("private", "public")
-    ]
-    assert needed == [6, 12]
+    for split, needed in (("private", 6), ("public", 12)):
+        deviation = evidence.deviation_of_gain(find_design(REDUCED, False, split=split))
+        assert stats.seeds_needed(1.0, deviation) == needed
 
 
 def test_curves_are_read_whole():
@@ -98,9 +86,8 @@ def test_curves_are_read_whole():
     assert CURVES.after_second_drop("public") == pytest.approx((34.61, 33.84), abs=0.01)
     gain = CURVES.gain("sto", "private", 109, 119)
     base, own = (CURVES.series(m, "private_error") for m in ("baseline", "sto"))
-    assert gain.mean == pytest.approx(
-        np.mean([b[109:119].mean() - o[109:119].mean() for b, o in zip(base, own, strict=True)])
-    )
+    gains = [b[109:119].mean() - o[109:119].mean() for b, o in zip(base, own, strict=True)]
+    assert gain.mean == pytest.approx(np.mean(gains))
     best = CURVES.gain_at_best("sto", "private")
     assert best.low < 0 < best.high
 
@@ -140,19 +127,12 @@ def test_five_questions_are_answered_on_the_first_screen_of_chapter_8():
 def test_the_front_page_tells_the_registered_seeds():
     records = read_records("fer2013-1024-subsets")
     said = front.row(records)
-    errors = {
-        label: {
-            r["config"]["seed"]: r["result"]["private"]["error"]
-            for r in records
-            if r["method"] | settings == r["method"]
-        }
-        for label, settings in {
-            "baseline": {"name": "baseline"},
-            "STO": {"name": "sto", "lam": 0.25, "teacher_backward": True},
-            "stochastic depth": {"name": "stochastic-depth"},
-        }.items()
-    }
-    means = {label: np.mean([of[seed] for seed in range(3, 8)]) for label, of in errors.items()}
+    rows, means = {"baseline": {"name": "baseline"}, "stochastic depth": {"name": "stochastic-depth"}}, {}
+    rows["STO"] = {"name": "sto", "lam": 0.25, "teacher_backward": True}
+    for label, settings in rows.items():
+        runs = [r for r in records if r["method"] | settings == r["method"]]
+        assert sorted(r["config"]["seed"] for r in runs) == [3, 4, 5, 6, 7]
+        means[label] = np.mean([r["result"]["private"]["error"] for r in runs])
     told = [f"{means['baseline'] - means[label]:+.1f} (" for label in ("STO", "stochastic depth")]
     assert [cell[: cell.index("(") + 1] for cell in said.split(" | ")[2:]] == told
     assert said.startswith("| 1,024 | 5 |") and said.count("undecided") + said.count("better") == 2

@@ -37,9 +37,8 @@ def test_every_cell_is_a_method_with_its_settings_and_compared_with_another_cell
 @pytest.mark.parametrize("name", EXPERIMENTS)
 @pytest.mark.parametrize("scale", SCALES)
 def test_the_train_command_of_a_job_is_the_job(name, scale, tmp_path):
-    for job in jobs(
-        EXPERIMENTS[name], "faces", [3], scale, {"drop_at": [0.4], "augment": False, "limit": 100}
-    ):
+    overrides = {"drop_at": [0.4], "augment": False, "limit": 100}
+    for job in jobs(EXPERIMENTS[name], "faces", [3], scale, overrides):
         options = parser().parse_args(["train", *job.arguments(tmp_path)])
         assert Config(**given(options, Config)) == job.config
         assert Source(options.data, **given(options, Source)) == job.source
@@ -80,9 +79,7 @@ def test_teachers_come_first():
 
 
 def test_overrides_win_and_wrong_ones_are_refused():
-    (first, *_) = jobs(
-        EXPERIMENTS["table3"], "faces", scale="smoke", overrides={"net": "resnet8", "epochs": 7}
-    )
+    first, *_ = jobs(EXPERIMENTS["table3"], "faces", scale="smoke", overrides={"net": "resnet8", "epochs": 7})
     assert (first.config.net, first.config.epochs, first.source.size) == ("resnet8", 7, 8)
     with pytest.raises(ValueError, match="no setting depth"):
         jobs(EXPERIMENTS["table3"], "faces", overrides={"depth": 3})
@@ -114,11 +111,8 @@ made_up = partial(samples.made_up, net="resnet14", epochs=10, train=100)
 
 
 def three_seeds(**more):
-    return [
-        made_up(method, wrong + seed, seed, **more)
-        for method, wrong in (("baseline", 40), ("stochastic-depth", 38), ("sto", 35))
-        for seed in range(3)
-    ]
+    wrong = {"baseline": 40, "stochastic-depth": 38, "sto": 35}
+    return [made_up(method, wrong[method] + seed, seed, **more) for method in wrong for seed in range(3)]
 
 
 def rows(experiment, records, **more):
@@ -169,9 +163,8 @@ def test_networks_are_rows_where_they_are_compared():
 
 
 def test_shares_of_the_epochs_and_equal_compute_find_their_records():
-    runs = [
-        made_up(m, e, epochs=n) for m, e, n in (("baseline", 50, 10), ("baseline", 40, 40), ("sto", 30, 40))
-    ]
+    runs = [made_up("baseline", 50, epochs=10)]
+    runs += [made_up("baseline", 40, epochs=40), made_up("sto", 30, epochs=40)]
     assert rows("epochs", runs)[0]["baseline, a quarter of the epochs"].error.mean == 50
     runs.append(made_up("baseline", 38, epochs=round(40 * costs.step_cost(STO(), "resnet14"))))
     (table,) = tables_of(EXPERIMENTS["compute"], runs[1:])  # the longer baseline is no protocol of its own
@@ -214,9 +207,8 @@ def test_protocols_that_differ_are_described_differently():
 
 
 def test_settings_written_differently_are_one_run():
-    names = {
-        Job("a", Source("faces"), "sto", s, Config()).digest for s in ({}, {"lam": 0.25}, {"detach": True})
-    }
+    same = [Job("a", Source("faces"), "sto", s, Config()) for s in ({}, {"lam": 0.25}, {"detach": True})]
+    names = {job.digest for job in same}
     assert len(names) == 1
     zero = {Job("a", Source("faces"), "sto", {"lam": value}, Config()).digest for value in (0, 0.0)}
     assert len(zero) == 1 and not zero & names
@@ -247,9 +239,7 @@ def test_formats_say_the_same():
         text = formats.FORMATS[form](table)
         for piece in ("41.00", "+5.00", "not measured", "better", "reduced protocol"):
             assert piece in text.replace(tables.RULE, ""), (form, piece)
-    assert formats.FORMATS["latex"](table).count("\\\\") == len(table.rows) + 1, (
-        "one line a row, and the head"
-    )
+    assert formats.FORMATS["latex"](table).count("\\\\") == len(table.rows) + 1, "a line a row, and the head"
     runs = list(csv.DictReader(io.StringIO(formats.FORMATS["seeds"](table))))
     assert len(runs) == 9 and [r["seed"] for r in runs[:3]] == ["0", "1", "2"]
     assert {r["error"] for r in runs if r["run"] == "STO"} == {"35.0", "36.0", "37.0"}
@@ -263,9 +253,8 @@ def test_a_gain_without_a_baseline_says_so():
     (table,) = tables_of(EXPERIMENTS["table3"], [made_up("sto", 35), made_up("stochastic-depth", 38)])
     cells = formats.frame(table).set_index("run")
     assert cells.loc["STO", "gain, paired 95 %"] == "no baseline"
-    assert (
-        cells.loc["baseline", "gain, paired 95 %"] == "–" and cells.loc["baseline", "ours"] == "not measured"
-    )
+    assert cells.loc["baseline", "gain, paired 95 %"] == "–"
+    assert cells.loc["baseline", "ours"] == "not measured"
 
 
 def own_images(method, wrong, seed, subset=None, **more):
@@ -275,11 +264,8 @@ def own_images(method, wrong, seed, subset=None, **more):
 
 
 def test_seeds_with_subsets_of_their_own_are_one_table_and_never_mixed_with_shared_images():
-    own = [
-        own_images(method, wrong + seed, seed)
-        for method, wrong in (("baseline", 40), ("sto", 35))
-        for seed in (3, 4, 5)
-    ]
+    methods = (("baseline", 40), ("sto", 35))
+    own = [own_images(method, wrong + seed, seed) for method, wrong in methods for seed in (3, 4, 5)]
     shared, fresh = tables_of(EXPERIMENTS["table3"], [*own, *three_seeds()])
     assert "100 training images" in shared.protocol and "each seed" not in shared.protocol
     assert "each seed its own 100 training images" in fresh.protocol
@@ -294,9 +280,8 @@ def test_which_images_seeds_have():
     assert table.row("baseline").error.seeds == 3 and "each seed its own" in table.protocol
     everybodys = [made_up("baseline", 41, seed) for seed in range(3)]
     of_seeds = [own_images("baseline", 40, seed) for seed in (1, 2, 3)]
-    shared, fresh = sorted(
-        tables_of(EXPERIMENTS["table3"], everybodys + of_seeds), key=lambda table: table.own_images
-    )
+    made = tables_of(EXPERIMENTS["table3"], everybodys + of_seeds)
+    shared, fresh = sorted(made, key=lambda table: table.own_images)
     assert [r["config"]["seed"] for r in fresh.row("baseline").records] == [0, 1, 2, 3]
     assert [r["config"]["seed"] for r in shared.row("baseline").records] == [0, 1, 2]
     pairs = [own_images("baseline", 40, 3), own_images("sto", 30, 3, subset=4)]
@@ -311,11 +296,8 @@ def test_which_images_seeds_have():
 def test_a_table_without_a_row_of_the_whole_schedule_is_found():
     cells = [cell for cell in EXPERIMENTS["compute"].cells if cell.epochs == "sto"]
     longer = replace(EXPERIMENTS["compute"], cells=tuple(replace(cell, against=None) for cell in cells))
-    epochs = [cell_epochs(cell, Config(), 32) for cell in cells]
-    records = [
-        samples.made_up(cell.method, 40, epochs=count, **cell.settings)
-        for cell, count in zip(cells, epochs, strict=True)
-    ]
+    epochs = [(cell, cell_epochs(cell, Config(), 32)) for cell in cells]
+    records = [samples.made_up(cell.method, 40, epochs=count, **cell.settings) for cell, count in epochs]
     (table,) = tables_of(longer, records)
     assert [len(row.records) for row in table.rows] == [1] * len(cells) and "300 epochs" in table.protocol
 

@@ -14,10 +14,7 @@ from tools import notebooks
 pytestmark = pytest.mark.usefixtures("book_style")
 
 
-CONTROLS = {
-    "height": {"values": [1, 4, 8], "label": "the height", "default": 4},
-    "kind": ["line", "bar"],
-}
+CONTROLS = {"height": {"values": [1, 4, 8], "label": "the height", "default": 4}, "kind": ["line", "bar"]}
 
 
 @pytest.fixture
@@ -94,14 +91,13 @@ def visible(page):
 
 def test_exploration_in_a_browser(browser, book, shown, tmp_path):
     plots.explore(draw, alt="A tent", **CONTROLS)
-    (tmp_path / "page.html").write_text(
-        f"<!doctype html><meta charset=utf-8>{page_of(shown)}", encoding="utf-8"
-    )
+    path = tmp_path / "page.html"
+    path.write_text(f"<!doctype html><meta charset=utf-8>{page_of(shown)}", encoding="utf-8")
     page = browser.new_page(viewport={"width": 360, "height": 640})
     problems, requests = [], []
     page.on("pageerror", lambda error: problems.append(error))
     page.on("request", lambda request: requests.append(request.url))
-    page.goto((tmp_path / "page.html").as_uri())
+    page.goto(path.as_uri())
     assert visible(page) == ["A tent (the height 4, kind line)"]
     slider = page.get_by_role("slider", name="the height")
     slider.focus()

@@ -133,7 +133,6 @@ def test_each_unit_moves_its_region(unit, there):
 
 
 def mean_dark_row(image: Tensor, rows: slice, columns: slice) -> float:
-    """Mean row of the dark pixels in a window."""
     weight = (90 - image[rows, columns].float()).clamp(min=0)
     return ((torch.arange(len(weight)).view(-1, 1) * weight).sum() / weight.sum()).item()
 

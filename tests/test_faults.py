@@ -27,6 +27,7 @@ from sto_lite.experiments.jobs import jobs as planned
 from sto_lite.kd import KD
 from sto_lite.methods import STO, Baseline, Step
 from sto_lite.train import fit
+from tests import packing
 from tests.packing import files_below
 from tests.processes import Command, disk, look_alike, read_only
 from tests.samples import CONFIG, all_results, results, same_run, tiny
@@ -188,14 +189,12 @@ def test_a_disk_that_is_full(name, tmp_path):
 
 def test_a_disk_that_is_full_for_a_prepared_set(tmp_path):
     """Neither the set nor its record is changed when there is no room for one of them."""
-    from tests.packing import as_csv, look_alike, rows_of, run
-
-    source, rows = tmp_path / "fer2013.csv", rows_of(look_alike())
-    source.write_bytes(as_csv(rows[::-1]))
-    run("fer2013", source, tmp_path / "root")
+    source = tmp_path / "fer2013.csv"
+    source.write_bytes(packing.as_csv(packing.ROWS[::-1]))
+    packing.run("fer2013", source, tmp_path / "root")
     before = files_below(tmp_path / "root")
     set_, record = (len(before[f"fer2013.{kind}"]) for kind in ("npz", "json"))
-    source.write_bytes(as_csv(rows))
+    source.write_bytes(packing.TABLE)
     pages = [-(-size // 4096) * 4096 for size in (set_, record)]
     for room in (2 * pages[0], 2 * pages[0] + pages[1]):  # the old set, the new one, and perhaps one record
         with disk(tmp_path / "disk", f"size={room}") as place:
@@ -204,16 +203,14 @@ def test_a_disk_that_is_full_for_a_prepared_set(tmp_path):
                     shutil.copy(path, place)
             held = files_below(place)
             with pytest.raises(DataError, match="cannot be written: No space left.*MB must fit.*STO_DATA"):
-                run("fer2013", source, place)
+                packing.run("fer2013", source, place)
             assert files_below(place) == held
-    run("fer2013", source, tmp_path / "root")
+    packing.run("fer2013", source, tmp_path / "root")
     assert files_below(tmp_path / "root") != before
 
 
 def test_folders_that_may_not_be_written(here, capsys):
     """A read-only disk, which binds root too. Data on it are read; runs, tables and sets on it are refused."""
-    from tests.packing import as_csv, rows_of
-    from tests.packing import look_alike as arrays
 
     def refused(status, *words, of):
         capsys.readouterr()
@@ -222,7 +219,7 @@ def test_folders_that_may_not_be_written(here, capsys):
         assert f"{of}Read-only file system" in said.err
         return said
 
-    (here / "fer2013.csv").write_bytes(as_csv(rows_of(arrays())))
+    (here / "fer2013.csv").write_bytes(packing.TABLE)
     with disk(here / "disk", "size=8m") as place:
         shutil.copy(here / "data" / "fer2013.npz", place)
         read_only(place)
@@ -497,9 +494,8 @@ def test_data_that_changed_between_two_runs(here, capsys):
     said = capsys.readouterr()
     assert said.out.count(" failed ") == 2
     assert f"{job.name}: its record is of other data: fer2013 had the fingerprint" in said.err
-    assert (
-        f"{other.name}: " in said.err and "checkpoint.pt is of another run: data.fingerprint is" in said.err
-    )
+    assert f"{other.name}: " in said.err
+    assert "checkpoint.pt is of another run: data.fingerprint is" in said.err
     assert files_below(here / "runs") == before
     assert main(["train", *job.arguments(here / "runs")]) == 2
     assert "record.json is of another run: data.fingerprint is" in capsys.readouterr().err

@@ -26,13 +26,9 @@ from sto_lite.train import fit
 from tests.samples import rng
 from tests.test_fused import NETS, SETTINGS, after_step, assert_same, batch, network
 
-FORMS = [
-    Baseline(),
-    StochasticDepth(),
-    FusedSTO(students=2, running_stats="both"),
-    FusedSTO(teacher_backward=False, p_last=0.2),
-    FusedSTO(p_last=0.0),
-]
+FORMS = [Baseline(), StochasticDepth(), FusedSTO(students=2, running_stats="both")]
+FORMS += [FusedSTO(teacher_backward=False, p_last=0.2), FusedSTO(p_last=0.0)]
+OTHERS = [make(name) for name in [*METHODS][3:] if name != "kd"]
 
 
 def zeros_for_none(found, theirs):
@@ -82,10 +78,8 @@ def test_norms_as_written_are_the_librarys():
         net, (x, y) = network(bottleneck=True), batch()
         twin, method = copy.deepcopy(net), FusedSTO(students=students, running_stats="both")
         gates, written = draw(method, net, rng()), streams.EAGER._replace(norm=streams.written_norm)
-        assert_same(
-            after_step(lambda m: device_step(method, m, (x, y, gates), written), net),  # noqa: B023
-            after_step(lambda m: device_step(method, m, (x, y, gates)), twin),  # noqa: B023
-        )
+        ours = after_step(lambda m: device_step(method, m, (x, y, gates), written), net)  # noqa: B023
+        assert_same(ours, after_step(lambda m: device_step(method, m, (x, y, gates)), twin))  # noqa: B023
 
 
 @pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a C++ compiler on a CPU")
@@ -97,10 +91,8 @@ def test_compiled_parts_are_the_parts():
     twin, method = copy.deepcopy(net), FusedSTO()
     gates, counters = draw(method, net, rng()), torch._dynamo.utils.counters["stats"]
     before = counters["unique_graphs"]
-    assert_same(
-        after_step(lambda m: device_step(method, m, (x, y, gates), streams.compiled()), net),
-        after_step(lambda m: device_step(method, m, (x, y, gates)), twin),
-    )
+    ours = after_step(lambda m: device_step(method, m, (x, y, gates), streams.compiled()), net)
+    assert_same(ours, after_step(lambda m: device_step(method, m, (x, y, gates)), twin))
     assert counters["unique_graphs"] - before == 3
 
 
@@ -125,12 +117,7 @@ def test_one_trace_serves_all_gates(running_stats):
         (FusedSTO(), "fp16", "reads a number back"),
         (FusedSTO(teacher_backward=False), "float32", None),
         (StochasticDepth(p_last=0.0), "float32", None),
-        (STO(), "float32", "no step with gates on the device"),
-        *(
-            (make(name), "float32", "no step with gates on the device")
-            for name in [*METHODS][3:]
-            if name != "kd"
-        ),
+        *((method, "float32", "no step with gates on the device") for method in (STO(), *OTHERS)),
     ],
 )
 def test_what_cannot_be_recorded(method, precision, reason):

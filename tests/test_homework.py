@@ -20,7 +20,7 @@ import pytest
 from sto_lite.config import plain
 from sto_lite.homework import check_form
 from sto_lite.records import read_record
-from tests.homework_course import STUB, Grader, code_of, hand_in, play, replayed, tiny
+from tests.homework_course import STUB, Grader, hand_in, play, replayed, tiny
 from tests.packing import zipped
 from tests.samples import edited, put
 from tools import homework, measure, measured, submissions
@@ -38,11 +38,7 @@ def graded(source, kind="check"):
 
 def secrets(source):
     """Every text of a source that students must not see."""
-    found = [
-        text
-        for cell in source.cells
-        for text in regions(cell.source, SOLUTION) + regions(cell.source, HIDDEN)
-    ]
+    found = [text for c in source.cells for text in regions(c.source, SOLUTION) + regions(c.source, HIDDEN)]
     return found + [cell.source for cell in source.cells if role(cell).kind == "instructor"]
 
 
@@ -73,9 +69,7 @@ def test_a_solution_passes_every_check_and_a_stub_fails_every_one(path, solved, 
     assert good == {check.name: None for check in graded(source)}
     assert submissions.about_records(source, folder) == []
     stub = play(tiny(homework.student(source)), source, tmp_path / "stub")
-    assert stub.keys() == good.keys() and None not in stub.values(), (
-        "a check that a stub passes checks nothing"
-    )
+    assert stub.keys() == good.keys() and None not in stub.values(), "what a stub passes checks nothing"
     if "records" in good:
         assert "no folder records" in submissions.about_records(source, tmp_path / "stub")[0]
 
@@ -154,21 +148,18 @@ def course(tmp_path_factory, solved, surroundings):
     folder = out / "course"
     grader = Grader(folder)
     for name in ROUND_TRIP:
-        grader.generate_assignment(name)
+        grader.succeed(grader.api.generate_assignment(name))
         released = folder / "release" / name / f"{name}.ipynb"
         source = homework.read(homework.SOURCES / f"{name}.md")
-        answers = {
-            name: homework.without_markers(code_of(source, name)) for _, name, _ in graded(source, "solution")
-        }
+        cells = [cell for cell in source.cells if role(cell).kind == "solution"]
+        answers = {role(cell).name: homework.without_markers(cell.source) for cell in cells}
         hand_in(folder, "good", released, answers | {"hypothesis": "It is flat.", "verdict": "Undecided."})
         records = solved(homework.SOURCES / f"{name}.md")[0] / "records"
         shutil.copytree(records, folder / "submitted" / "good" / name / "records")
         first, second, *_ = answers
         constant = f"def {answers[second].split('def ')[1].split('(')[0]}(*_):\n    return 2.0, 3**-0.5\n"
         hand_in(folder, "partial", released, {first: answers[first], second: constant, "records": "pass"})
-        hand_in(
-            folder, "broken", released, {first: "def broken(:\n", second: answers[second], "runs": "1 / 0"}
-        )
+        hand_in(folder, "broken", released, {first: "def broken(:", second: answers[second], "runs": "1 / 0"})
         if name == "temperature":  # a cheat replaces the checks of the records; another deletes a check
             hand_in(folder, "cheat", released, {"runs": CHEAT})
             hand_in(folder, "deleted", released, {first: answers[first]}, without={f"{first}-check"})
@@ -252,14 +243,11 @@ def test_what_came_back_is_looked_over_without_running_it(course, capsys):
     assert "5 students, 4 to be looked at" in told
     assert submissions.main(["gradients", str(course)]) == 1
     told = capsys.readouterr().out
-    assert re.search(
-        r"^broken +there is no gradients.ipynb; gradients \(1\).ipynb is passed over", told, re.M
-    )
+    assert re.search(r"(?m)^broken +there is no gradients.ipynb; gradients \(1\).ipynb is passed over", told)
     assert re.search(r"^cheat +nothing was handed in$", told, re.M)
 
 
 def changing(name, *changes):
-    """A record or the summary, changed."""
     return lambda at: edited(at / "records" / name, *changes)
 
 
@@ -498,9 +486,7 @@ def leaks(text, known):
 @pytest.fixture(scope="module")
 def answers():
     # Shorter ones, such as "1 / 2", may stand anywhere.
-    return [
-        secret for path in SOURCES for secret in secrets(homework.read(path)) if len(squeezed(secret)) > 40
-    ]
+    return [text for path in SOURCES for text in secrets(homework.read(path)) if len(squeezed(text)) > 40]
 
 
 def test_no_source_of_a_page_holds_an_answer(answers):
@@ -557,11 +543,9 @@ RUBRIC = ("instructor", f"| part | points | for |\n|---|---|---|\n{ROWS}")
 def test_a_source_in_its_four_forms():
     source = source_of(SOLVED, CHECKED, WRITTEN, RUBRIC)
     homework.verify(source)
-    assert [c.source for c in homework.student(source).cells] == [
-        f"def f():\n    {STUB.replace(chr(10), chr(10) + '    ')}",
-        "assert f()",
-        "YOUR ANSWER HERE",
-    ]
+    stub = "def f():\n    " + STUB.replace("\n", "\n    ")
+    given = [cell.source for cell in homework.student(source).cells]
+    assert given == [stub, "assert f()", "YOUR ANSWER HERE"]
     assert [c.source for c in homework.solutions(source).cells] == [
         "def f():\n    return 1",
         "assert f()\n# Hidden from students:\nassert f() == 1",

@@ -25,9 +25,8 @@ def images(count=11, size=8, channels=1):
     dice = torch.Generator().manual_seed(3)
     pixels = torch.randint(0, 256, (count, channels, size, size), generator=dice, dtype=torch.uint8)
     labels = torch.randint(0, 7, (count,), generator=dice)
-    return ImageSet(
-        "toy", tuple("abcdefg"), {"train": Split(pixels, labels), "test": Split(pixels[:5], labels[:5])}
-    )
+    splits = {"train": Split(pixels, labels), "test": Split(pixels[:5], labels[:5])}
+    return ImageSet("toy", tuple("abcdefg"), splits)
 
 
 def training(method, data, seed=0, **settings):
@@ -48,13 +47,8 @@ def state(run):
 
 def by_steps(run):
     """An epoch as the trainer makes it."""
-    batches = Batches(
-        run.images.splits["train"],
-        *run.images.mean_std,
-        run.config.batch_size,
-        run.config.augment,
-        device=DEVICE,
-    )
+    data, config = run.images, run.config
+    batches = Batches(data.splits["train"], *data.mean_std, config.batch_size, config.augment, device=DEVICE)
     steps = run.train_epoch(batches, progress_bar(1, 0, False))
     while True:
         try:
@@ -74,13 +68,9 @@ def assert_same_run(ours, theirs, tolerance=3e-5):
             assert torch.equal(ours[name], value), name
 
 
-METHODS = [
-    Baseline(),
-    FusedSTO(p_last=0.3),
-    StochasticDepth(p_last=0.2),
-    FusedSTO(students=2, detach=False, running_stats="both", temperature=2.0, schedule="uniform"),
-    FusedSTO(teacher_backward=False, lam=0.0, p_last=0.0),
-]
+METHODS = [Baseline(), FusedSTO(p_last=0.3), StochasticDepth(p_last=0.2)]
+METHODS += [FusedSTO(students=2, detach=False, running_stats="both", temperature=2.0, schedule="uniform")]
+METHODS += [FusedSTO(teacher_backward=False, lam=0.0, p_last=0.0)]
 
 
 @pytest.fixture(scope="module")
@@ -189,9 +179,7 @@ def test_gates_of_an_epoch_are_those_of_its_steps(method):
 
 def test_a_run_that_diverges_leaves_the_others_alone():
     data = images(4)
-    configs = [
-        Config(net="resnet8", epochs=epochs, batch_size=4, lr=lr) for lr, epochs in ((1e30, 2), (0.1, 1))
-    ]
+    configs = [Config(net="resnet8", epochs=n, batch_size=4, lr=lr) for lr, n in ((1e30, 2), (0.1, 1))]
     done = dict(together.train([Training(Baseline(), data, config, None, DEVICE) for config in configs]))
     assert isinstance(done[0], RunError) and "take a smaller one" in str(done[0])
     assert done[1].record["result"]["test"]["error"] >= 0
@@ -200,12 +188,8 @@ def test_a_run_that_diverges_leaves_the_others_alone():
 def test_other_tiles_give_the_same_run():
     """What a card's table changes is the order of sums alone."""
     data = images(4)
-    tiles = {
-        Shape("forward", 32, 32).key: Tile(16, 3),
-        Shape("weights", 32, 32).key: Tile(32, 2),
-        Shape("inputs", 64, 64).key: Tile(16, 1),
-        Shape("sums", 0, 64).key: Tile(16, 1),
-    }
+    tiles = {Shape("forward", 32, 32).key: Tile(16, 3), Shape("weights", 32, 32).key: Tile(32, 2)}
+    tiles |= {Shape("inputs", 64, 64).key: Tile(16, 1), Shape("sums", 0, 64).key: Tile(16, 1)}
     states = []
     for chosen in ({}, tiles):
         run = training(Baseline(), data)

@@ -13,6 +13,7 @@ from sto_lite.losses import sto_terms
 from sto_lite.speed.lanes import ends, kernels
 from sto_lite.speed.lanes.layout import power
 from sto_lite.speed.lanes.running import draw_batches
+from tests.samples import rng
 
 RUNS = torch.tensor([0, 0, 1], dtype=torch.int32, device=DEVICE)  # three lanes of two runs
 LANES, EPS, SENTINEL = 3, 1e-5, 77.0
@@ -52,10 +53,8 @@ class Case:
         self.out, self.pixels, self.programs = -(-size // stride), pixels, programs
         self.gates = torch.tensor(gates, device=DEVICE)
         self.x = normal(LANES, images, size, size, ci, seed=seed).relu()
-        self.rows = (
-            normal(2, 32 + taps * ci * co, seed=seed + 1) / (taps * ci) ** 0.5
-        )  # weights lie inside a row
-        self.w = self.rows[0, 16:]
+        self.rows = normal(2, 32 + taps * ci * co, seed=seed + 1) / (taps * ci) ** 0.5
+        self.w = self.rows[0, 16:]  # weights lie inside a row
         self.gamma, self.beta = normal(2, co, seed=seed + 2) + 1, normal(2, co, seed=seed + 3)
         self.dm = normal(LANES, images, self.out, self.out, co, seed=seed + 4)
         self.z = torch.full_like(self.dm, SENTINEL)
@@ -70,10 +69,8 @@ class Case:
 
     def norm(self, z, lane, gate):
         """Batch norm with the gate inside, in float64."""
-        run = RUNS[lane]
-        y = F.batch_norm(
-            z.permute(0, 3, 1, 2), None, None, self.gamma[run].double(), self.beta[run].double(), True
-        )
+        gamma, beta = self.gamma[RUNS[lane]].double(), self.beta[RUNS[lane]].double()
+        y = F.batch_norm(z.permute(0, 3, 1, 2), None, None, gamma, beta, True)
         return gate * y.permute(0, 2, 3, 1)
 
     def grid(self, size):
@@ -101,18 +98,14 @@ def statistics(z, gamma, beta, gates):
     mean, var = z.mean((1, 2, 3)), z.var((1, 2, 3), correction=0)
     rstd = (var + EPS).rsqrt()
     scale = gates[:, None] * gamma * rstd
-    count = z[0].numel() // z.shape[-1]
-    return torch.stack(
-        [mean, rstd, scale, gates[:, None] * beta - mean * scale, var * count / (count - 1)], 1
-    )
+    count, shift = z[0].numel() // z.shape[-1], gates[:, None] * beta - mean * scale
+    return torch.stack([mean, rstd, scale, shift, var * count / (count - 1)], 1)
 
 
 def hat(z):
     """x̂ of lanes' z."""
-    z = z.double()
-    return (z - z.mean((1, 2, 3), keepdim=True)) * (
-        z.var((1, 2, 3), correction=0, keepdim=True) + EPS
-    ).rsqrt()
+    z, axes = z.double(), (1, 2, 3)
+    return (z - z.mean(axes, keepdim=True)) * (z.var(axes, correction=0, keepdim=True) + EPS).rsqrt()
 
 
 @settings(max_examples=14)
@@ -228,28 +221,15 @@ def test_stem(channels, augment):
     """The batch that a run's generator draws, made inside the convolution, and the stem's gradient."""
     dice = torch.Generator().manual_seed(1)
     pixels = torch.randint(0, 256, (7, channels, 6, 6), generator=dice, dtype=torch.uint8)
-    split, mean, std = (
-        Split(pixels, torch.zeros(7, dtype=torch.int64)),
-        torch.rand(channels),
-        torch.rand(channels) + 0.2,
-    )
-    batches = Batches(split, mean, std, 3, augment, device=DEVICE)
-    draws = torch.stack(
-        [draw_batches(7, batches.pad, augment, torch.Generator().manual_seed(run)) for run in range(2)]
-    ).to(DEVICE)
+    split, (mean, std) = Split(pixels, torch.zeros(7, dtype=torch.int64)), torch.rand(2, channels)
+    batches = Batches(split, mean, std + 0.2, 3, augment, device=DEVICE)
+    draws = torch.stack([draw_batches(7, batches.pad, augment, rng(run)) for run in range(2)]).to(DEVICE)
     clock = torch.tensor([2, 1, 3, 0], dtype=torch.int32, device=DEVICE)  # the second batch
     rows, gates = normal(2, 16 + 27 * 16), torch.tensor([1.0, 0.0, 1.0], device=DEVICE)
     y = torch.full((LANES, 3, 6, 6, 16), SENTINEL, device=DEVICE)
     part, p = torch.zeros(LANES, 2, 2, 16, device=DEVICE), 3 * 36
-    shape = {
-        "H": 6,
-        "W": 6,
-        "CH": channels,
-        "PAD": batches.pad if augment else 0,
-        "CO": 16,
-        "BM": 32,
-        "ITERS": 2,
-    }
+    pad = batches.pad if augment else 0
+    shape = {"H": 6, "W": 6, "CH": channels, "PAD": pad, "CO": 16, "BM": 32, "ITERS": 2}
     start = (batches.padded, draws, batches.scale, batches.shift, clock)
     kernels.stem_forward[(2, LANES)](
         *start, rows[0, 16:], y, part, gates, RUNS, p, y[0].numel(), rows.shape[1], 7, **shape, PREC="ieee"
@@ -287,9 +267,7 @@ def test_head(classes, images, temperature, lam, detach):
     lanes, stride = 4, classes * c + classes + 16
     features, rows = normal(lanes, 20, c, seed=images), normal(2, stride, seed=2)
     labels = torch.randint(classes, (count,), generator=torch.Generator().manual_seed(3)).to(DEVICE)
-    draws = torch.stack(
-        [draw_batches(count, 4, True, torch.Generator().manual_seed(run)) for run in range(2)]
-    ).to(DEVICE)
+    draws = torch.stack([draw_batches(count, 4, True, rng(run)) for run in range(2)]).to(DEVICE)
     clock = torch.tensor([2, 1, 20, 0], dtype=torch.int32, device=DEVICE)
     first = torch.tensor([0, 3, 4], dtype=torch.int32, device=DEVICE)
     rules = torch.tensor([[temperature, lam, float(detach)], [1.0, 0.0, 1.0]], device=DEVICE)
@@ -329,9 +307,7 @@ def test_pool_and_sums():
     features, dx = torch.full((LANES, n, c), SENTINEL, device=DEVICE), normal(LANES, n, c, seed=2)
     ends.pool[(n, LANES)](h, on, features, n, h[0].numel(), Q=q, QP=16, C=c)
     one = torch.ones(LANES, device=DEVICE)
-    stat = statistics(
-        z, torch.ones(LANES, c, device=DEVICE), torch.zeros(LANES, c, device=DEVICE), one
-    ).contiguous()
+    stat = statistics(z, 1.0, 0.0, one).contiguous()
     dm = torch.full_like(z, SENTINEL)
     parts = [torch.zeros(LANES, 2, 2, c, device=DEVICE) for _ in range(2)]
     for spread, part in zip((True, False), parts, strict=True):

@@ -22,8 +22,9 @@ from sto_lite.speed.lanes.running import Lanes
 from sto_lite.timebox import TimeBox
 from sto_lite.train import Training
 
-RUN = ["run", "table1", "--data", "faces", "--scale", "smoke", "--device", DEVICE.type, "--size", "8"]
-RUN += ["--limit", "4", "--batch-size", "4", "--epochs", "2", "--evaluate-every", "1", "--lr", "0.05"]
+SETTINGS = {"size": 8, "limit": 4, "batch_size": 4, "epochs": 2, "evaluate_every": 1, "lr": 0.05}
+RUN = ["run", "table1", "--data", "faces", "--scale", "smoke", "--device", DEVICE.type]
+RUN += [word for name, value in SETTINGS.items() for word in (f"--{name.replace('_', '-')}", str(value))]
 
 
 @pytest.fixture(autouse=True)
@@ -52,10 +53,8 @@ def assert_same_records(ours, theirs, **tolerance):
         assert ours[name].keys() == record.keys()
         assert ours[name]["history"].keys() == record["history"].keys()
         for key in record["history"].keys() - {"seconds", "test_seconds"}:
-            wanted = (
-                pytest.approx(record["history"][key], **tolerance) if tolerance else record["history"][key]
-            )
-            assert ours[name]["history"][key] == wanted, key
+            found, wanted = ours[name]["history"][key], record["history"][key]
+            assert found == (pytest.approx(wanted, **tolerance) if tolerance else wanted), key
         for key in ("config", "method", "data", "labels", "parameters"):
             assert ours[name][key] == record[key]
 
@@ -97,7 +96,7 @@ def test_a_box_that_ends_and_the_same_again(whole, tmp_path, monkeypatch):
 
     monkeypatch.setattr(Lanes, "epoch", together_timed)
     monkeypatch.setattr(Training, "train_epoch", alone_timed)
-    queue = jobs.jobs(paper.find("table1"), "faces", [0], "smoke", settings())
+    queue = jobs.jobs(paper.find("table1"), "faces", [0], "smoke", SETTINGS)
     told = []
     for place, run in ((tmp_path / "a", turns.take_lanes), (tmp_path / "b", turns.take_turns)):
         now[0] = 0.0
@@ -114,10 +113,8 @@ def test_a_box_that_ends_and_the_same_again(whole, tmp_path, monkeypatch):
 def test_an_interrupt_and_a_damaged_checkpoint(whole, tmp_path, monkeypatch, capsys):
     """Ctrl-C in the second epoch, and then a checkpoint that is damaged: told as on the other path."""
     said = []
-    for place, extra, owner, name in (
-        (tmp_path / "a", [], Lanes, "epoch"),
-        (tmp_path / "b", ["--no-lanes"], Training, "train_epoch"),
-    ):
+    ways = (tmp_path / "a", [], Lanes, "epoch"), (tmp_path / "b", ["--no-lanes"], Training, "train_epoch")
+    for place, extra, owner, name in ways:
         command, real = [*RUN, *extra, "--out", str(place)], getattr(owner, name)
 
         def stopped(self, *rest, real=real):
@@ -132,11 +129,8 @@ def test_an_interrupt_and_a_damaged_checkpoint(whole, tmp_path, monkeypatch, cap
         first, *_ = sorted(place.glob("*/checkpoint.pt"))
         first.write_bytes(b"cut off")
         assert main(command) == 1
-        captured = capsys.readouterr()
-        failures = [line for line in captured.out.splitlines() if " failed " in line]
-        said.append(
-            (re.sub("/[ab]/", "/", captured.err), [re.sub("/[ab]/", "/", line[6:]) for line in failures])
-        )
+        out, err = (re.sub("/[ab]/", "/", text) for text in capsys.readouterr())
+        said.append((err, [line[6:] for line in out.splitlines() if " failed " in line]))
     assert said[0] == said[1]
     assert "stopped; the same command goes on from the last epoch that was kept" in said[0][0]
     assert len(said[0][1]) == 1 and "damaged" in said[0][1][0]
@@ -147,7 +141,7 @@ def test_an_interrupt_and_a_damaged_checkpoint(whole, tmp_path, monkeypatch, cap
 @pytest.mark.parametrize("kind", [RunError, TritonError])
 def test_a_launch_that_fails_is_tried_in_smaller_ones(kind, tmp_path, monkeypatch, capsys):
     """As when memory is used up; a run that fails alone gives its error, and one without lanes is left."""
-    queue = jobs.jobs(paper.find("table1"), "faces", [0], "smoke", settings())
+    queue = jobs.jobs(paper.find("table1"), "faces", [0], "smoke", SETTINGS)
     sizes = []
 
     def full(runs, box):
@@ -163,7 +157,7 @@ def test_a_launch_that_fails_is_tried_in_smaller_ones(kind, tmp_path, monkeypatc
 
 
 def test_launches_keep_apart_what_cannot_share_one():
-    first, second = jobs.jobs(paper.find("table1"), "faces", [0], "smoke", settings())
+    first, second = jobs.jobs(paper.find("table1"), "faces", [0], "smoke", SETTINGS)
     other = replace(first, source=jobs.Source("faces", 16, 4))
     half = replace(first, config=replace(first.config, precision="fp16"))
     peers = replace(first, method="dml")
@@ -175,7 +169,7 @@ def test_a_wrong_kernel_fails_the_self_test(tmp_path, monkeypatch, capsys):
     """Then a line says so, and all runs are left to the other path."""
     selftest.proved.cache_clear()
     monkeypatch.setattr(Plan, "inputs", lambda *_, **__: None)
-    queue = jobs.jobs(paper.find("table1"), "faces", [0], "smoke", settings())
+    queue = jobs.jobs(paper.find("table1"), "faces", [0], "smoke", SETTINGS)
     assert turns.take_lanes(queue, tmp_path, lambda _: None, device=DEVICE.type) == ([], queue)
     told = capsys.readouterr().err
     assert "lanes with default tiles failed their self-test in float32: " in told
@@ -219,13 +213,3 @@ def test_a_replay_that_leaves_something_else_is_told(monkeypatch):
     assert selftest.stale("resnet8", config, 8, DEVICE, {}) == (
         "replayed steps leave other weights than launched ones"
     )
-
-
-def settings():
-    """The overrides that RUN asks for."""
-    words = dict(zip(RUN[8::2], RUN[9::2], strict=True))
-    kinds = {"lr": float}
-    return {
-        (key := name.strip("-").replace("-", "_")): kinds.get(key, int)(value)
-        for name, value in words.items()
-    }

@@ -1,5 +1,7 @@
 """The cells of chapters 8 and 9 that train: three scales, a clock that is stubbed, a table that fills."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -12,23 +14,14 @@ from sto_lite.scale import SCALES, Scale
 from tests.processes import look_alike
 
 
-class Board:
-    """A notebook's output: every state that it was shown in."""
-
-    def __init__(self, html):
-        self.states = [html.data]
-
-    def update(self, html):
-        self.states.append(html.data)
-
-
 @pytest.fixture
 def boards(monkeypatch):
-    """What the cell displays, one a set."""
+    """What the cell displays, one a set: every state that it was shown in."""
     made = []
 
     def display(html, display_id=None):
-        made.append(Board(html))
+        states = [html.data]
+        made.append(SimpleNamespace(states=states, update=lambda html: states.append(html.data)))
         return made[-1]
 
     monkeypatch.setattr("IPython.display.display", display)
@@ -124,6 +117,5 @@ def test_a_run_that_fails_is_told_and_the_others_are_trained(tmp_path, monkeypat
     monkeypatch.setattr(StochasticDepth, "deploy", broken)
     live(at("smoke"), "table3", None)
     told = capsys.readouterr().out
-    assert (
-        told.count("this method is broken") == 4 and "4 of 5 runs on faces are left: nothing is kept" in told
-    )
+    assert told.count("this method is broken") == 4
+    assert "4 of 5 runs on faces are left: nothing is kept" in told

@@ -44,26 +44,6 @@ def test_zero_for_equal_and_finite_for_extreme_logits():
     assert torch.isfinite(far) and far > 0
 
 
-def test_gradient_in_the_student():
-    """∂/∂z^s of T² KL is T (p̃^s - p̃^t) / N."""
-    student, teacher = random_logits()
-    student.requires_grad_()
-    kd_loss(student, teacher, 3.0).backward()
-    expected = 3 * (torch.softmax(student / 3, 1) - torch.softmax(teacher / 3, 1)) / len(student)
-    assert torch.allclose(student.grad, expected.detach(), atol=1e-14)
-
-
-def test_gradient_in_the_teacher():
-    """When the teacher is not detached: ∂/∂z^t of T² KL is T p̃^t (log p̃^t/p̃^s - KL) / N."""
-    student, teacher = random_logits()
-    teacher.requires_grad_()
-    kd_loss(student, teacher, 3.0).backward()
-    p_t, p_s = (torch.softmax(z / 3, 1) for z in (teacher.detach(), student))
-    ratio = (p_t / p_s).log()
-    expected = 3 * p_t * (ratio - (p_t * ratio).sum(1, keepdim=True)) / len(student)
-    assert torch.allclose(teacher.grad, expected, atol=1e-13)
-
-
 def gradient_size(temperature, factor):
     student, teacher = random_logits()
     student.requires_grad_()
@@ -74,9 +54,8 @@ def gradient_size(temperature, factor):
 def test_why_t_squared():
     """Hot: without T² the gradient falls as 1/T², with it it tends to (z^s - z^t) / (N C), centred."""
     without = [gradient_size(t, lambda t: 1 / t**2) for t in (50.0, 100.0, 200.0)]
-    assert without[0] / without[1] == pytest.approx(4, rel=0.1) and without[1] / without[2] == pytest.approx(
-        4, rel=0.05
-    )
+    assert without[0] / without[1] == pytest.approx(4, rel=0.1)
+    assert without[1] / without[2] == pytest.approx(4, rel=0.05)
     with_it = [gradient_size(t, lambda t: 1.0) for t in (50.0, 100.0, 200.0)]
     assert max(with_it) / min(with_it) < 1.1
     student, teacher = random_logits()
@@ -97,19 +76,6 @@ def test_defaults_are_the_papers():
     student, teacher = random_logits()
     labels = torch.arange(16) % 7
     expected = F.cross_entropy(student, labels) + F.cross_entropy(teacher, labels)
-    expected += (
-        0.25 * 9 * F.kl_div(F.log_softmax(student / 3, 1), F.softmax(teacher / 3, 1), reduction="batchmean")
-    )
+    softened = F.log_softmax(student / 3, 1), F.softmax(teacher / 3, 1)
+    expected += 0.25 * 9 * F.kl_div(*softened, reduction="batchmean")
     assert sto_loss(student, teacher, labels).item() == pytest.approx(expected.item(), rel=1e-12)
-
-
-@pytest.mark.parametrize("detach", [True, False])
-def test_detached_teacher_gets_no_gradient_from_the_distillation_term(detach):
-    student, teacher = random_logits()
-    teacher.requires_grad_()
-    labels = torch.arange(16) % 7
-    terms = sto_terms(student, teacher, labels, detach=detach)
-    assert terms.distillation.requires_grad != detach
-    (only_ce,) = torch.autograd.grad(F.cross_entropy(teacher, labels), teacher)
-    (whole,) = torch.autograd.grad(torch.stack(terms).sum(), teacher)
-    assert whole.equal(only_ce) == detach

@@ -45,9 +45,7 @@ def test_the_environment_is_made_whatever_the_shell_was_set_to(tmp_path):
     seen = calls.read_text()
     assert "pip install" in seen and "uv pip install" in seen
     assert [name for name in led_astray if f"    {name}=" in seen] == []
-    assert all(seen.count(f"    {name}=") == 4 for name in wanted), (
-        "packages come from where they are said to"
-    )
+    assert all(seen.count(f"    {name}=") == 4 for name in wanted), "packages come from where it says"
 
 
 def test_a_typo_rebuilds_no_more_than_it_must_and_tests_build_afresh(tmp_path):

@@ -26,10 +26,8 @@ def model(seed=0):
 def gradients(net, loss):
     """Name -> gradient; zeros where a parameter got none."""
     got = torch.autograd.grad(loss, list(net.parameters()), allow_unused=True, retain_graph=True)
-    return {
-        n: torch.zeros_like(p) if g is None else g
-        for (n, p), g in zip(net.named_parameters(), got, strict=True)
-    }
+    pairs = zip(net.named_parameters(), got, strict=True)
+    return {n: torch.zeros_like(p) if g is None else g for (n, p), g in pairs}
 
 
 def assert_same(ours, theirs, tolerance=1e-12):
@@ -58,17 +56,11 @@ def test_stochastic_depth_trains_the_sampled_student_alone(batch):
     assert_same(gradients(net, step.loss), gradients(twin, expected))
 
 
-def by_hand(net, x, y, gates, lam=0.25, temperature=3.0, detach=True, teacher_grad=True):
+def by_hand(net, x, y, gates, lam=0.25, temperature=3.0, detach=True):
     """Eq. 9, written out, without any function of methods.py."""
-    student = net(x, gates)
-    with torch.set_grad_enabled(teacher_grad):
-        teacher = net(x, linear_decay(net.num_blocks))
-    target = teacher.detach() if detach else teacher
-    return (
-        F.cross_entropy(student, y)
-        + F.cross_entropy(teacher, y)
-        + lam * kd_loss(student, target, temperature)
-    )
+    student, teacher = net(x, gates), net(x, linear_decay(net.num_blocks))
+    kd = kd_loss(student, teacher.detach() if detach else teacher, temperature)
+    return F.cross_entropy(student, y) + F.cross_entropy(teacher, y) + lam * kd
 
 
 @pytest.mark.parametrize("students", [1, 3])
@@ -174,8 +166,6 @@ def test_gates_come_from_the_generator_alone(batch):
 
 def test_make():
     assert make("sto", lam=0.5) == FusedSTO(lam=0.5)
-    names = "baseline stochastic-depth sto dml one okddip kd label-smoothing ema stochastic-depth-stepped dml-mean"
-    names += (
-        " one-attached cosub r-drop fraternal expectation-linear sto-otherwise sandwich own-teacher ps-kd"
-    )
+    names = "baseline stochastic-depth sto dml one okddip kd label-smoothing ema stochastic-depth-stepped dml-mean "
+    names += "one-attached cosub r-drop fraternal expectation-linear sto-otherwise sandwich own-teacher ps-kd"
     assert list(METHODS) == names.split(), "methods, controls and kin, as the book tells of them"

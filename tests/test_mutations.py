@@ -39,11 +39,6 @@ SECONDS = 300  # after which an input hangs, on the busiest machine too
 # -------------------------------------------------------------------------------------------------- the watch
 
 
-def within(path: str, folder: str) -> bool:
-    """Whether a path is a folder or lies in it."""
-    return path == folder or path.startswith(folder + os.sep)
-
-
 class Watch:
     """Python's audit events: what is written outside a folder, and what is started, while `home` is set."""
 
@@ -68,8 +63,9 @@ class Watch:
                 paths = (path,)
         paths += arguments[: self.PATHS.get(event, 0)]
         for path in paths:
-            inside = isinstance(path, int) or within(os.path.abspath(os.fsdecode(path)), self.home)
-            if not inside and os.fsdecode(path) != os.devnull:
+            if isinstance(path, int) or os.fsdecode(path) == os.devnull:
+                continue
+            if not Path(os.path.abspath(os.fsdecode(path))).is_relative_to(self.home):
                 self.seen.append((event, path))
         if event in self.STARTS or event.startswith("shutil."):
             self.seen.append((event, *arguments))
@@ -128,19 +124,23 @@ RAF_TREES = (
     p.with_zip(p.official(RAF)),
     {n if n.endswith(".csv") else f"DATASET/{n}": d for n, d in p.kaggle(tables=True, entries=RAF).items()},
 )
-RAF_PICTURES = [picture for *_, picture in RAF]
+
+
+def decoded(contents, mode):
+    """The pixels of image files, as bytes."""
+    return {Image.open(io.BytesIO(content)).convert(mode).tobytes() for content in contents}
+
+
+FER_PIXELS, RAF_PIXELS = decoded(FER_IMAGES.values(), "L"), decoded([face for *_, face in RAF], "RGB")
 
 
 def evil_pickle(content, rng):
     """A pickle with a call of something put in somewhere, or other damage."""
     if rng.random() < 0.5:
         return mutate(content, rng)
-    name = rng.choice(
-        ["os\nsystem", "builtins\neval", "numpy\nfromfile", "numpy.core.multiarray\n_reconstruct"]
-    )
-    call = f"c{name}\n".encode() + rng.choice(
-        [b"(U\x09touch outtR", b"(tR", b"", b"U\x01x\x85R", b")\x81", b"(tb"]
-    )
+    names = ["os\nsystem", "builtins\neval", "numpy\nfromfile", "numpy.core.multiarray\n_reconstruct"]
+    ends = [b"(U\x09touch outtR", b"(tR", b"", b"U\x01x\x85R", b")\x81", b"(tb"]
+    call = f"c{rng.choice(names)}\n".encode() + rng.choice(ends)
     place = rng.choice([2, len(content) - 1, rng.randrange(len(content))])
     return content[:place] + call + rng.choice([b"0", b""]) + content[place:]
 
@@ -214,7 +214,7 @@ def raf_trees(place, rng):
 
     def right(found):
         if "Image/aligned.zip" in files:
-            unchanged(RAF_PICTURES, "RGB")(found)
+            unchanged(RAF_PIXELS)(found)
             return
         images, numbered = decodings(place, "RGB"), {}
         for path in place.rglob("list_pa*.txt"):
@@ -237,17 +237,16 @@ def cifar_trees(place, rng):
     return "cifar100", place / "cifar", lambda found: None
 
 
-def unchanged(contents, mode):
-    """A check that every image accepted has the pixels of one of these files, to the last bit."""
-    pixels = set()
-    for content in contents:
-        with Image.open(io.BytesIO(content)) as image:
-            pixels.add(image.convert(mode).tobytes())
+def pixels_of(arrays):
+    """The images of a set, as bytes."""
+    return {image.tobytes() for key, array in arrays.items() if key.endswith("_images") for image in array}
+
+
+def unchanged(pixels, unsure=False):
+    """A check that every image accepted has some of these pixels, to the last bit; or none, if that is not sure."""
 
     def right(found):
-        for key, array in found.items():
-            if key.endswith("_images"):
-                assert {image.tobytes() for image in array} <= pixels
+        assert unsure or pixels_of(found) <= pixels
 
     return right
 
@@ -260,25 +259,14 @@ def fer_archives(place, rng):
     unsure = mutants.archive(files, path.with_suffix(".gz") if path.suffix == ".tgz" else path, rng)
     if path.suffix == ".tgz":
         path.with_suffix(".gz").rename(path)
-    if unsure:
-        return "fer2013", path, lambda found: None
-    if not table:
-        return "fer2013", path, unchanged(FER_IMAGES.values(), "L")
-    pixels = {image.tobytes() for key, array in FER.items() if key.endswith("images") for image in array}
-
-    def right(found):
-        for split in USAGE:
-            assert {image.tobytes() for image in found[f"{split}_images"]} <= pixels
-
-    return "fer2013", path, right
+    return "fer2013", path, unchanged(pixels_of(FER) if table else FER_PIXELS, unsure)
 
 
 def raf_archives(place, rng):
     """RAF-DB in archives, or in a folder with an archive inside. No pixel changes where a checksum can tell."""
     path = place / f"source{rng.choice(['.zip', '.tar', '.tar.gz'])}"
     unsure = mutants.archive(rng.choice(RAF_TREES), path, rng)
-    right = (lambda found: None) if unsure else unchanged(RAF_PICTURES, "RGB")
-    return "rafdb", path, right
+    return "rafdb", path, unchanged(RAF_PIXELS, unsure)
 
 
 def cifar_archives(place, rng):
@@ -289,13 +277,7 @@ def cifar_archives(place, rng):
         one = rng.choice(list(CIFAR))
         files = CIFAR | {one: evil_pickle(CIFAR[one], rng)}
     unsure = mutants.archive(files, place / name, rng) or files is not CIFAR
-    pixels = {image.tobytes() for split in ("train", "test") for image in CIFAR_ARRAYS[f"{split}_images"]}
-
-    def right(found):
-        for split in ("train", "test"):
-            assert unsure or {image.tobytes() for image in found[f"{split}_images"]} <= pixels
-
-    return "cifar100", rng.choice([place, place / name]), right
+    return "cifar100", rng.choice([place, place / name]), unchanged(pixels_of(CIFAR_ARRAYS), unsure)
 
 
 def blobs(place, rng):

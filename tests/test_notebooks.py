@@ -213,9 +213,8 @@ def test_run_writes_outputs_stamp_and_text(tmp_path):
     widget = "application/vnd.jupyter.widget-view+json"
     bundle = f"{{'text/html': '<p>still</p>', '{widget}': {{'model_id': 'a'}}}}"
     shown = f"from IPython.display import display\ndisplay({bundle}, raw=True)"
-    path = pair(
-        tmp_path, "# Title", 'import os\nprint(os.environ["STO_SCALE"], os.environ["STO_BOOK"])', shown
-    )
+    printed = 'import os\nprint(os.environ["STO_SCALE"], os.environ["STO_BOOK"])'
+    path = pair(tmp_path, "# Title", printed, shown)
     assert "changed after the outputs were made" in notebooks.problems(path)[0]
     notebooks.run(path, "smoke")
     assert notebooks.problems(path) == []

@@ -18,11 +18,8 @@ from tools.address import COLAB, repository
 
 ROOT = Path(__file__).resolve().parents[1]
 BOOK = ROOT / "_build" / "html"
-LOADING = {
-    "icon",
-    "shortcut",
-    *["stylesheet", "preload", "prefetch", "preconnect", "dns-prefetch", "modulepreload"],
-}
+LOADING = {"icon", "shortcut", "stylesheet", "preload", "prefetch", "preconnect"}
+LOADING |= {"dns-prefetch", "modulepreload"}
 DESK, PHONE = {"width": 1280, "height": 720}, {"width": 360, "height": 740}
 
 if not (BOOK / "index.html").exists():
@@ -98,9 +95,8 @@ def test_style_sheets_load_nothing_from_elsewhere():
 
 @each_page
 def test_launch_links_lead_to_the_repository_or_are_not_there(page):
-    launching = [
-        link for link in parsed(page).links if link.startswith(COLAB) or "/hub/user-redirect/" in link
-    ]
+    links = parsed(page).links
+    launching = [link for link in links if link.startswith(COLAB) or "/hub/user-redirect/" in link]
     found, notebook = repository(), page.relative_to(BOOK).with_suffix(".ipynb").as_posix()
     if found and (ROOT / notebook).exists():
         assert len(launching) == len(found.launch_buttons.keys() - {"notebook_interface"})
@@ -378,20 +374,12 @@ def test_print_leaves_out_what_only_serves_the_screen(tab):
 @pytest.mark.parametrize(
     ("html", "script", "expected"),
     [
-        (
-            '<article><span class="math">x</span><span class="math"><mjx-container/></span></article>',
-            UNTYPESET,
-            1,
-        ),
+        ('<article><span class="math">x</span><span class="math"><mjx-container/></span></article>', UNTYPESET, 1),
         ('<button>a</button><a href="#" tabindex="-1">b</a><a href="#" tabindex="2">c</a>', UNREACHABLE, 2),
         (f"<article>{WIDE}<pre>{WIDE}</pre></article>", STICKING_OUT, 2),
-        (
-            f"<style>pre {{ overflow-x: auto }}</style><article>{WIDE}<pre>{WIDE}</pre></article>",
-            STICKING_OUT,
-            1,
-        ),
+        (f"<style>pre {{ overflow-x: auto }}</style><article>{WIDE}<pre>{WIDE}</pre></article>", STICKING_OUT, 1),
     ],
-)
+)  # fmt: skip
 def test_what_these_checks_are_for_is_seen(html, script, expected, tab):
     tab.set_viewport_size(PHONE)
     tab.set_content(html)

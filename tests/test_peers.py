@@ -125,27 +125,16 @@ class Fake:
         return []
 
 
-def networks(*logits):
-    return [lambda x, z=z: z for z in logits]
-
-
-def branches(z, gate):
-    return lambda x: (z, mixed(z, gate))
-
-
-def peers(z, leader, mix):
-    return lambda x: (z, leader, torch.einsum("ij,njc->nic", q(mix), z))
-
-
-def exits(*logits):
-    return lambda x: logits
-
-
 PASS, THREE = (N, C), (N, 3, C)
 GATED, LED = (THREE, (N, 3)), (THREE, PASS, (3, 3))
 LATER = math.exp(-5 / 4)  # ONE's ramp in epoch 40 of 80
-MODELS = {"dml": networks, "dml-mean": networks, "one": branches, "one-attached": branches, "okddip": peers}
-MODELS |= {"own-teacher": exits}
+MODELS = {
+    "dml": lambda *logits: [lambda x, z=z: z for z in logits],
+    "one": lambda z, gate: lambda x: (z, mixed(z, gate)),
+    "okddip": lambda z, leader, mix: lambda x: (z, leader, torch.einsum("ij,njc->nic", q(mix), z)),
+    "own-teacher": lambda *logits: lambda x: logits,
+}
+MODELS |= {"dml-mean": MODELS["dml"], "one-attached": MODELS["one"]}
 LOSSES = {  # settings, the form, and what the model gives: tensors of these shapes, or logits of so many passes
     "dml": ({}, dml, 3),
     "dml, two": ({"networks": 2}, dml, 2),
@@ -168,28 +157,16 @@ LOSSES = {  # settings, the form, and what the model gives: tensors of these sha
     "expectation-linear": ({}, lambda s, t: ce(s) + 0.25 * gap(s, t), 2),
     "sto-otherwise": ({}, lambda s, t: ce(s) + ce(t) + 0.25 * kl(t.detach(), s), 2),
     "sto-otherwise, both": ({"detach": False}, lambda s, t: ce(s) + ce(t) + 0.25 * kl(t, s), 2),
-    "sto-otherwise, dkd": (
-        {"distillation": "dkd", "beta": 2.0, "detach": False},
-        lambda s, t: ce(s) + ce(t) + 0.25 * dkd(s, t, 2.0),
-        2,
-    ),
-    "sto-otherwise, dist": (
-        {"distillation": "dist", "detach": False, "temperature": 2.0},
-        lambda s, t: ce(s) + ce(t) + 0.25 * dist(s, t, 2.0),
-        2,
-    ),
-    "sto-otherwise, two students": (
-        {"students": 2, "distillation": "dist"},
-        lambda a, b, t: (ce(a) + ce(b)) / 2 + ce(t) + 0.25 * (dist(a, t.detach()) + dist(b, t.detach())) / 2,
-        3,
-    ),
+    "sto-otherwise, dkd": ({"distillation": "dkd", "beta": 2.0, "detach": False},
+        lambda s, t: ce(s) + ce(t) + 0.25 * dkd(s, t, 2.0), 2),
+    "sto-otherwise, dist": ({"distillation": "dist", "detach": False, "temperature": 2.0},
+        lambda s, t: ce(s) + ce(t) + 0.25 * dist(s, t, 2.0), 2),
+    "sto-otherwise, two students": ({"students": 2, "distillation": "dist"},
+        lambda a, b, t: (ce(a) + ce(b)) / 2 + ce(t) + 0.25 * (dist(a, t.detach()) + dist(b, t.detach())) / 2, 3),
     "sandwich": ({}, lambda a, b, c, f: ce(f) + sum(ce(z, q(f).detach()) for z in (a, b, c)), 4),
-    "own-teacher": (
-        {},
-        lambda a, b, f: sum(map(ce, (a, b, f))) + sum(0.25 * kl(f.detach(), z) for z in (a, b)),
-        3,
-    ),
-}
+    "own-teacher": ({},
+        lambda a, b, f: sum(map(ce, (a, b, f))) + sum(0.25 * kl(f.detach(), z) for z in (a, b)), 3),
+}  # fmt: skip
 SHOWN = {"okddip": lambda z, leader, mix: leader, "one": lambda z, gate: z[:, 0], "dml": lambda *z: z[0]}
 
 
@@ -255,10 +232,8 @@ def test_okddip_attention_is_the_published_one():
     features = Branches.forward(model, x)[1]
     assert torch.allclose(leader, model.nets[3](x), atol=1e-12)
     for i in range(3):
-        scores = torch.stack(
-            [(model.query(features[:, i]) * model.key(features[:, j])).sum(1) for j in range(3)], 1
-        )
-        weights = scores.softmax(1)
+        scores = [(model.query(features[:, i]) * model.key(features[:, j])).sum(1) for j in range(3)]
+        weights = torch.stack(scores, 1).softmax(1)
         assert torch.allclose(targets[:, i], (weights[..., None] * peers).sum(1), atol=1e-12)
 
 
@@ -320,11 +295,8 @@ def test_same_seed_same_start(name):
         ("sto", {"running_stats": "student"}, "'teacher' or 'both'"),
         ("sto", {"students": 0}, "at least one"),
         ("sto", {"temperature": 0.0}, "positive"),
-        ("sto", {"schedule": "cubic"}, "schedule"),
         ("sto", {"p_last": 2.0}, "probability"),
         ("kd", {}, "needs a teacher"),
-        ("stoo", {}, "no method is called 'stoo'"),
-        ("baseline", {"lam": 1}, "baseline has no setting lam"),
         ("cosub", {"gates": "pixel"}, "each 'batch' or each 'image'"),
         ("r-drop", {"directions": 3}, "1 or 2"),
         ("r-drop", {"temperature": 0.0}, "positive"),
@@ -373,7 +345,7 @@ def test_kd_record_has_the_teachers_fingerprint_and_no_path(teacher, tmp_path):
         KD(str(teacher), fingerprint="0" * 16)
 
 
-def test_kd_refuses_what_is_no_teacher(teacher, tmp_path):
+def test_kd_refuses_what_is_no_teacher_or_one_for_other_classes(teacher, tmp_path):
     (tmp_path / "foreign.pt").write_bytes(b"no network")
     torch.save({"net": "resnet9", "weights": {}}, tmp_path / "other.pt")
     for name in ("foreign.pt", "other.pt"):
@@ -381,3 +353,5 @@ def test_kd_refuses_what_is_no_teacher(teacher, tmp_path):
             KD(str(tmp_path / name))
     with pytest.raises(RunError, match="no resnet14 for 100 classes"):
         KD(str(teacher)).build("resnet8", 100, rng())
+    with pytest.raises(RunError, match="was trained for the classes angry, .*in this order"):
+        fit(KD(str(teacher)), replace(tiny(), classes=tiny().classes[::-1]), CONFIG)

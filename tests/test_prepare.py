@@ -132,9 +132,7 @@ def sources(name, files, tmp):
     (tmp / "source" / ".#fer2013.csv").symlink_to("user@host.1234")  # of an editor that still runs
 
 
-@pytest.mark.parametrize(
-    ("name", "layout"), [(name, layout) for name, trees in TREES.items() for layout in trees]
-)
+@pytest.mark.parametrize(("name", "layout"), [(name, layout) for name in TREES for layout in TREES[name]])
 def test_every_layout_gives_the_same_bytes(name, layout, tmp_path):
     made = set()
     for source in sources(name, TREES[name][layout], tmp_path):
@@ -308,9 +306,7 @@ def planted_cifar(value):
     return python2(value)
 
 
-PICTURE = WHOLE_RAF[
-    f"{ALIGNED}train_00001_aligned.jpg"
-]  # label 1; planted as labels 4 and 1, and one is black
+PICTURE = WHOLE_RAF[f"{ALIGNED}train_00001_aligned.jpg"]  # label 1; planted as labels 4 and 1
 PLANTED = {"train_00009": PICTURE, "test_00001": PICTURE, "test_00021": image((100, 100), "RGB", kind="JPEG")}
 # fmt: off
 REPORTS = {

@@ -180,12 +180,6 @@ def test_a_server_that_says_nothing(root, monkeypatch):
         assert_no_download(root, "cannot be downloaded (timed out)")
 
 
-def test_a_download_that_cannot_be_written(served, tmp_path, monkeypatch):
-    (tmp_path / "file").write_text("no folder")
-    with pytest.raises(DataError, match="cannot be written.*STO_DATA"):
-        prepare.download("cifar100", tmp_path / "file", report=lambda text: None)
-
-
 def test_an_interrupted_download_leaves_nothing(served, root, monkeypatch):
     def interrupt(*_):
         raise KeyboardInterrupt

@@ -86,7 +86,7 @@ CSV_FAULTS = {
     "votes": (vote_table(), ("line 1", "these are FER+'s votes: give fer2013.csv here, and this file as --votes")),
     "binary with zeros": (bytes(range(256)) * 600, ("line 1: is no text, but binary data",)),
     "binary, one line": (b"\xfe" * 300_000, ("line 1", "longer than", "none of the data sets")),
-    "empty": (b"", ("is empty",)),
+    "no bytes": (b"", ("is empty",)),
     "empty lines": (b"\n\n", ("line",)),
     "first line only": (b"emotion,pixels,Usage\n", ("has no images below the first line",)),
     "2,303 pixels": (row(1, PIXELS[2:]), ("line 6", "2,303 pixels, not 2,304")),
@@ -295,9 +295,7 @@ def test_faults_are_told_with_their_place(case, tmp_path, root, monkeypatch):
         where = f"{source}{'/' if kind == 'folder' else ', member '}{file}" if file else str(source)
         message = refused(name, source, root, where, *parts)
         assert message.startswith(str(source))
-        named = (
-            "cut" in what or "broken" in what or name == "cifar100"
-        )  # what no pickle is may be a damaged one
+        named = "cut" in what or "broken" in what or name == "cifar100"  # of those it cannot be told
         assert named or not ("cut short" in message or "damaged" in message)
         if name == "rafdb" and kind == "zip" and ALIGNED in file:  # the images still in their zip
             inner = f"{source}, member Image/aligned.zip, member {file.removeprefix('Image/')}"
@@ -323,7 +321,7 @@ def test_paths_without_votes_and_images_without_rows(tmp_path, root):
     refused("fer2013", source, root, "nowhere: does not exist", votes=tmp_path / "nowhere")
     for split, message in (
         ("train", "FER-2013 is not prepared.*--votes fer2013new.csv"),
-        ("train", "fer2013.npz: holds no votes; run .*--votes fer2013new.csv"),
+        ("train", "fer2013.npz: holds no votes; run python -m sto_lite prepare fer2013 .*--votes"),
         ("test", "no split 'test'; there are train, public, private"),
     ):
         with pytest.raises(DataError, match=message):
@@ -406,9 +404,8 @@ def test_links_secrets_and_new_methods_in_zips(tmp_path, root):
         content = bytearray(whole)
         for place in places:  # in the member's own header, and in the directory
             content[place : place + 2] = struct.pack("<H", value)
-        refused(
-            "fer2013", written(tmp_path, {name: content}) / name, root, f"{name}, member fer2013.csv", *parts
-        )
+        source = written(tmp_path, {name: content}) / name
+        refused("fer2013", source, root, f"{name}, member fer2013.csv", *parts)
     with warnings.catch_warnings(), zipfile.ZipFile(tmp_path / "twice.zip", "w") as archive:
         warnings.simplefilter("ignore")
         for name, content in [*IMAGES.items(), next(iter(IMAGES.items()))]:
@@ -417,11 +414,10 @@ def test_links_secrets_and_new_methods_in_zips(tmp_path, root):
 
 
 CUT = [f"a.{kind}" for kind in ("zip", "tar", "tar.gz", "tar.bz2", "tar.xz", "csv.gz", "csv.xz")]
+CUT += ["images.zip", "images.tar", f"{HOME}.tar.gz", "raf.zip", "raf.tar.gz"]
 
 
-@pytest.mark.parametrize(
-    "name", [*CUT, "images.zip", "images.tar", f"{HOME}.tar.gz", "raf.zip", "raf.tar.gz"]
-)
+@pytest.mark.parametrize("name", CUT)
 def test_archives_cut_short(name, tmp_path, root):
     set_, files = {
         "i": ("fer2013", IMAGES), "c": ("cifar100", below(HOME, PICKLES)), "r": ("rafdb", with_zip(WHOLE_RAF))

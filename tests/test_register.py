@@ -16,6 +16,7 @@ from tools.findings import Results, read_all
 from tools.register import REGISTER, origins, read_register, rewritten, too_old, versions
 
 ENTRIES = read_register()
+ENTRY = {entry.id: entry for entry in ENTRIES}
 ALL = read_all()
 WAITING = read_all(register_page.UNREAD)
 RECORDS = [r for r in ALL if not r["data"].get("subset")]  # whose seeds may also be in a collection
@@ -39,11 +40,8 @@ def asked_of(entry):
     """The protocol that an entry's words fix: options of the command, its own or that of the entry it names."""
     named = next((e for e in ENTRIES if e.id != entry.id and re.search(rf"\b{e.id}\b", entry.runs)), None)
     options = dict(re.findall(r"--([a-z-]+) (\w+)", entry.runs)) or (asked_of(named) if named else {})
-    return {
-        key: options[key]
-        for key in ("data", "net", "size", "limit", "epochs", "evaluate-every")
-        if key in options
-    }
+    keys = ("data", "net", "size", "limit", "epochs", "evaluate-every")
+    return {key: options[key] for key in keys if key in options}
 
 
 def strays(entry, records):
@@ -72,7 +70,7 @@ def test_the_records_of_a_question_are_what_was_registered(entry):
 
 
 def test_records_that_were_not_asked_for_are_seen():
-    entry = next(e for e in ENTRIES if e.id == "votes")  # which borrows its protocol
+    entry = ENTRY["votes"]  # which borrows its protocol
     assert asked_of(entry)["epochs"] == "600" and asked_of(entry)["limit"] == "1024"
     record = next(r for r in ALL if r["collection"] == entry.records and r["config"]["seed"] == 3)
     assert list(strays(entry, [record])) == []
@@ -108,9 +106,7 @@ def test_the_checks_see_what_they_are_for():
     moved = replace(entry, rule="whatever suits us", seeds=(9,))
     assert rewritten(moved, origin) == ["seeds", "rule"]
     told = {"date": date(2030, 1, 1), "what": "another rule", "why": "a slip"}
-    assert rewritten(replace(moved, changes=(told,)), origin) == ["seeds", "rule"], (
-        "a change is added, not made"
-    )
+    assert rewritten(replace(moved, changes=(told,)), origin) == ["seeds", "rule"], "changes are added"
     assert rewritten(replace(entry, changes=(told,)), origin) == []
     assert rewritten(entry, replace(origin, entry=replace(entry, changes=(told,)))) == ["changes"]
 
@@ -160,20 +156,14 @@ def in_collection(entry, method, seed, error, **settings):
 
 
 def test_answers_come_from_the_records_and_an_early_look_is_called_one():
-    entry, pairs = (
-        next(e for e in ENTRIES if e.id == name) for name in ("fresh-subsets", "sto-against-parts")
-    )
+    entry, pairs = ENTRY["fresh-subsets"], ENTRY["sto-against-parts"]
 
     def answer(seeds, of=entry, more=(), whole=True):
         runs = [in_collection(entry, "baseline", s, 60 + 0.1 * s) for s in seeds]
         own = {"lam": 0.25, "teacher_backward": True}
         runs += [in_collection(entry, "sto", s, 57 + 0.1 * s, **own) for s in seeds]
-        parts = [
-            ("sto", own | {"lam": 0.0}),
-            ("sto", own | {"teacher_backward": False}),
-            ("stochastic-depth", {}),
-        ]
-        for method, part in parts if whole else ():
+        parts = [("sto", own | {"lam": 0.0}), ("sto", own | {"teacher_backward": False})]
+        for method, part in [*parts, ("stochastic-depth", {})] if whole else ():
             runs += [in_collection(entry, method, s, 58 + 0.1 * s, **part) for s in seeds]
         return "\n".join(register_page.answer(of, Results([*more, *runs])))
 
@@ -191,7 +181,6 @@ def test_answers_come_from_the_records_and_an_early_look_is_called_one():
 
 
 def of_method(entry, seed, error, name, **settings):
-    """A run of the entry's collection by any method."""
     one = in_collection(entry, "baseline", seed, error)
     return {**one, "method": {"name": name, **settings}}
 
@@ -202,7 +191,7 @@ def told(entry, runs):
 
 def test_label_smoothing_is_asked_of_the_block_it_was_registered_with():
     """STO − label smoothing is a family of one, and label smoothing's own gain stands beside."""
-    entry = next(e for e in ENTRIES if e.id == "label-smoothing")
+    entry = ENTRY["label-smoothing"]
     runs = []
     for s in entry.seeds:
         runs.append(of_method(entry, s, 60 + 0.1 * s, "baseline"))
@@ -218,7 +207,7 @@ def test_label_smoothing_is_asked_of_the_block_it_was_registered_with():
 
 
 def test_later_seeds_move_no_answer_and_have_their_own():
-    first, again = (next(e for e in ENTRIES if e.id == name) for name in ("ladder-4096", "ladder-4096-again"))
+    first, again = ENTRY["ladder-4096"], ENTRY["ladder-4096-again"]
     runs = {
         entry.id: [
             of_method(entry, s, error + noise, name)
@@ -237,23 +226,15 @@ def test_later_seeds_move_no_answer_and_have_their_own():
 
 def test_the_kin_are_asked_by_their_pairs():
     """Gates by image against STO, and one direction against two, in one block; and every row's own gain beside."""
-    entries = {e.id: e for e in ENTRIES}
-    runs = []
-    for s in entries["kin-gain"].seeds:
-        for error, name, settings in (
-            (60, "baseline", {}),
-            (59, "sto", {}),
-            (56, "sto-otherwise", {"gates": "image"}),
-            (58, "r-drop", {}),
-            (61, "r-drop", {"directions": 1}),
-        ):
-            runs.append(of_method(entries["kin-gain"], s, error + 0.1 * s, name, **settings))
-    first, second, *_ = told(entries["kin-gates"], runs)
+    entry, rows = ENTRY["kin-gain"], [(60, "baseline", {}), (59, "sto", {})]
+    rows += [(56, "sto-otherwise", {"gates": "image"}), (58, "r-drop", {}), (61, "r-drop", {"directions": 1})]
+    runs = [of_method(entry, s, e + 0.1 * s, name, **own) for s in entry.seeds for e, name, own in rows]
+    first, second, *_ = told(ENTRY["kin-gates"], runs)
     assert first.startswith("- STO, gates by image against STO: **+3.00") and first.endswith("better.")
     assert second == "- cosub, gates by image against cosub: fewer than three pairs so far."
-    _, second, *_ = told(entries["kin-directions"], runs)
+    _, second, *_ = told(ENTRY["kin-directions"], runs)
     assert second.startswith("- R-Drop, one direction against R-Drop: **-3.00") or "−3.00" in second
-    own = told(entries["kin-gain"], runs)
+    own = told(entry, runs)
     assert any(line.startswith("- STO against baseline: **+1.00") for line in own)
 
 
@@ -264,7 +245,7 @@ PAIRS["peers-otherwise"] = [("dml", "dml-mean"), ("one", "one-attached")]
 @pytest.mark.parametrize("id_", PAIRS)
 def test_paired_differences_are_told_row_by_row(id_):
     """The first pair differs by a point in every seed, the second by −5, 2 and 3: a block would hide the first."""
-    (entry,), runs = [e for e in ENTRIES if e.id == id_], []
+    entry, runs = ENTRY[id_], []
     for number, (s, gain) in enumerate(zip(entry.seeds[:3], (-5, 2, 3), strict=True)):
         for (one, other), by in zip(PAIRS[id_], (1, gain), strict=False):
             runs += [of_method(entry, s, 60 + number, one), of_method(entry, s, 60 + number - by, other)]

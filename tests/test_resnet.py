@@ -157,9 +157,7 @@ def test_fold_is_the_teacher(name):
     plain = fold(net, p)
     scale = net(x, p).abs().max()
     assert (plain(x) - net(x, p)).abs().max() < 1e-12 * scale
-    assert (net(x) - net(x, p)).abs().max() > 1e-3 * scale, (
-        "the gates make no difference: the test says nothing"
-    )
+    assert (net(x) - net(x, p)).abs().max() > 1e-3 * scale, "else the test says nothing"
     assert not plain.training and not any(m.training for m in plain.modules())
     assert all(v.equal(before[k]) for k, v in net.state_dict().items()), "fold changed its argument"
     assert list(plain.state_dict()) == list(net.state_dict()), "not a plain network"

@@ -17,17 +17,8 @@ def read(name):
 
 def test_the_paper_has_what_is_asked_for_and_every_reference():
     text, entries = read("paper/paper.md"), read("paper/paper.bib")
-    headings = re.findall(r"^# (.+)$", text, re.M)
-    wanted = [
-        "Summary",
-        "Statement of need",
-        "Comparison",
-        "Learning objectives",
-        "Content",
-        "Story",
-        "References",
-    ]
-    assert [word for word in wanted if not any(heading.startswith(word) for heading in headings)] == []
+    wanted = "Summary,Statement of need,Comparison,Learning objectives,Content,Story,References"
+    assert [word for word in wanted.split(",") if f"\n# {word}" not in text] == []
     cited, known = set(re.findall(r"@(\w+)", text)), set(re.findall(r"^@\w+\{(\w+),", entries, re.M))
     assert cited == known
     assert "eleven" in text.lower()
@@ -45,9 +36,8 @@ def test_citation_licences_and_version_agree():
 
 
 def test_every_path_that_the_page_names_is_there():
-    paths = [
-        p for p in re.findall(r"`([\w./-]+)`", read("book/review.md")) if "/" in p or "." in p or p.isupper()
-    ]
+    quoted = re.findall(r"`([\w./-]+)`", read("book/review.md"))
+    paths = [p for p in quoted if "/" in p or "." in p or p.isupper()]
     assert paths and [p for p in paths if not p.startswith("_build") and not (ROOT / p).exists()] == []
     assert "## Support" in read("CONTRIBUTING.md")
 

@@ -58,7 +58,6 @@ def free_port():
 
 
 def detached(seed=0, **overrides):
-    """The two jobs of the experiment `detach`."""
     return jobs(EXPERIMENTS["detach"], "faces", [seed], "smoke", {"net": "resnet8", **overrides})
 
 
@@ -81,23 +80,16 @@ def slurm(tmp_path_factory):
     config = folder / "slurm.conf"
     config.write_text(CONFIG.format(host=host, folder=folder, port=free_port(), port2=free_port()))
     before = dict(os.environ)
-    os.environ.update(
-        SLURM_CONF=str(config),
-        PATH=f"{before['PATH']}:/usr/sbin",
-        OMP_NUM_THREADS="1",
-        CUDA_VISIBLE_DEVICES="",
-    )
+    os.environ.update(SLURM_CONF=str(config), PATH=f"{before['PATH']}:/usr/sbin")
+    os.environ.update(OMP_NUM_THREADS="1", CUDA_VISIBLE_DEVICES="")
     started = []
     try:
         options = [f"--key-file={key}", f"--socket={folder}/munge.socket", f"--pid-file={munge}/pid"]
         options += [f"--log-file={munge}/log", f"--seed-file={munge}/seed", "--foreground", "--force"]
         (folder / "munge.out").touch()
         shutil.chown(folder, "munge", "munge")
-        for command in (
-            ["runuser", "-u", "munge", "--", "munged", *options],
-            ["slurmctld", "-D"],
-            ["slurmd", "-D"],
-        ):
+        munged = ["runuser", "-u", "munge", "--", "munged", *options]
+        for command in (munged, ["slurmctld", "-D"], ["slurmd", "-D"]):
             with open(folder / f"{command[0]}.out", "w") as log:
                 started.append(subprocess.Popen(command, stdout=log, stderr=log))
             time.sleep(0.5)
@@ -134,9 +126,8 @@ def test_jobs_run_fail_and_are_finished_by_the_same_command(slurm, tmp_path):
     first = subprocess.run(command(tmp_path), capture_output=True, text=True, timeout=300)
     assert first.returncode == 1, first.stdout + first.stderr
     assert first.stdout.count(" done ") == 1
-    assert (
-        f"failed: {blocked.name}: cannot write into" in first.stderr and "1 of 2 runs failed" in first.stderr
-    )
+    said = first.stderr
+    assert f"failed: {blocked.name}: cannot write into" in said and "1 of 2 runs failed" in said
     blocked.unlink()
     second = subprocess.run(command(tmp_path), capture_output=True, text=True, timeout=300)
     assert second.returncode == 0, second.stdout + second.stderr
@@ -188,10 +179,8 @@ def test_a_second_command_waits_for_jobs_that_are_queued(slurm, tmp_path):
     assert engine.slurm_name(made[0], tmp_path) != engine.slurm_name(made[0], tmp_path / "elsewhere")
     told = []
     outcomes = engine.on_cluster(made, tmp_path, told.append, {"partition": "main"}, 5)
-    assert [o.status for o in outcomes] == [o.status for o in told] and {o.status for o in told} <= {
-        "done",
-        "kept",
-    }
+    assert [o.status for o in outcomes] == [o.status for o in told]
+    assert {o.status for o in told} <= {"done", "kept"}
 
 
 def test_the_queue_is_read_whatever_jobs_are_called(tmp_path, monkeypatch):

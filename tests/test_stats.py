@@ -112,9 +112,8 @@ def test_the_block_is_statsmodels_two_way_fit(missing):
     formula = pytest.importorskip("statsmodels.formula.api")
     errors = drawn(missing=missing)
     cells = [(m, s, e) for m, row in errors.items() for s, e in row.items()]
-    fit = formula.ols(
-        "error ~ C(method) + C(seed)", pandas.DataFrame(cells, columns=["method", "seed", "error"])
-    ).fit()
+    frame = pandas.DataFrame(cells, columns=["method", "seed", "error"])
+    fit = formula.ols("error ~ C(method) + C(seed)", frame).fit()
     block = fit_block(errors)
     assert block.freedom == fit.df_resid and block.deviation**2 == pytest.approx(fit.mse_resid)
     for m in range(1, 5):
@@ -178,9 +177,7 @@ def test_a_block_that_says_nothing():
     (sure,) = compare(fit_block({"a": {0: 1.0, 1: 2.0}, "b": {0: 0.0, 1: 1.0}}), [("a", "b")])
     level = {row: dict.fromkeys(range(3), 10.1) for row in "abc"}
     assert [one.p for one in compare(fit_block(level), [("a", "b"), ("a", "c")])] == [1, 1]
-    assert (
-        sure.p < 1e-9 and sure.wide.mean == pytest.approx(1) and sure.wide.half == pytest.approx(0, abs=1e-9)
-    )
+    assert sure.p < 1e-9 and (sure.wide.mean, sure.wide.half) == pytest.approx((1, 0), abs=1e-9)
 
 
 def record(predictions, labels, confidence=None):

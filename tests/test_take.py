@@ -254,10 +254,7 @@ def test_a_picture_that_cannot_be_taken_does_not_stop_the_others(run, capsys, tm
     assert status == 2 and [line.split(":")[0] for line in out.splitlines()] == [
         str(folder / "a.png"), str(folder / "two?lines.png")
     ]  # fmt: skip
-    told = [
-        f"{folder / name}{words}"
-        for name, words in (("big.png", " is far larger"), ("cut.png", " is damaged"))
-    ]
+    told = [f"{folder / 'big.png'} is far larger", f"{folder / 'cut.png'} is damaged"]
     assert all(words in err for words in (*told, f"there is no picture {folder / 'link.png'}"))
     assert tabled[:2] == (2, f"2 pictures: {table}\n") and alone[:2] == (2, "")
     assert len(list(csv.reader(table.open(newline="")))) == 3, "what stood there is kept"
@@ -286,9 +283,8 @@ def test_output_that_nobody_reads_or_that_has_no_room_ends_in_one_line(run):
         ("| true; exit ${PIPESTATUS[0]}", 141, ""),
         ("> /dev/full", 2, "No space left"),
     ):
-        done = subprocess.run(
-            ["bash", "-c", f"{command} {target}"], env=environment, capture_output=True, text=True
-        )
+        words = ["bash", "-c", f"{command} {target}"]
+        done = subprocess.run(words, env=environment, capture_output=True, text=True)
         assert done.returncode == status and told in done.stderr and "Exception" not in done.stderr
         assert done.stderr.count("\n") == bool(told)
 
@@ -297,16 +293,14 @@ def test_train_says_what_to_do_next_and_it_works(capsys, tmp_path):
     """Each command is typed as it was printed."""
     words = ["--net", "resnet8", "--epochs", "1", "--size", "8", "--limit", "64", "--device", "cpu"]
     _, out, _ = says(capsys, "train", *words, "--out", tmp_path / "my run")
-    lines = [
-        shlex.split(line, comments=True) for line in out.split("what next:\n")[1].splitlines() if "#" in line
-    ]
+    told = out.split("what next:\n")[1].splitlines()
+    lines = [shlex.split(line, comments=True) for line in told if "#" in line]
     assert [line[3] for line in lines] == ["predict", "plot", "card", "export"]
     assert says(capsys, *lines[0][3:])[0] == 0
     assert "nothing was kept; with --out" in says(capsys, "train", *words)[1]
 
 
 def section(text, heading):
-    """The lines of a card's section."""
     return text.split(f"## {heading}\n\n")[1].split("\n\n#")[0]
 
 

@@ -1,6 +1,5 @@
 """Chapter 8: runs that fit into the time there is."""
 
-import json
 import signal
 import subprocess
 import sys
@@ -18,29 +17,17 @@ from sto_lite.experiments.jobs import jobs
 from sto_lite.methods import Baseline
 from sto_lite.timebox import TIME_UP, Costs, TimeBox, TimeUp, read_duration, tell_duration
 from sto_lite.train import Training, fit
+from tests.samples import all_results
 
 RUN = ["run", "table3", "--data", "faces", "--scale", "smoke", "--net", "resnet8", "--size", "8"]
 RUN += ["--limit", "64", "--batch-size", "32", "--threads", "1", "--seeds", "0"]
 
 
 class Clock:
-    """A clock that a test turns on."""
-
-    def __init__(self):
-        self.now = 0.0
+    now = 0.0
 
     def __call__(self):
         return self.now
-
-
-def results(out):
-    """What every run of a folder has measured, its times aside."""
-    keys, found = ("config", "method", "data", "result", "predictions", "confidence"), {}
-    for path in sorted(out.glob("*/record.json")):
-        record = json.loads(path.read_text())
-        history = {k: v for k, v in record["history"].items() if "seconds" not in k}
-        found[path.parent.name] = {"history": history, **{k: record[k] for k in keys}}
-    return found
 
 
 def ticking(clock):
@@ -69,7 +56,7 @@ def test_a_queue_through_boxes_one_of_them_killed_gives_the_same_records(tmp_pat
     monkeypatch.setenv("STO_SCALE", "smoke")
     many, boxed = [*RUN, "--epochs", "5"], tmp_path / "boxed"
     assert main([*many, "--out", str(tmp_path / "whole")]) == 0
-    whole = results(tmp_path / "whole")
+    whole = all_results(tmp_path / "whole")
     assert len(whole) == 5
     made, clock = _jobs(5), Clock()
     monkeypatch.setattr(Training, "train_epoch", ticking(clock))
@@ -89,7 +76,7 @@ def test_a_queue_through_boxes_one_of_them_killed_gives_the_same_records(tmp_pat
         epochs.append(sum(forecast.look(job, boxed).epoch for job in made))
         if statuses[-1] <= {"kept", "done"}:
             break
-    assert results(boxed) == whole
+    assert all_results(boxed) == whole
     assert len(statuses) >= 5 and all("failed" not in found for found in statuses)
     assert all(after > before for before, after in pairwise(epochs)), "every box gets on"
     assert epochs[0] == 5, "no epoch that would not be done in time is begun: 5.9 seconds hold five"

@@ -104,14 +104,6 @@ def test_a_good_prepared_file_that_cannot_be_read(error, words, tmp_path, monkey
     assert "damaged" not in said and "delete" not in said
 
 
-def test_a_lost_network_costs_no_record_where_no_checkpoint_gives_it_back(tmp_path):
-    fit(STO(), tiny(), ONE, tmp_path)
-    (tmp_path / "network.pt").unlink()
-    (tmp_path / "checkpoint.pt").unlink()
-    with pytest.raises(RunError, match=r"network.pt is missing.*the record is whole, so keep it"):
-        fit(STO(), tiny(), ONE, tmp_path)
-
-
 @pytest.mark.parametrize("number", [errno.EACCES, errno.EBUSY])
 def test_a_rename_or_an_unlink_that_is_refused_for_a_moment(number, tmp_path, monkeypatch):
     calls = []
@@ -149,11 +141,8 @@ def test_what_helps_against_a_write_that_fails(number, words, tmp_path, monkeypa
     monkeypatch.setattr(os, "replace", lambda *names: calls.append(names) or refuse(OSError(number, told))())
     with pytest.raises(RunError, match=f"cannot be written: {told}. What stood there is kept; {words}"):
         files.save(tmp_path / "file", b"new")
-    assert (
-        len(calls) == (1 + len(files.WAITS) if number == errno.EACCES else 1)
-        and sum(waited) <= 6
-        and not list(tmp_path.iterdir())
-    )
+    assert len(calls) == (1 + len(files.WAITS) if number == errno.EACCES else 1)
+    assert sum(waited) <= 6 and not list(tmp_path.iterdir())
 
 
 def test_links_stay_links_devices_devices_and_a_folder_is_no_file(tmp_path):
