@@ -298,8 +298,8 @@ class Parser(argparse.ArgumentParser):
         found, unknown = super().parse_known_args(args, namespace)
         many = next((a for a in self._get_positional_actions() if a.nargs in ("*", "+")), None)
         if many and unknown and not any(word.startswith("-") for word in unknown):
-            behind = [self._get_value(many, word) for word in unknown]  # an option
-            setattr(found, many.dest, [*getattr(found, many.dest), *behind])
+            later = [self._get_value(many, word) for word in unknown]  # what stands behind an option
+            setattr(found, many.dest, [*getattr(found, many.dest), *later])
             unknown = []
         if unknown:
             self.error(f"there is no option {unknown[0]}{suggest(unknown[0], self._option_string_actions)}")
